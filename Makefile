@@ -1,0 +1,55 @@
+# Every command that people and continuous integration use. `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Where the real smear images and the base weights lie; tests that need them say so and skip without.
+export CYTOLOGIA_DATA ?= $(abspath ../shared/data)
+export CYTOLOGIA_WEIGHTS ?= $(abspath ../shared/weights)
+# Two processes whose OpenMP threads spin for each other are slower than one.
+TEST_ENV := OMP_NUM_THREADS=1 YOLO_CONFIG_DIR=$(abspath $(VENV))/ultralytics
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format train-demo clean
+
+help: ## List the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+demo: $(VENV)/station ## Watch the station at work on drawn smears
+	$(BIN)/edge-demo
+
+test: lint ## All fast tests
+	$(TEST_ENV) $(BIN)/python -m pytest
+
+lint: $(VENV)/developer ## ruff and mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(VENV)/developer ## Let ruff format the code
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+train-demo: $(VENV)/developer ## Train and build the embedded bundle anew (about three hours on two cores)
+	PATH=$(abspath $(BIN)):$$PATH training/recipes/demo.sh runs/demo
+
+clean: ## Remove the environment and all that was built
+	rm -rf $(VENV) build runs *.egg-info
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# The station alone: no torch.
+$(VENV)/station: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "installing the station into $(VENV)"
+	$(PIP) --editable .
+	@touch $@
+
+# ultralytics and yolox ask for opencv-python, which shares its files with opencv-python-headless and wants
+# libGL.so.1, which a bare server has not: the headless one is put back over it.
+$(VENV)/developer: $(VENV)/station
+	@echo "installing the training and test packages into $(VENV) (torch is large)"
+	$(PIP) --editable '.[training,onnxruntime,dev]'
+	$(BIN)/python -m pip uninstall --quiet --yes opencv-python opencv-python-headless
+	$(PIP) --no-deps opencv-python-headless
+	@touch $@
