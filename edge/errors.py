@@ -1,0 +1,51 @@
+"""The exceptions of the station, one tree.
+
+    EdgeError
+    ├── SettingsError      a key, a value or a path of the settings is wrong
+    ├── BundleError        a model bundle is missing, damaged or of another schema
+    ├── BackendError       an inference engine is absent, or does not give the answers it must give
+    ├── ImageRejected      the bytes of one file are not an image that may be read
+    ├── JournalError       the journal cannot be opened, or contradicts itself
+    └── StationError       the inbox, the output folder or another daemon is in the way
+
+Every message is one sentence that says what happened, with both values where two disagree, and what
+to do. Errors of other libraries are wrapped in one of these where they cross into the station.
+"""
+
+
+class EdgeError(Exception):
+    """Base of all errors that a user of the station can meet."""
+
+
+class SettingsError(EdgeError):
+    """A key, a value or a path of the settings is wrong."""
+
+
+class BundleError(EdgeError):
+    """A model bundle is missing, damaged or of another schema."""
+
+
+class BackendError(EdgeError):
+    """An inference engine is absent, or does not give the answers it must give."""
+
+
+class ImageRejected(EdgeError):
+    """The bytes of one file are not an image that may be read.
+
+    Attributes:
+        reason: a short fixed phrase ("empty", "not an image", "too large", "truncated", "damaged",
+            "unsupported"), the same for every file with the same fault, so that it can be counted.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class JournalError(EdgeError):
+    """The journal cannot be opened, or contradicts itself."""
+
+
+class StationError(EdgeError):
+    """The inbox, the output folder or another daemon is in the way."""
