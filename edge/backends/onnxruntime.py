@@ -1,0 +1,60 @@
+"""Graphs on the CPU through ONNX Runtime: the reference of the gates, and a second engine."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from edge.backends.base import Backend, Outputs, Session
+from edge.bundle import GraphFiles
+from edge.errors import BackendError
+
+ort.disable_telemetry_events()
+
+
+class OnnxRuntimeBackend(Backend):
+    """The CPU execution provider."""
+
+    name = "onnxruntime"
+
+    def precisions(self) -> Sequence[str]:
+        """FP32; the FP16 graph runs too, but slower, since the provider casts around every layer."""
+        return ["f32", "f16"]
+
+    def open(self, bundle_path: Path, graph: GraphFiles, side_px: int, precision: str) -> Session:
+        """Load the graph of the precision (see `Backend.open`)."""
+        path = bundle_path / (graph.fp16 if precision == "f16" else graph.fp32)
+        options = ort.SessionOptions()
+        options.log_severity_level = 3  # errors; what it warns of (a node on another provider) is no fault
+        # Threads that spin between two images would burn a core all day.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the binding's exceptions have no common base but this
+            raise BackendError(
+                f"ONNX Runtime cannot load {path} ({' '.join(str(error).split())}); rebuild it."
+            ) from error
+        return _OnnxRuntimeSession(f"{path.name} on ONNX Runtime", side_px, session)
+
+
+class _OnnxRuntimeSession(Session):
+    def __init__(self, name: str, side_px: int, session: ort.InferenceSession) -> None:
+        super().__init__(name, side_px)
+        self._session: ort.InferenceSession | None = session
+        self._input = session.get_inputs()[0].name
+        self._outputs = [output.name for output in session.get_outputs()]
+
+    def _run(self, batch: NDArray[np.uint8]) -> Outputs:
+        assert self._session is not None, "run after close"
+        try:
+            answers = self._session.run(self._outputs, {self._input: batch})
+        except Exception as error:  # as above
+            raise BackendError(
+                f"{self.name} failed ({' '.join(str(error).split())}); restart the station."
+            ) from error
+        return dict(zip(self._outputs, answers, strict=True))
+
+    def close(self) -> None:
+        self._session = None

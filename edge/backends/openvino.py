@@ -1,0 +1,63 @@
+"""Graphs on the CPU through OpenVINO."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from edge.backends.base import Backend, Outputs, Session
+from edge.bundle import GraphFiles
+from edge.errors import BackendError
+
+_DEVICE = "CPU"
+_CAPABILITY_OF = {"bf16": "BF16", "f16": "FP16", "f32": "FP32"}
+
+
+class OpenVinoBackend(Backend):
+    """The CPU plugin, tuned for the latency of one image."""
+
+    name = "openvino"
+
+    def __init__(self) -> None:
+        self._core = ov.Core()
+
+    def precisions(self) -> Sequence[str]:
+        """Those that the processor has instructions for, narrow ones first: they are what is fast on it."""
+        has = set(self._core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"))
+        return [precision for precision, capability in _CAPABILITY_OF.items() if capability in has]
+
+    def open(self, bundle_path: Path, graph: GraphFiles, side_px: int, precision: str) -> Session:
+        """Compile the FP32 graph; the precision is the engine's business (see `Backend.open`)."""
+        path = bundle_path / graph.fp32
+        config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
+        try:
+            compiled = self._core.compile_model(path, _DEVICE, config)
+        except RuntimeError as error:
+            raise BackendError(
+                f"OpenVINO cannot load {path} in {precision} ({_line(error)}); rebuild it."
+            ) from error
+        return _OpenVinoSession(f"{path.name} on OpenVINO in {precision}", side_px, compiled)
+
+
+class _OpenVinoSession(Session):
+    def __init__(self, name: str, side_px: int, compiled: ov.CompiledModel) -> None:
+        super().__init__(name, side_px)
+        self._request: Any = compiled.create_infer_request()
+        self._outputs = [output.get_any_name() for output in compiled.outputs]
+
+    def _run(self, batch: NDArray[np.uint8]) -> Outputs:
+        try:
+            self._request.infer([ov.Tensor(np.ascontiguousarray(batch), shared_memory=True)])
+        except RuntimeError as error:
+            raise BackendError(f"{self.name} failed ({_line(error)}); restart the station.") from error
+        return {name: self._request.get_output_tensor(i).data for i, name in enumerate(self._outputs)}
+
+    def close(self) -> None:
+        self._request = None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

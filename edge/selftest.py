@@ -1,0 +1,145 @@
+"""Known answers: how far an engine strays from the FP32 reference, and how far it may."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.backends.base import Session
+from edge.bundle import Golden
+from edge.errors import BackendError
+from edge.geometry import iou_matrix
+
+Outputs = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """Largest differences between an engine's answers and the reference's, over all inputs.
+
+    Attributes:
+        box_px: of a coordinate of a box above the threshold, in tile pixels; infinite where one has no partner.
+        score: of a box's score.
+        probability: of a class's probability.
+        classes_differ: cells whose class differs although the reference's choice was clear by more than the
+            probability that is tolerated.
+    """
+
+    box_px: float
+    score: float
+    probability: float
+    classes_differ: int = 0
+
+    def worst(self, other: "Deviation") -> "Deviation":
+        """The greater of each."""
+        return Deviation(
+            max(self.box_px, other.box_px),
+            max(self.score, other.score),
+            max(self.probability, other.probability),
+            self.classes_differ + other.classes_differ,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """What may be between two engines that compute the same network."""
+
+    box_px: float
+    score: float
+    probability: float
+
+    def allows(self, found: Deviation) -> bool:
+        """Whether all differences are inside."""
+        return (
+            found.box_px <= self.box_px
+            and found.score <= self.score
+            and found.probability <= self.probability
+            and not found.classes_differ
+        )
+
+
+TOLERANCES = {
+    "f32": Tolerance(box_px=0.1, score=1e-3, probability=1e-3),
+    "f16": Tolerance(box_px=1.0, score=0.02, probability=0.05),
+    "bf16": Tolerance(box_px=3.0, score=0.06, probability=0.15),
+}
+"""By precision. bfloat16 has 8 bits of significand: a coordinate of 400 px is known to 2 px in it."""
+
+
+def compare_detections(reference: Outputs, found: Outputs, threshold: float, slack: float) -> Deviation:
+    """Compare the detector's answers for one batch.
+
+    A reference box counts where its score is above `threshold + slack`; it must have a partner of IoU 0.5 or
+    more. A found box above `threshold + slack` must have a partner in the reference, whatever its score.
+    """
+    deviation = Deviation(0, 0, 0)
+    for image in range(len(reference["scores"])):
+        for ours, theirs in ((reference, found), (found, reference)):
+            sure = ours["scores"][image] > threshold + slack
+            if not sure.any():
+                continue
+            boxes, others = ours["boxes"][image][sure], theirs["boxes"][image]
+            ious = iou_matrix(boxes, others) * (theirs["scores"][image] > 0)
+            partner = ious.argmax(1)
+            if (ious.max(1) < 0.5).any():
+                return Deviation(float("inf"), 1, 1)
+            deviation = deviation.worst(
+                Deviation(
+                    float(np.abs(boxes - others[partner]).max()),
+                    float(np.abs(ours["scores"][image][sure] - theirs["scores"][image][partner]).max()),
+                    float(
+                        np.abs(
+                            ours["probabilities"][image][sure] - theirs["probabilities"][image][partner]
+                        ).max()
+                    )
+                    if "probabilities" in ours
+                    else 0.0,
+                )
+            )
+    return deviation
+
+
+def compare_probabilities(reference: Outputs, found: Outputs, slack: float) -> Deviation:
+    """Compare the classifier's answers for one batch of crops."""
+    ours, theirs = reference["probabilities"], found["probabilities"]
+    ranked = np.sort(ours, axis=1)
+    clear = ranked[:, -1] - ranked[:, -2] > 2 * slack
+    differ = clear & (ours.argmax(1) != theirs.argmax(1))
+    return Deviation(0, 0, float(np.abs(ours - theirs).max()), int(differ.sum()))
+
+
+def deviation_of(
+    detector: Session, classifier: Session | None, golden: Golden, threshold: float, tolerance: Tolerance
+) -> Deviation:
+    """Put the known inputs to an engine, one tile at a time and then all crops, and compare."""
+    worst = Deviation(0, 0, 0)
+    for index, tile in enumerate(golden.tiles):
+        reference = {name: values[index : index + 1] for name, values in golden.detector.items()}
+        worst = worst.worst(
+            compare_detections(reference, detector.run(tile[None]), threshold, tolerance.score)
+        )
+    if classifier is not None and golden.crops is not None:
+        found = classifier.run(golden.crops)
+        worst = worst.worst(compare_probabilities(golden.classifier, found, tolerance.probability))
+    return worst
+
+
+def require_known_answers(
+    detector: Session, classifier: Session | None, golden: Golden, threshold: float, precision: str
+) -> Deviation:
+    """The self-test before an engine is used.
+
+    Raises:
+        BackendError: the answers are outside the tolerance of the precision.
+    """
+    tolerance = TOLERANCES[precision]
+    found = deviation_of(detector, classifier, golden, threshold, tolerance)
+    if not tolerance.allows(found):
+        raise BackendError(
+            f"{detector.name} does not give the known answers (boxes {found.box_px:.3g} px off, "
+            f"{tolerance.box_px} allowed; scores {found.score:.3g}, {tolerance.score}; probabilities {found.probability:.3g}, "
+            f"{tolerance.probability}; {found.classes_differ} classes differ); "
+            "choose another precision or backend."
+        )
+    return found
