@@ -1,0 +1,328 @@
+"""`python build_engines/build.py`: two trained networks become a bundle that a station can run.
+
+Exports both networks in FP32 and FP16, holds every engine of this machine against torch, and writes the
+bundle only if FP32 on all of them gives torch's answers.
+"""
+
+import logging
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from build_engines.checkpoint import Checkpoint, CheckpointError, CropGeometry, TileGeometry
+from build_engines.compact import store_half, with_half_weights
+from build_engines.families import import_ultralytics
+from build_engines.gate import gate, reference_answers
+from build_engines.graphs import ClassifierGraph, DetectorGraph, classifier_graph, detector_graph
+from build_engines.model_card import write_model_card
+from build_engines.onnx_export import export
+from edge.bundle import (
+    GOLDEN,
+    MANIFEST,
+    Bundle,
+    ClassifierSpec,
+    DetectorSpec,
+    GateResult,
+    GraphFiles,
+    Manifest,
+    Thresholds,
+    file_sha256,
+)
+from edge.cells import cell_class
+from edge.demo.renderer import draw_field, draw_tile
+from edge.errors import EdgeError, ImageRejected
+from edge.images import IMAGE_SUFFIXES, decode
+
+log = logging.getLogger(__name__)
+
+_DETECTOR = GraphFiles(fp32="detector.onnx", fp16="detector.fp16.onnx")
+_CLASSIFIER = GraphFiles(fp32="classifier.onnx", fp16="classifier.fp16.onnx")
+_GOLDEN_SEEDS = (1, 2, 3)
+_GOLDEN_CROPS = 8
+_GATE_CROPS = 256
+
+
+class BuildError(EdgeError):
+    """The networks do not become a bundle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """What a bundle is built from, in the two precisions.
+
+    Attributes:
+        detectors: the FP32 graph and the graph with an FP16 body.
+        classifiers: the same; None where the detector names the classes.
+    """
+
+    detectors: tuple[DetectorGraph, DetectorGraph]
+    detector_spec: DetectorSpec
+    classifiers: tuple[ClassifierGraph, ClassifierGraph] | None
+    classifier_spec: ClassifierSpec | None
+    classes: tuple[str, ...]
+    provenance: dict[str, Any]
+
+
+def load_networks(detector: Path, classifier: Path | None, tile_size: int | None = None) -> Networks:
+    """Read both checkpoints and wrap them as graphs.
+
+    Args:
+        detector: a checkpoint of `python -m training.detector`, or an ultralytics `.pt` file, which is a
+            pickle: open it only if you trust where it comes from.
+        classifier: a checkpoint of `python -m training.classifier`; None for a one-stage bundle.
+        tile_size: overrides the detector's own.
+    """
+    detectors, spec, classes, detector_facts = _load_detector(detector, tile_size)
+    if spec.names_classes == (classifier is not None):
+        raise BuildError(
+            f"{detector} {'names' if spec.names_classes else 'does not name'} classes and "
+            f"{'a' if classifier else 'no'} classifier was given; give exactly one network that names them."
+        )
+    if classifier is None:
+        return Networks(detectors, spec, None, None, classes, {"detector": detector_facts})
+    checkpoint = Checkpoint.load(classifier)
+    if not isinstance(checkpoint.geometry, CropGeometry):
+        raise BuildError(f"{classifier} is a detector's checkpoint; give a classifier's.")
+    crops = checkpoint.geometry
+    example = torch.zeros(1, 3, crops.crop_size, crops.crop_size)
+    network = with_half_weights(checkpoint.network(), example)
+    classifiers = tuple(
+        classifier_graph(network, mean=crops.mean, std=crops.std, half=half) for half in (False, True)
+    )
+    classifier_spec = ClassifierSpec(
+        name=checkpoint.architecture["name"],
+        graph=_CLASSIFIER,
+        crop_size=crops.crop_size,
+        margin_px=crops.margin_px,
+        margin_fraction=crops.margin_fraction,
+        shape=crops.shape,
+    )
+    facts = {"detector": detector_facts, "classifier": checkpoint.provenance}
+    return Networks(
+        detectors, spec, (classifiers[0], classifiers[1]), classifier_spec, checkpoint.classes, facts
+    )
+
+
+def _load_detector(
+    path: Path, tile_size: int | None
+) -> tuple[tuple[DetectorGraph, DetectorGraph], DetectorSpec, tuple[str, ...], dict[str, Any]]:
+    if _is_ultralytics(path):
+        model = import_ultralytics().YOLO(path)
+        names = tuple(model.names.values())
+        classes = tuple(cell_class(name).code for name in names) if len(names) > 1 else ()
+        size = tile_size or int(model.overrides.get("imgsz", 640))
+        geometry, network, family = TileGeometry(size, "centre"), model.model.float().eval(), "ultralytics"
+        name, facts = (
+            path.stem,
+            {"model": str(model.overrides.get("model", path.stem)), "framework": "ultralytics"},
+        )
+    else:
+        checkpoint = Checkpoint.load(path)
+        if not isinstance(checkpoint.geometry, TileGeometry):
+            raise BuildError(f"{path} is a classifier's checkpoint; give a detector's.")
+        geometry, network, family = checkpoint.geometry, checkpoint.network(), checkpoint.family
+        classes, name, facts = checkpoint.classes, checkpoint.family, checkpoint.provenance
+        size = tile_size or geometry.tile_size
+    network = with_half_weights(network, torch.zeros(1, 3, size, size))
+    graphs = tuple(
+        detector_graph(network, family=family, tile_size=size, half=half)  # type: ignore[arg-type]
+        for half in (False, True)
+    )
+    spec = DetectorSpec(
+        name=name,
+        graph=_DETECTOR,
+        tile_size=size,
+        anchor=geometry.anchor,
+        max_detections=graphs[0].max_detections,
+        names_classes=bool(classes),
+    )
+    return (graphs[0], graphs[1]), spec, classes, facts
+
+
+def _is_ultralytics(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+            return any(b"ultralytics" in archive.read(name) for name in pickles)
+    except FileNotFoundError:
+        raise CheckpointError(f"There is no checkpoint {path}; check the path.") from None
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def build_bundle(
+    networks: Networks,
+    out: Path,
+    *,
+    name: str,
+    threshold: float,
+    images: Sequence[NDArray[np.uint8]],
+    images_are: str,
+) -> Bundle:
+    """Export, gate and write a bundle; `out` is replaced only by a whole one.
+
+    Args:
+        networks: what to build.
+        out: the bundle's folder.
+        name: of the bundle.
+        threshold: least detection score of a finding.
+        images: uint8 [H, W, 3] RGB each, for the gate.
+        images_are: what they are, in words.
+
+    Raises:
+        BuildError: an engine in FP32 strays from torch.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        _export_graphs(networks, folder)
+        drawn = [*map(draw_tile, _GOLDEN_SEEDS), draw_field(_GOLDEN_SEEDS[0], cells=4, size_wh=(1024, 768))]
+        golden = _answers(networks, [smear.rgb for smear in drawn], threshold, _GOLDEN_CROPS)
+        np.savez_compressed(folder / GOLDEN, allow_pickle=False, **golden.arrays())
+        reference = _answers(networks, images, threshold, _GATE_CROPS)
+        log.info("gate on %d tiles and %d crops", len(reference.tiles), 0 if reference.crops is None else
+                 len(reference.crops))  # fmt: skip
+        gates = gate(
+            folder, networks.detector_spec, networks.classifier_spec, reference, threshold, images_are
+        )
+        _print_gates(gates)
+        _require_fp32(gates)
+        manifest = Manifest(
+            schema_version=1,
+            name=name,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            classes=networks.classes,
+            detectors=(networks.detector_spec,),
+            classifiers=(networks.classifier_spec,) if networks.classifier_spec else (),
+            thresholds=Thresholds(detection=threshold),
+            provenance=networks.provenance,
+            accuracy={},
+            gates=tuple(gates),
+            sha256={path.name: file_sha256(path) for path in sorted(folder.iterdir())},
+        )
+        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
+        write_model_card(folder)
+        folder.chmod(0o755)
+        if out.exists():
+            Bundle.load(out)  # refuses to replace a folder that is no bundle
+            shutil.rmtree(out)
+        folder.rename(out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return Bundle.load(out)
+
+
+def _export_graphs(networks: Networks, folder: Path) -> None:
+    size = networks.detector_spec.tile_size
+    exports = list(zip(networks.detectors, (_DETECTOR.fp32, _DETECTOR.fp16), (size, size), strict=True))
+    every: list[tuple[DetectorGraph | ClassifierGraph, str, int]] = [*exports]
+    if networks.classifiers and networks.classifier_spec:
+        crop = networks.classifier_spec.crop_size
+        every += zip(networks.classifiers, (_CLASSIFIER.fp32, _CLASSIFIER.fp16), (crop, crop), strict=True)
+    for graph, file, side in every:
+        log.info("exporting %s", file)
+        export(
+            graph, (1, side, side, 3), folder / file,
+            input_name=graph.input_name, output_names=graph.output_names,
+        )  # fmt: skip
+        store_half(folder / file)
+
+
+def _answers(networks: Networks, images: Sequence[NDArray[np.uint8]], threshold: float, crops: int) -> Any:
+    return reference_answers(
+        networks.detectors[0],
+        networks.classifiers[0] if networks.classifiers else None,
+        networks.detector_spec,
+        networks.classifier_spec,
+        images,
+        threshold,
+        crops,
+    )
+
+
+def _require_fp32(gates: Sequence[GateResult]) -> None:
+    failed = [gate for gate in gates if gate.precision == "f32" and not gate.passed]
+    if failed:
+        worst = failed[0]
+        raise BuildError(
+            f"The bundle was not written: {worst.backend} in f32 strays from torch by {worst.box_px:.3g} px, "
+            f"{worst.score:.3g} in scores and {worst.probability:.3g} in probabilities on {worst.images}; "
+            "look for an operation that the export computes in another way."
+        )
+
+
+def _print_gates(gates: Sequence[GateResult]) -> None:
+    table = Table(
+        "backend", "precision", "boxes, px", "scores", "probabilities", "gate", title="against FP32 torch"
+    )
+    for one in gates:
+        numbers = (f"{value:.2g}" for value in (one.box_px, one.score, one.probability))
+        table.add_row(one.backend, one.precision, *numbers, "passed" if one.passed else "[red]failed")
+    Console(stderr=True).print(table)
+
+
+def gate_images(folder: Path | None, most: int) -> tuple[list[NDArray[np.uint8]], str]:
+    """Up to `most` images spread over a folder, or drawn smears without one; and what they are."""
+    if folder is None:
+        return [draw_tile(seed).rgb for seed in range(100, 100 + most)], f"{most} drawn smears"
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise BuildError(f"{folder} holds no image; give a folder of smear images, or none for drawn ones.")
+    images = []
+    for path in paths[:: max(len(paths) // most, 1)][:most]:
+        try:
+            images.append(decode(path.read_bytes()))
+        except ImageRejected as error:
+            log.warning("%s is left out of the gate: %s", path.name, error)
+    return images, f"{len(images)} smear images"
+
+
+@click.command()
+@click.option(
+    "--detector", type=click.Path(path_type=Path), required=True, help="Checkpoint of the detector."
+)
+@click.option(
+    "--classifier",
+    type=click.Path(path_type=Path),
+    help="Checkpoint of the classifier; none for a detector that names the classes itself.",
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the bundle.")
+@click.option(
+    "--images",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Smear images for the gate; drawn ones without it.",
+)
+@click.option("--gate-images", "most", default=48, show_default=True, help="How many images the gate uses.")
+@click.option("--name", help="Name of the bundle; that of its folder without it.")
+@click.option("--threshold", default=0.5, show_default=True, help="Least detection score of a finding.")
+@click.option("--tile-size", type=int, help="Side of the detector's tile; that of its training without it.")
+def main(detector: Path, classifier: Path | None, out: Path, images: Path | None, most: int, name: str | None,
+         threshold: float, tile_size: int | None) -> None:  # fmt: skip
+    """Build a model bundle from a detector and a classifier, and hold every engine against torch."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        networks = load_networks(detector, classifier, tile_size)
+        pixels, images_are = gate_images(images, most)
+        bundle = build_bundle(
+            networks, out, name=name or out.name, threshold=threshold, images=pixels, images_are=images_are
+        )
+    except EdgeError as error:
+        raise click.ClickException(str(error)) from error
+    size_mb = sum(path.stat().st_size for path in out.iterdir()) / 1e6
+    click.echo(f"{bundle.id} in {out} ({size_mb:.1f} MB, {len(bundle.manifest.classes)} classes)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Trained networks on disk: everything that building a graph needs to know travels in one file.
+
+A checkpoint is read with `weights_only=True`, so that a file from elsewhere cannot run code. The
+exception are ultralytics' own `.pt` files, which are pickles and are said to be so.
+"""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+from torch import nn
+
+from edge.errors import EdgeError
+from edge.geometry import Anchor, CropShape
+
+Family = Literal["yolox", "timm"]
+_FORMAT = "cytologia-edge checkpoint 1"
+
+
+class CheckpointError(EdgeError):
+    """A file is no checkpoint of the kind that was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class TileGeometry:
+    """How a smear image becomes a detector's tile; see `edge.geometry.letterbox`."""
+
+    tile_size: int
+    anchor: Anchor = "top_left"
+
+
+@dataclass(frozen=True, slots=True)
+class CropGeometry:
+    """How a box becomes a classifier's crop (see `edge.geometry.crop`) and is then normalised.
+
+    `mean` and `std` are of the RGB channels on a scale of 0 to 1; None takes each crop's own, so that a
+    stronger stain, another white balance or exposure changes nothing.
+    """
+
+    crop_size: int
+    margin_px: float = 0.0
+    margin_fraction: float = 0.15
+    shape: CropShape = "square"
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A trained network with what it was trained for.
+
+    Attributes:
+        family: which builder makes the network.
+        architecture: the builder's arguments.
+        classes: class codes in the order of the outputs; empty for a detector that only finds.
+        geometry: TileGeometry of a detector, CropGeometry of a classifier.
+        weights: the network's state.
+        provenance: data, licence, figures: goes into the model card as it is.
+    """
+
+    family: Family
+    architecture: dict[str, Any]
+    classes: tuple[str, ...]
+    geometry: TileGeometry | CropGeometry
+    weights: dict[str, torch.Tensor]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Write the file whole or not at all."""
+        content = {
+            "format": _FORMAT,
+            "family": self.family,
+            "architecture": self.architecture,
+            "classes": list(self.classes),
+            "geometry": asdict(self.geometry),
+            "weights": self.weights,
+            "provenance": self.provenance,
+        }
+        partial = path.with_suffix(".part")
+        torch.save(content, partial)
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Checkpoint":
+        """Read a checkpoint that `python -m training.…` wrote.
+
+        Raises:
+            CheckpointError: the file is missing, or something else.
+        """
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            raise CheckpointError(f"There is no checkpoint {path}; check the path.") from None
+        except Exception as error:
+            raise CheckpointError(
+                f"{path} cannot be read as a checkpoint ({type(error).__name__}); give a file that "
+                "`python -m training.detector` or `python -m training.classifier` wrote."
+            ) from error
+        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+            found = content.get("format") if isinstance(content, dict) else type(content).__name__
+            raise CheckpointError(
+                f"{path} holds {found!r} and not {_FORMAT!r}; train it again or convert it."
+            )
+        geometry = content["geometry"]
+        return cls(
+            family=content["family"],
+            architecture=content["architecture"],
+            classes=tuple(content["classes"]),
+            geometry=TileGeometry(**geometry) if "tile_size" in geometry else CropGeometry(**geometry),
+            weights=content["weights"],
+            provenance=content["provenance"],
+        )
+
+    def network(self) -> nn.Module:
+        """The network with its weights, in evaluation mode."""
+        network = build_network(self.family, self.architecture, len(self.classes))
+        network.load_state_dict(self.weights)
+        return network.eval()
+
+
+def build_network(family: Family, architecture: dict[str, Any], class_count: int) -> nn.Module:
+    """An untrained network of a family.
+
+    Args:
+        family: "yolox" (`depth`, `width`, `depthwise` in `architecture`) or "timm" (`name`).
+        architecture: the builder's arguments.
+        class_count: 0 for a detector that only finds, which then has the one class "leukocyte".
+    """
+    if family == "yolox":
+        return yolox_network(**architecture, class_count=max(class_count, 1))
+    network: nn.Module = timm.create_model(architecture["name"], pretrained=False, num_classes=class_count)
+    return network
+
+
+def yolox_network(depth: float, width: float, depthwise: bool, class_count: int) -> nn.Module:
+    """YOLOX as of Ge et al. 2021 (arXiv 2107.08430); Nano is depth 0.33, width 0.25, depthwise."""
+    from yolox.models import YoloPafpn, YoloxHead, YoloxModule
+
+    channels = [256, 512, 1024]
+    network: nn.Module = YoloxModule(
+        YoloPafpn(depth, width, in_channels=channels, depthwise=depthwise),
+        YoloxHead(class_count, width, in_channels=channels, depthwise=depthwise),
+    )
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps, module.momentum = 1e-3, 0.03
+    return network

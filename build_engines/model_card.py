@@ -1,0 +1,157 @@
+"""The model card of a bundle: what it was made from, what it reaches, what it must not be used for."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edge.bundle import MANIFEST, Bundle, Manifest
+from edge.cells import CELL_CLASSES, cell_class
+from edge.errors import EdgeError
+
+CARD = "MODEL_CARD.md"
+_COVERED_CELLS = 50
+"""A class with fewer training cells is experimental."""
+
+_NOT_FOR = """\
+This software is no medical device. The bundle must not be used to diagnose, to monitor or to treat, to
+release a differential count that no qualified person has checked cell by cell, or to judge cells of a
+class that it does not know: it will give them a name all the same. It knows nothing of bone marrow, of
+other stains than Romanowsky's, or of animals.
+"""
+
+
+def write_model_card(folder: Path) -> None:
+    """Write the card from the manifest in the same folder."""
+    manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+    (folder / CARD).write_text(model_card(manifest))
+
+
+def add_evaluation(folder: Path, evaluation: dict[str, Any], figures_of: str) -> Bundle:
+    """Put the figures of an evaluation into a bundle's manifest and card.
+
+    Args:
+        folder: the bundle.
+        evaluation: as `training.report.to_json` gives it.
+        figures_of: what it was evaluated on, in words; figures of other data in the manifest stay.
+    """
+    bundle = Bundle.load(folder)
+    kept = {key: value for key, value in evaluation.items() if key not in ("mistakes", "detection_curve")}
+    accuracy = {**bundle.manifest.accuracy, figures_of: kept}
+    changed = bundle.manifest.model_copy(update={"accuracy": accuracy})
+    partial = folder / f"{MANIFEST}.part"
+    partial.write_text(changed.model_dump_json(indent=1) + "\n")
+    partial.replace(folder / MANIFEST)
+    write_model_card(folder)
+    return Bundle.load(folder)
+
+
+def model_card(manifest: Manifest) -> str:
+    """The card as Markdown."""
+    sections = [
+        f"# Model card: {manifest.name}",
+        f"Built {manifest.created}. {_networks(manifest)}",
+        "## Must not be used for\n\n" + _NOT_FOR,
+        "## Classes\n\n" + _classes(manifest),
+        "## Made from\n\n" + _provenance(manifest),
+        *(f"## Accuracy: {name}\n\n{_accuracy(figures)}" for name, figures in manifest.accuracy.items()),
+        "## Engines against FP32 torch when it was built\n\n" + _gates(manifest),
+    ]
+    return "\n\n".join(section.rstrip() for section in sections) + "\n"
+
+
+def _networks(manifest: Manifest) -> str:
+    detector = manifest.detectors[0]
+    text = f"Detector: {detector.name}, tiles of {detector.tile_size} px."
+    for classifier in manifest.classifiers:
+        text += f" Classifier: {classifier.name}, crops of {classifier.crop_size} px."
+    return f"{text} A finding has a detection score of {manifest.thresholds.detection} or more."
+
+
+def _classes(manifest: Manifest) -> str:
+    cells = _training_cells(manifest)
+    covered = [code for code in manifest.classes if cells.get(code, 0) >= _COVERED_CELLS]
+    experimental = [code for code in manifest.classes if code not in covered]
+    missing = [cell.code for cell in CELL_CLASSES if cell.code not in manifest.classes]
+    rows = ["| | classes |", "|---|---|"]
+    rows.append(f"| covered | {_named(covered, cells)} |")
+    rows.append(f"| experimental, under {_COVERED_CELLS} training cells | {_named(experimental, cells)} |")
+    rows.append(f"| unknown to it | {_named(missing, {})} |")
+    return "\n".join(rows)
+
+
+def _training_cells(manifest: Manifest) -> dict[str, int]:
+    part = "classifier" if manifest.classifiers else "detector"
+    cells: dict[str, int] = manifest.provenance.get(part, {}).get("cells", {})
+    return cells
+
+
+def _named(codes: Iterable[str], cells: dict[str, int]) -> str:
+    parts = (
+        f"{code} ({cell_class(code).english}{f', {cells[code]}' if code in cells else ''})" for code in codes
+    )
+    return ", ".join(parts) or "none"
+
+
+def _provenance(manifest: Manifest) -> str:
+    text = []
+    for part, facts in manifest.provenance.items():
+        text.append(f"**{part}**\n")
+        text += [f"- {key}: {_flat(value)}" for key, value in facts.items()]
+        text.append("")
+    return "\n".join(text)
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_flat(item)}" for key, item in value.items())
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def _accuracy(figures: dict[str, Any]) -> str:
+    lines = []
+    for key, value in figures.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            lines += ["", f"{key.replace('_', ' ')}:", "", *_table(value), ""]
+        elif not isinstance(value, list):
+            lines.append(f"- {key.replace('_', ' ')}: {_flat(value)}")
+    return "\n".join(lines)
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    columns = list(rows[0])
+    return [
+        "| " + " | ".join(column.replace("_", " ") for column in columns) + " |",
+        "|" + "---|" * len(columns),
+        *("| " + " | ".join(_flat(row[column]) for column in columns) + " |" for row in rows),
+    ]
+
+
+def _gates(manifest: Manifest) -> str:
+    return "\n".join(_table([gate.model_dump() for gate in manifest.gates]))
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--evaluation",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    required=True,
+    help="report.json of `python -m training.evaluate`.",
+)
+@click.option("--name", required=True, help="What was evaluated on, in words.")
+def main(bundle: Path, evaluation: Path, name: str) -> None:
+    """Write the figures of an evaluation into a bundle's manifest and model card."""
+    try:
+        changed = add_evaluation(bundle, json.loads(evaluation.read_text()), name)
+    except EdgeError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{changed.id}: figures of {name} are in {bundle / CARD}")
+
+
+if __name__ == "__main__":
+    main()
