@@ -1,0 +1,179 @@
+"""Boxes and classes of smear images, read from CSV files in the format of the CytologIA challenge."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from edge.cells import cell_class
+
+log = logging.getLogger(__name__)
+
+LEUKOCYTE_WITHOUT_CLASS = "WBC"
+"""Written in the class column where only the box is known."""
+
+_CORNERS = ("x1", "y1", "x2", "y2")
+_COLUMNS = ("NAME", *_CORNERS, "class")
+
+
+class AnnotationError(ValueError):
+    """A file of annotations cannot be read as such. The message says which, why and what to do."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AnnotatedImage:
+    """One smear image and every leukocyte that somebody marked in it.
+
+    Attributes:
+        name: the file's name as the CSV has it.
+        path: where the file is.
+        boxes_xyxy: float32 [n, 4], pixels of the decoded image, x1 < x2 and y1 < y2, none negative. The
+            size of the image is not known here, so a box may cross its right or lower border.
+        labels: n class codes; None for a leukocyte without a class.
+        source: the collection that the image comes from.
+    """
+
+    name: str
+    path: Path
+    boxes_xyxy: NDArray[np.float32]
+    labels: tuple[str | None, ...]
+    source: str
+
+
+def read_annotations(
+    csv_paths: Sequence[Path], images_dirs: Sequence[Path], provenance_csv: Path | None = None
+) -> list[AnnotatedImage]:
+    """The annotated images of several CSV files, in the order in which the files first name them.
+
+    Args:
+        csv_paths: files with the columns NAME, x1, y1, x2, y2, class; rows of one NAME are put together.
+        images_dirs: folders searched in this order for each NAME.
+        provenance_csv: a file with the columns NAME and source. An image that it does not list gets the
+            name of the folder that holds its images folder.
+
+    Raises:
+        AnnotationError: a file or column is missing, a coordinate is no number, a class is none of the 23,
+            or an image is in none of the folders.
+    """
+    boxes = read_boxes(csv_paths)
+    sources = {} if provenance_csv is None else _read_sources(provenance_csv)
+    paths = _find_images(boxes["NAME"].unique(maintain_order=True).to_list(), images_dirs)
+    return [
+        AnnotatedImage(
+            name=name,
+            path=paths[name],
+            boxes_xyxy=rows.select(_CORNERS).to_numpy().astype(np.float32, copy=False),
+            labels=tuple(rows["class"].to_list()),
+            source=sources.get(name) or paths[name].resolve().parents[1].name or "unknown",
+        )
+        for (name,), rows in boxes.group_by("NAME", maintain_order=True)
+    ]
+
+
+def read_boxes(csv_paths: Sequence[Path]) -> pl.DataFrame:
+    """All rows of the files, cleaned: NAME, x1, y1, x2, y2 (float32) and class (null for WBC).
+
+    Corners given the wrong way round are swapped, negative coordinates become 0, boxes without an area and
+    repeated rows are left out; each is counted in the log. Either spelling of LH_lyAct is read.
+
+    Raises:
+        AnnotationError: as `read_annotations`, but for missing images.
+    """
+    if not csv_paths:
+        raise AnnotationError("No annotation file was given; name at least one CSV file.")
+    every = pl.concat([_clean(_read_csv(path, _COLUMNS), path) for path in csv_paths])
+    distinct = every.unique(maintain_order=True)
+    _log_count(every.height - distinct.height, "rows repeat an earlier one and were left out", *csv_paths)
+    return distinct
+
+
+def _read_csv(path: Path, columns: Sequence[str]) -> pl.DataFrame:
+    """The named columns as text."""
+    try:
+        table = pl.read_csv(path, infer_schema=False, encoding="utf8-lossy")
+    except (OSError, pl.exceptions.PolarsError) as error:
+        reason = " ".join(str(error).split())
+        raise AnnotationError(f"{path} cannot be read as a CSV file ({reason}); check the path.") from error
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        raise AnnotationError(
+            f"{path} has no column {', '.join(missing)}; its first line must name {','.join(columns)}."
+        )
+    return table.select(pl.col(column).str.strip_chars() for column in columns)
+
+
+def _clean(table: pl.DataFrame, path: Path) -> pl.DataFrame:
+    if table.is_empty():
+        raise AnnotationError(f"{path} has a header and no rows; give a file with at least one box.")
+    numbers = table.with_columns(pl.col(corner).cast(pl.Float32, strict=False) for corner in _CORNERS)
+    readable = pl.all_horizontal(pl.col(corner).is_finite().fill_null(False) for corner in _CORNERS)
+    unreadable = numbers.with_row_index().filter(~readable | pl.col("NAME").fill_null("").eq(""))
+    if unreadable.height:
+        raise AnnotationError(
+            f"{path} has {unreadable.height} rows without a NAME or with a coordinate that is not a number, "
+            f"the first on line {unreadable['index'][0] + 2}; mend or remove them."
+        )
+    numbers = numbers.with_columns(_normalised_classes(numbers["class"], path))
+
+    x1, y1, x2, y2 = (pl.col(corner) for corner in _CORNERS)
+    turned = (x1 > x2) | (y1 > y2)
+    _log_count(numbers.filter(turned).height, "boxes had their corners the wrong way round", path)
+    numbers = numbers.with_columns(
+        x1=pl.min_horizontal(x1, x2),
+        y1=pl.min_horizontal(y1, y2),
+        x2=pl.max_horizontal(x1, x2),
+        y2=pl.max_horizontal(y1, y2),
+    )
+    negative = (x1 < 0) | (y1 < 0)
+    _log_count(numbers.filter(negative).height, "boxes had a negative coordinate, now 0", path)
+    numbers = numbers.with_columns(pl.col(corner).clip(lower_bound=0) for corner in _CORNERS)
+
+    solid = numbers.filter((x2 > x1) & (y2 > y1))
+    _log_count(numbers.height - solid.height, "boxes had no area and were left out", path)
+    lost = numbers["NAME"].n_unique() - solid["NAME"].n_unique()
+    _log_count(lost, "images were left out because none of their boxes has an area", path)
+    return solid
+
+
+def _normalised_classes(classes: pl.Series, path: Path) -> pl.Series:
+    codes: dict[str | None, str | None] = {LEUKOCYTE_WITHOUT_CLASS: None}
+    for written in classes.unique(maintain_order=True):
+        if written == LEUKOCYTE_WITHOUT_CLASS:
+            continue
+        try:
+            codes[written] = cell_class(written or "").code
+        except ValueError as error:
+            raise AnnotationError(
+                f"{path}: {str(error).rstrip('.')}, or {LEUKOCYTE_WITHOUT_CLASS} where the class is unknown."
+            ) from error
+    return pl.Series("class", [codes[written] for written in classes], dtype=pl.String)
+
+
+def _read_sources(provenance_csv: Path) -> dict[str, str]:
+    table = _read_csv(provenance_csv, ("NAME", "source"))
+    return dict(zip(table["NAME"], table["source"], strict=True))
+
+
+def _find_images(names: Sequence[str], images_dirs: Sequence[Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for name in names:
+        path = next((folder / name for folder in images_dirs if (folder / name).is_file()), None)
+        if path is not None:
+            found[name] = path
+    missing = [name for name in names if name not in found]
+    if missing:
+        folders = ", ".join(str(folder) for folder in images_dirs) or "no folder at all"
+        raise AnnotationError(
+            f"{len(missing)} of {len(names)} annotated images are not in {folders} (first {missing[0]}); "
+            "pass the folders that hold them."
+        )
+    return found
+
+
+def _log_count(count: int, what: str, *paths: Path) -> None:
+    if count:
+        log.warning("%s: %d %s", ", ".join(str(path) for path in paths), count, what)

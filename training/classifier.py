@@ -1,0 +1,287 @@
+"""`python -m training.classifier`: train a classifier of single cells on CytologIA annotations."""
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import timm
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import f1_score
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
+
+from build_engines.checkpoint import Checkpoint, CropGeometry, build_network
+from build_engines.graphs import normalise
+from edge.cells import CELL_CLASSES
+from edge.geometry import crop, crop_region
+from edge.images import decode
+from training.annotations import AnnotatedImage
+from training.augment import VARIATIONS, Variation, jitter_box, turn, vary_station
+from training.loop import Schedule, fit
+from training.options import data_options, read_data, start_logging
+
+log = logging.getLogger(__name__)
+
+_CONTEXT = 2.2
+"""Side of the region kept in memory around a cell, in box sides: room for margin and jitter."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cell:
+    """One annotated leukocyte, cut out with room around it.
+
+    Attributes:
+        rgb: uint8 [H, W, 3].
+        box_xyxy: float32 [4], pixels of `rgb`.
+        label: class code.
+        source: the collection that it comes from.
+    """
+
+    rgb: NDArray[np.uint8]
+    box_xyxy: NDArray[np.float32]
+    label: str
+    source: str
+
+
+def cells_of(images: Sequence[AnnotatedImage]) -> list[Cell]:
+    """Every leukocyte that has a class."""
+    cells = []
+    for image in images:
+        labelled = [(box, label) for box, label in zip(image.boxes_xyxy, image.labels, strict=True) if label]
+        if not labelled:
+            continue
+        rgb = decode(image.path.read_bytes())
+        height, width = rgb.shape[:2]
+        for box, label in labelled:
+            left, top, right, bottom = crop_region(box, 0, (_CONTEXT - 1) / 2, "square")
+            left, top, right, bottom = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+            inside = rgb[top:bottom, left:right].copy()
+            cells.append(
+                Cell(inside, box - np.array([left, top, left, top], np.float32), label, image.source)
+            )
+    return cells
+
+
+class CropDataset(Dataset[tuple[Tensor, int]]):
+    """Crops as the station makes them: (uint8 [S, S, 3] RGB, index of the class)."""
+
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        classes: Sequence[str],
+        geometry: CropGeometry,
+        variation: Variation | None = None,
+        seed: int = 0,
+    ) -> None:
+        """`variation` None gives the plain crops of the true boxes, for validation."""
+        self.cells, self.geometry, self.variation, self.seed = cells, geometry, variation, seed
+        self.index_of = {code: index for index, code in enumerate(classes)}
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        cell, geometry = self.cells[index], self.geometry
+        rgb, box = cell.rgb, cell.box_xyxy
+        if self.variation is not None:
+            rng = np.random.default_rng((self.seed, int(torch.randint(2**31, ()).item())))
+            rgb, boxes = turn(rgb, box[None], rng)
+            box = jitter_box(boxes[0], shift=0.06, scale=0.12, rng=rng)
+        rgb = crop(rgb, box, geometry.crop_size, geometry.margin_px, geometry.margin_fraction, geometry.shape)
+        if self.variation is not None:
+            rgb = vary_station(rgb, self.variation, rng)
+        return torch.from_numpy(rgb), self.index_of[cell.label]
+
+
+def normalised(crops: Tensor, geometry: CropGeometry) -> Tensor:
+    """uint8 [N, S, S, 3] to float32 [N, 3, S, S], the classifier's own scale, channels last in memory."""
+    return normalise(crops.permute(0, 3, 1, 2).float() / 255, geometry.mean, geometry.std)
+
+
+def balanced_weights(cells: Sequence[Cell]) -> list[float]:
+    """Chance of each cell to be drawn: rare classes more often, and in each class its rare sources.
+
+    The square root on both lies between the natural frequencies (which forget the rare) and equal ones
+    (which learn five images by heart).
+    """
+    of_class = Counter(cell.label for cell in cells)
+    of_group = Counter((cell.label, cell.source) for cell in cells)
+    weights = {}
+    for (label, source), count in of_group.items():
+        shares = {s: math.sqrt(n) for (one, s), n in of_group.items() if one == label}
+        weights[label, source] = math.sqrt(of_class[label]) * shares[source] / sum(shares.values()) / count
+    return [weights[cell.label, cell.source] for cell in cells]
+
+
+def macro_f1(truth: NDArray[np.int64], predicted: NDArray[np.int64], least: int) -> float:
+    """Macro F1 over the classes that have at least `least` true cells."""
+    counts = np.bincount(truth)
+    covered = np.flatnonzero(counts >= least)
+    return float(f1_score(truth, predicted, labels=covered, average="macro", zero_division=0.0))
+
+
+def train_classifier(
+    cells: Sequence[Cell],
+    validation: Sequence[Cell],
+    *,
+    model: str,
+    pretrained: Path | None,
+    geometry: CropGeometry,
+    variation: Variation,
+    schedule: Schedule,
+    batch_size: int,
+    folder: Path,
+    provenance: dict[str, Any],
+    resume: bool = False,
+    workers: int = 2,
+) -> Path:
+    """Train and keep the best network as `best.pt` in `folder`; returns its path.
+
+    Validation cells of classes that no training cell has are left out with a line in the log.
+    """
+    torch.manual_seed(schedule.seed)
+    classes = tuple(c.code for c in CELL_CLASSES if any(cell.label == c.code for cell in cells))
+    known = [cell for cell in validation if cell.label in classes]
+    if len(known) < len(validation):
+        log.warning("%d validation cells are of a class without training cells", len(validation) - len(known))
+    architecture = {"name": model}
+    network = build_network("timm", architecture, len(classes)).to(memory_format=torch.channels_last)
+    if pretrained is not None:
+        load_base_weights(network, pretrained)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network.to(device)
+    training_set = CropDataset(cells, classes, geometry, variation, schedule.seed)
+    validation_set = CropDataset(known, classes, geometry)
+    weights = balanced_weights(cells)
+    criterion = nn.CrossEntropyLoss(label_smoothing=0.05)
+
+    def batches(epoch: int) -> DataLoader[Any]:
+        generator = torch.Generator().manual_seed(schedule.seed * 1000 + epoch)
+        sampler = WeightedRandomSampler(weights, len(cells), generator=generator)
+        return DataLoader(
+            training_set,
+            batch_size,
+            sampler=sampler,
+            num_workers=workers,
+            drop_last=True,
+            generator=generator,
+        )
+
+    def loss(network: nn.Module, batch: Any) -> Tensor:
+        crops, labels = batch
+        return criterion(network(normalised(crops, geometry).to(device)), labels.to(device))
+
+    def score(network: nn.Module) -> dict[str, float]:
+        network.eval()
+        truth, predicted = [], []
+        with torch.inference_mode():
+            for crops, labels in DataLoader(validation_set, 64, num_workers=0):
+                predicted.append(network(normalised(crops, geometry).to(device)).argmax(1).cpu())
+                truth.append(labels)
+        true, found = torch.cat(truth).numpy(), torch.cat(predicted).numpy()
+        macro = macro_f1(true, found, least=10)
+        right = true == found
+        sources = np.array([cell.source for cell in known])
+        of_source = {f"accuracy_{s}": float(right[sources == s].mean()) for s in np.unique(sources)}
+        return {"score": macro, "macro_f1": macro, "accuracy": float(right.mean()), **of_source}
+
+    def keep(network: nn.Module, figures: dict[str, float]) -> None:
+        Checkpoint(
+            family="timm",
+            architecture=architecture,
+            classes=classes,
+            geometry=geometry,
+            weights=network.state_dict(),
+            provenance={**provenance, "model": model, "schedule": asdict(schedule), "validation": figures},
+        ).save(folder / "best.pt")
+
+    fit(
+        network, batches=batches, loss=loss, score=score, keep=keep,
+        schedule=schedule, folder=folder, resume=resume,
+    )  # fmt: skip
+    return folder / "best.pt"
+
+
+def load_base_weights(network: nn.Module, path: Path) -> None:
+    """Take over every base weight that has this network's shape; only the last layer may differ."""
+    base = torch.load(path, map_location="cpu", weights_only=True)
+    own = network.state_dict()
+    fitting = {
+        name: tensor for name, tensor in base.items() if name in own and own[name].shape == tensor.shape
+    }
+    missing = own.keys() - fitting.keys()
+    if len(missing) > 4:
+        raise click.ClickException(
+            f"{path} fits only {len(fitting)} of the network's {len(own)} tensors; "
+            "give the weights of the same model."
+        )
+    network.load_state_dict(fitting, strict=False)
+    log.info(
+        "took %d of %d tensors from %s; new: %s",
+        len(fitting),
+        len(own),
+        path.name,
+        ", ".join(sorted(missing)),
+    )
+
+
+@click.command()
+@data_options
+@click.option("--model", default="tf_efficientnet_lite0", show_default=True, help="Any model name of timm.")
+@click.option(
+    "--pretrained", type=click.Path(exists=True, path_type=Path), help="Base weights (timm state dict)."
+)
+@click.option("--crop-size", default=160, show_default=True, help="Side of a crop in pixels.")
+@click.option("--margin", default=0.15, show_default=True, help="Margin on each side, as a part of the box.")
+@click.option(
+    "--normalise-by",
+    type=click.Choice(["crop", "model"]),
+    default="crop",
+    show_default=True,
+    help="Mean and deviation of each crop, or the constants of the model's base weights.",
+)
+@click.option("--variation", type=click.Choice(list(VARIATIONS)), default="extreme", show_default=True)
+@click.option("--batch-size", default=32, show_default=True)
+@click.option("--bf16", is_flag=True, help="Mixed precision in bfloat16.")
+def main(model: str, pretrained: Path | None, crop_size: int, margin: float, normalise_by: str,
+         variation: str, batch_size: int, bf16: bool, **data: Any) -> None:  # fmt: skip
+    """Train a classifier of single cells on the boxes and classes of CytologIA CSV files."""
+    start_logging()
+    training, validation, schedule = read_data(data, mixed_precision=bf16)
+    config = timm.get_pretrained_cfg(model)
+    geometry = CropGeometry(crop_size, margin_fraction=margin)
+    if normalise_by == "model" and config is not None:
+        geometry = replace(geometry, mean=tuple(config.mean), std=tuple(config.std))
+    cells, validation_cells = cells_of(training), cells_of(validation)
+    log.info("%d cells to train on, %d to validate on", len(cells), len(validation_cells))
+    best = train_classifier(
+        cells,
+        validation_cells,
+        model=model,
+        pretrained=pretrained,
+        geometry=geometry,
+        variation=VARIATIONS[variation],
+        schedule=schedule,
+        batch_size=batch_size,
+        folder=data["out"],
+        provenance={
+            "data": list(data["data_note"]),
+            "sources": dict(Counter(cell.source for cell in cells)),
+            "cells": dict(Counter(cell.label for cell in cells)),
+            "base_weights": pretrained.name if pretrained else "none",
+            "variation": variation,
+        },
+        resume=data["resume"],
+    )
+    click.echo(best)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""`python -m training.detector`: train a detector of leukocytes on CytologIA annotations."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, WeightedRandomSampler
+
+from build_engines.checkpoint import Checkpoint, TileGeometry, build_network
+from edge.geometry import iou_matrix
+from edge.images import decode
+from training import yolox
+from training.annotations import AnnotatedImage
+from training.augment import VARIATIONS, Variation
+from training.loop import Schedule, fit
+from training.options import data_options, read_data, start_logging
+from training.tiles import TileDataset, source_weights
+
+log = logging.getLogger(__name__)
+
+_CALIBRATION_TILES = 64
+
+
+def train_yolox(
+    training: Sequence[AnnotatedImage],
+    validation: Sequence[AnnotatedImage],
+    *,
+    architecture: dict[str, Any],
+    pretrained: Path | None,
+    geometry: TileGeometry,
+    variation: Variation,
+    schedule: Schedule,
+    batch_size: int,
+    tiles_per_epoch: int,
+    folder: Path,
+    provenance: dict[str, Any],
+    resume: bool = False,
+    workers: int = 2,
+) -> Path:
+    """Train a one-class YOLOX and keep the best network as `best.pt` in `folder`; returns its path."""
+    torch.manual_seed(schedule.seed)
+    network = build_network("yolox", architecture, 0)
+    network.head.initialize_biases(1e-2)
+    dataset = TileDataset(training, geometry, variation, schedule.seed)
+    weights = source_weights(training)
+    if pretrained is not None:
+        chosen = torch.multinomial(torch.tensor(weights), min(_CALIBRATION_TILES, len(dataset)))
+        calibration = torch.stack([dataset[int(index)][0] for index in chosen])
+        yolox.load_base_weights(network, pretrained, calibration)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network.to(device, memory_format=torch.channels_last)
+    pixels = [decode(image.path.read_bytes()) for image in validation]
+
+    def batches(epoch: int) -> DataLoader[Any]:
+        generator = torch.Generator().manual_seed(schedule.seed * 1000 + epoch)
+        sampler = WeightedRandomSampler(weights, tiles_per_epoch, generator=generator)
+        return DataLoader(
+            dataset, batch_size, sampler=sampler, num_workers=workers, drop_last=True, generator=generator
+        )
+
+    def loss(network: nn.Module, batch: Any) -> Tensor:
+        tiles, boxes = batch
+        return yolox.loss(network, tiles.to(device), boxes.to(device))
+
+    def score(network: nn.Module) -> dict[str, float]:
+        network.eval()
+        found = []
+        for start in range(0, len(pixels), 16):
+            found += yolox.predict(network, pixels[start : start + 16], geometry)
+        return detection_figures(validation, found)
+
+    def keep(network: nn.Module, figures: dict[str, float]) -> None:
+        Checkpoint(
+            family="yolox",
+            architecture=architecture,
+            classes=(),
+            geometry=geometry,
+            weights=network.state_dict(),
+            provenance={**provenance, "model": "YOLOX", "schedule": asdict(schedule), "validation": figures},
+        ).save(folder / "best.pt")
+
+    fit(
+        network, batches=batches, loss=loss, score=score, keep=keep,
+        schedule=schedule, folder=folder, resume=resume,
+    )  # fmt: skip
+    return folder / "best.pt"
+
+
+def detection_figures(
+    images: Sequence[AnnotatedImage], found: Sequence[tuple[Any, Any]], threshold: float = 0.5
+) -> dict[str, float]:
+    """Figures for choosing an epoch: average precision at IoU 0.5, mean IoU, recall of each source.
+
+    A prediction, best score first, takes the free true box that it overlaps most; IoU under 0.5 is none.
+    """
+    scores: list[float] = []
+    right: list[bool] = []
+    overlaps: list[float] = []
+    of_source: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    for image, (boxes, image_scores) in zip(images, found, strict=True):
+        total[image.source] += len(image.boxes_xyxy)
+        ious = iou_matrix(boxes, image.boxes_xyxy)
+        free = np.ones(len(image.boxes_xyxy), bool)
+        for row, one in zip(ious, image_scores, strict=True):
+            best = int(np.argmax(np.where(free, row, -1))) if len(row) else 0
+            hit = bool(len(row)) and bool(free[best]) and row[best] >= 0.5
+            scores.append(one)
+            right.append(hit)
+            if hit:
+                free[best] = False
+                overlaps.append(row[best])
+                of_source[image.source] += one >= threshold
+    order = np.argsort(-np.array(scores), kind="stable")
+    hits = np.array(right, float)[order]
+    boxes_total = sum(total.values())
+    precision = hits.cumsum() / np.arange(1, len(hits) + 1)
+    average_precision = float((precision * hits).sum() / max(boxes_total, 1))
+    mean_iou = float(np.mean(overlaps)) if overlaps else 0.0
+    recall = {f"recall_{source}": of_source[source] / count for source, count in sorted(total.items())}
+    return {"score": average_precision + mean_iou, "ap50": average_precision, "mean_iou": mean_iou, **recall}
+
+
+@click.command()
+@data_options
+@click.option(
+    "--model",
+    default="yolox-nano",
+    show_default=True,
+    help="yolox-nano, or any model name of ultralytics (yolo11n.pt, yolo26n.yaml, …).",
+)
+@click.option("--pretrained", type=click.Path(exists=True, path_type=Path), help="Base weights of YOLOX.")
+@click.option("--tile-size", default=416, show_default=True, help="Side of a tile in pixels.")
+@click.option("--variation", type=click.Choice(list(VARIATIONS)), default="strong", show_default=True)
+@click.option("--batch-size", default=16, show_default=True)
+@click.option("--tiles-per-epoch", default=2000, show_default=True, help="For YOLOX.")
+@click.option("--one-stage", is_flag=True, help="The detector also names the class (ultralytics models).")
+@click.option("--bf16", is_flag=True, help="Mixed precision in bfloat16.")
+def main(model: str, pretrained: Path | None, tile_size: int, variation: str, batch_size: int,
+         tiles_per_epoch: int, one_stage: bool, bf16: bool, **data: Any) -> None:  # fmt: skip
+    """Train a detector of leukocytes on the boxes of CytologIA CSV files."""
+    start_logging()
+    training, validation, schedule = read_data(data, mixed_precision=bf16)
+    log.info("%d images to train on, %d to validate on", len(training), len(validation))
+    if model != "yolox-nano":
+        from training.ultralytics_yolo import train_ultralytics
+
+        best = train_ultralytics(
+            training, validation, model=model, tile_size=tile_size, one_stage=one_stage,
+            variation=variation, schedule=schedule, batch_size=batch_size, folder=data["out"],
+            resume=data["resume"],
+        )  # fmt: skip
+    else:
+        best = train_yolox(
+            training,
+            validation,
+            architecture=yolox.NANO,
+            pretrained=pretrained,
+            geometry=TileGeometry(tile_size, "top_left"),
+            variation=VARIATIONS[variation],
+            schedule=schedule,
+            batch_size=batch_size,
+            tiles_per_epoch=tiles_per_epoch,
+            folder=data["out"],
+            provenance={
+                "data": list(data["data_note"]),
+                "sources": dict(Counter(image.source for image in training)),
+                "base_weights": pretrained.name if pretrained else "none",
+                "variation": variation,
+            },
+            resume=data["resume"],
+        )
+    click.echo(best)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""One training loop for every network: schedule, moving average, early stopping, resume, progress."""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Sized
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How long and how fast to train.
+
+    Attributes:
+        epochs: at most; the learning rate falls to a hundredth over them along a cosine.
+        learning_rate: of AdamW, reached after `warmup_epochs`.
+        weight_decay: of AdamW, on weights with two or more dimensions only.
+        ema_decay: of the moving average of the weights, which is what is judged and kept.
+        patience: epochs without a better score after which training stops.
+        seed: of the weights' and the samples' random numbers.
+        mixed_precision: compute in bfloat16 where torch finds it safe. On a CPU without bf16 units
+            it brings nothing.
+    """
+
+    epochs: int
+    learning_rate: float
+    weight_decay: float = 0.02
+    warmup_epochs: float = 1.0
+    ema_decay: float = 0.998
+    patience: int = 10
+    seed: int = 0
+    mixed_precision: bool = False
+
+
+class Batches(Sized, Iterable[Any], Protocol):
+    """The batches of one epoch."""
+
+
+@dataclass(slots=True)
+class _Progress:
+    epoch: int = 0
+    best_score: float = -math.inf
+    best_epoch: int = -1
+
+
+def fit(
+    network: nn.Module,
+    *,
+    batches: Callable[[int], Batches],
+    loss: Callable[[nn.Module, Any], Tensor],
+    score: Callable[[nn.Module], dict[str, float]],
+    keep: Callable[[nn.Module, dict[str, float]], None],
+    schedule: Schedule,
+    folder: Path,
+    resume: bool = False,
+) -> None:
+    """Train a network in place.
+
+    Args:
+        network: what to train.
+        batches: the batches of an epoch; must depend on nothing but its number, so that a resumed run
+            sees what an unbroken one would have.
+        loss: scalar loss of the network on a batch.
+        score: figures of the averaged network on the validation images; "score" decides.
+        keep: called with the averaged network each time that it is the best so far.
+        schedule: see `Schedule`.
+        folder: gets `resume.pt` after every epoch and `history.jsonl`, a line an epoch.
+        resume: go on from `resume.pt` if there is one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    device = next(network.parameters()).device
+    averaged = AveragedModel(network, avg_fn=_moving_average(schedule.ema_decay), use_buffers=True)
+    optimizer = torch.optim.AdamW(
+        _parameter_groups(network, schedule.weight_decay), lr=schedule.learning_rate
+    )
+    progress = _Progress()
+    if resume and (folder / "resume.pt").exists():
+        progress = _load(folder / "resume.pt", network, averaged, optimizer)
+        log.info("going on after epoch %d of %d", progress.epoch, schedule.epochs)
+
+    for epoch in range(progress.epoch, schedule.epochs):
+        if epoch - progress.best_epoch > schedule.patience and progress.best_epoch >= 0:
+            log.info("stopping: no better score since epoch %d", progress.best_epoch + 1)
+            break
+        started = time.monotonic()
+        epoch_batches = batches(epoch)
+        losses = []
+        network.train()
+        for step, batch in enumerate(_shown(epoch_batches, f"epoch {epoch + 1}/{schedule.epochs}")):
+            position = epoch + step / len(epoch_batches)
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.learning_rate * learning_rate_factor(position, schedule)
+            with torch.autocast(device.type, torch.bfloat16, enabled=schedule.mixed_precision):
+                value = loss(network, batch)
+            value.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            averaged.update_parameters(network)
+            losses.append(value.item())
+        figures = score(averaged.module)
+        if figures["score"] > progress.best_score:
+            progress.best_score, progress.best_epoch = figures["score"], epoch
+            keep(averaged.module, figures)
+        progress.epoch = epoch + 1
+        _save(folder / "resume.pt", network, averaged, optimizer, progress)
+        line = {
+            "epoch": epoch + 1,
+            "loss": float(np.mean(losses)),
+            **figures,
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        with (folder / "history.jsonl").open("a") as history:
+            history.write(json.dumps(line) + "\n")
+        log.info(" ".join(f"{key}={value:.4g}" for key, value in line.items()))
+
+
+def learning_rate_factor(epoch: float, schedule: Schedule) -> float:
+    """Share of the learning rate at a (broken) epoch: linear warm-up, then a cosine down to 0.01."""
+    if epoch < schedule.warmup_epochs:
+        return max(epoch / schedule.warmup_epochs, 0.01)
+    done = (epoch - schedule.warmup_epochs) / max(schedule.epochs - schedule.warmup_epochs, 1e-9)
+    return 0.01 + 0.99 * (1 + math.cos(math.pi * min(done, 1.0))) / 2
+
+
+def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """Exponential, with a short memory at first so that the untrained weights are soon forgotten."""
+
+    def average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+        share = 1 - min(decay, (1 + float(count)) / (10 + float(count)))
+        return averaged + (current - averaged) * share
+
+    return average
+
+
+def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _shown(epoch_batches: Batches, what: str) -> Iterable[Any]:
+    """With a bar on a terminal; a journal gets the epoch's one line instead."""
+    console = Console(stderr=True)
+    return track(
+        epoch_batches, what, total=len(epoch_batches), console=console, disable=not console.is_terminal
+    )
+
+
+def _save(
+    path: Path,
+    network: nn.Module,
+    averaged: AveragedModel,
+    optimizer: torch.optim.Optimizer,
+    progress: _Progress,
+) -> None:
+    state = {
+        "network": network.state_dict(),
+        "averaged": averaged.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "progress": [progress.epoch, progress.best_score, progress.best_epoch],
+    }
+    partial = path.with_suffix(".part")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def _load(
+    path: Path, network: nn.Module, averaged: AveragedModel, optimizer: torch.optim.Optimizer
+) -> _Progress:
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    network.load_state_dict(state["network"])
+    averaged.load_state_dict(state["averaged"])
+    optimizer.load_state_dict(state["optimizer"])
+    return _Progress(*state["progress"])
