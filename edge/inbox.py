@@ -1,0 +1,288 @@
+"""The watched folder: events and scans in, paths that have stopped changing out.
+
+An event only says "look at this path". Whether a file is whole is decided by stat: it is ready when size,
+time of change and inode have stayed the same for the quiet period of a monotonic clock. Events get lost
+(kernel queue overflow, network file systems), so a scan of the whole folder looks at every path again.
+Files go through a scan in slices, between two images; all but the event handler runs in the caller's thread.
+"""
+
+import fnmatch
+import logging
+import os
+import queue
+import stat
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from edge.errors import StationError
+from edge.quiet import QuietFiles
+from edge.records import FileStamp
+from edge.watching import FolderWatch, WatchMode, choose_mode, folder_identity
+
+log = logging.getLogger(__name__)
+
+IGNORED_NAMES = (".*", "*.part", "*.filepart", "*.tmp", "._*", "Thumbs.db", "@eaDir")
+"""Names of files and folders that are never images: hidden, still being copied, or a program's own."""
+
+_POLL_PERIOD_S = 1.0
+_SLICE = 500
+_LONGEST_BACK_OFF_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyFile:
+    """A file that has stopped changing; it may be gone by now.
+
+    Attributes:
+        sample: POSIX path of its folder relative to the inbox, empty at the top.
+    """
+
+    path: Path
+    sample: str
+
+
+class Inbox:
+    """The files of a folder and its sub-folders, each version once it is whole. For one thread.
+
+    Args:
+        root: the folder.
+        knows: whether this version of a file has its answer already.
+        quiet_period_s: how long a file must not change.
+        rescan_period_s: how often all paths are looked at when events are on.
+        watch: "events", "polling", or "auto": polling where the file system gives no events.
+        clock: monotonic seconds.
+
+    Attributes:
+        fault: why the folder cannot be read now, None if it can.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        knows: Callable[[Path, FileStamp], bool],
+        *,
+        quiet_period_s: float = 0.5,
+        rescan_period_s: float = 60.0,
+        watch: WatchMode = "auto",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.root = Path(os.path.abspath(root))  # noqa: PTH100, absolute() keeps the ".." of a path
+        self.fault: str | None = None
+        self._knows = knows
+        self._clock = clock
+        self._mode = watch
+        self._rescan_period_s = rescan_period_s
+        self._signals: queue.SimpleQueue[str | None] = (
+            queue.SimpleQueue()
+        )  # its put is safe in signal handlers
+        self._watch: FolderWatch | None = None
+        self._quiet = QuietFiles(quiet_period_s)
+        self._ready: deque[Path] = deque()
+        self._waiting: set[Path] = set()
+        self._later: dict[Path, float] = {}
+        self._folder = folder_identity(root)
+        self._scan: Iterator[Path] | None = None
+        self._scan_began_s = 0.0
+        self._scan_due_s = clock()
+        self._back_off_s = 1.0
+
+    def start(self) -> None:
+        """Begin to watch; a folder that is missing is waited for.
+
+        Raises:
+            StationError: the folder may not be read, or is not a folder.
+        """
+        try:
+            with os.scandir(self.root):
+                pass
+        except (PermissionError, NotADirectoryError) as error:
+            raise StationError(
+                f"the inbox {str(self.root)!r} cannot be read ({error.strerror}); give the station's user "
+                "the right to read it, or set another inbox."
+            ) from error
+        except OSError as error:
+            log.warning("The inbox %r cannot be read yet: %s.", str(self.root), error.strerror)
+        chosen, why = choose_mode(self._mode, self.root)
+        log.info("Watching %r by %s (%s).", str(self.root), chosen, why)
+        if chosen == "events":
+            self._watch = FolderWatch(self.root, self._signals.put)
+
+    def close(self) -> None:
+        """End all threads; may be called twice."""
+        if self._watch is not None:
+            self._watch.close()
+
+    def wake(self) -> None:
+        """Let `wait` return at once; safe in a signal handler and in any thread."""
+        self._signals.put(None)
+
+    def __len__(self) -> int:
+        """How many files wait, whole or still changing."""
+        return len(self._ready) + len(self._quiet) + len(self._later)
+
+    def wait(self, timeout_s: float) -> None:
+        """Return when something may have happened, at the latest after a time in seconds."""
+        now_s = self._clock()
+        dues = [self._scan_due_s]
+        if self.fault is None:
+            dues.extend(self._later.values())
+            if (quiet_due_s := self._quiet.next_due_s()) is not None:
+                dues.append(quiet_due_s)
+        timeout_s = min(timeout_s, max(min(dues) - now_s, 0.0))
+        self.wait_for_wake(0.0 if self._scan is not None or self._ready else timeout_s)
+
+    def wait_for_wake(self, timeout_s: float) -> None:
+        """Return after a time in seconds, or when an event or `wake` comes."""
+        try:
+            signal = self._signals.get(timeout=timeout_s) if timeout_s else self._signals.get_nowait()
+        except queue.Empty:
+            return
+        self._look_at_signal(signal)
+
+    def take(self) -> ReadyFile | None:
+        """The next file that is whole, None if there is none now. Never waits."""
+        for _ in range(self._signals.qsize()):
+            self._look_at_signal(self._signals.get())
+        if self._folder != folder_identity(self.root):
+            self.rescan()
+            self._scan = None
+        self._scan_on()
+        if self.fault is not None:
+            return None
+        now_s = self._clock()
+        for path in [path for path, due_s in self._later.items() if due_s <= now_s]:
+            del self._later[path]
+            self._look_at(path)
+            if _stamp_of(path) is None:
+                self._queue(path)
+        for path in self._quiet.settled(now_s, _stamp_of):
+            self._queue(path)
+        if not self._ready:
+            return None
+        path = self._ready.popleft()
+        self._waiting.discard(path)
+        return ReadyFile(path, self._sample_of(path))
+
+    def _queue(self, path: Path) -> None:
+        self._ready.append(path)
+        self._waiting.add(path)
+
+    def put_back(self, path: Path, delay_s: float = 0.0) -> None:
+        """Look at a file again later: it changed while it was read, or a fault may have passed.
+
+        If it is gone by then it is given all the same. A path outside the folder is left out.
+        """
+        if path.is_relative_to(self.root):
+            self._later[path] = self._clock() + delay_s
+
+    def rescan(self) -> None:
+        """Look at all paths again, now."""
+        self._scan_due_s = self._clock()
+
+    def _look_at_signal(self, signal: str | None) -> None:
+        if signal is None:
+            return
+        path = Path(signal)
+        if path.is_relative_to(self.root) and not any(map(is_ignored, path.relative_to(self.root).parts)):
+            self._look_at(path)
+
+    def _look_at(self, path: Path) -> None:
+        if path in self._waiting or path in self._quiet or path in self._later:
+            return
+        stamp = _stamp_of(path)
+        if stamp is not None and not self._knows(path, stamp):
+            self._quiet.add(path, stamp, self._clock())
+
+    def _scan_on(self) -> None:
+        if self._scan is None:
+            if self._clock() < self._scan_due_s:
+                return
+            if self._watch is not None:
+                self._watch.renew()
+            if self._folder != (folder := folder_identity(self.root)):
+                # What was seen in a folder that is no longer there is forgotten, not reported as vanished:
+                # the scan finds it again when it comes back.
+                self._forget()
+                self._folder = folder
+            self._scan = self._walk()
+            self._scan_began_s = self._clock()
+        try:
+            count = 0
+            for path in islice(self._scan, _SLICE):
+                count += 1
+                self._look_at(path)
+        except OSError as error:
+            self._degrade(error)
+            return
+        if count < _SLICE:
+            self._finish_scan()
+
+    def _finish_scan(self) -> None:
+        now_s = self._clock()
+        self._scan = None
+        if self.fault is not None:
+            log.warning("The inbox %r can be read again.", str(self.root))
+        self.fault, self._back_off_s = None, 1.0
+        watched = self._watch is not None and self._watch.is_alive
+        # Polling a folder of many files on a slow server takes at most a tenth of the time.
+        polling_s = max(_POLL_PERIOD_S, 10 * (now_s - self._scan_began_s))
+        self._scan_due_s = now_s + (
+            self._rescan_period_s if watched else min(polling_s, self._rescan_period_s)
+        )
+
+    def _degrade(self, error: OSError) -> None:
+        self._scan = None
+        if self.fault is None:
+            log.warning("The inbox %r cannot be read: %s; trying again.", str(self.root), error.strerror)
+        self.fault = error.strerror or str(error)
+        self._forget()
+        self._scan_due_s = self._clock() + self._back_off_s
+        self._back_off_s = min(2 * self._back_off_s, _LONGEST_BACK_OFF_S)
+
+    def _forget(self) -> None:
+        self._quiet.clear()
+        self._ready.clear()
+        self._waiting.clear()
+        self._later.clear()
+
+    def _walk(self) -> Iterator[Path]:
+        """Regular files below the root, nothing followed. OSError only for the root itself."""
+        folders = [self.root]
+        while folders:
+            folder = folders.pop()
+            try:
+                with os.scandir(folder) as entries:
+                    for entry in entries:
+                        if is_ignored(entry.name):
+                            continue
+                        if entry.is_dir(follow_symlinks=False):
+                            folders.append(Path(entry.path))
+                        elif entry.is_file(follow_symlinks=False):
+                            yield Path(entry.path)
+            except OSError as error:
+                if folder == self.root:
+                    raise
+                if not isinstance(error, FileNotFoundError):
+                    log.warning("The folder %r cannot be read: %s.", str(folder), error.strerror)
+
+    def _sample_of(self, path: Path) -> str:
+        sample = path.parent.relative_to(self.root).as_posix()
+        return "" if sample == "." else sample
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a file or folder of this name is never looked at."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in IGNORED_NAMES)
+
+
+def _stamp_of(path: Path) -> FileStamp | None:
+    """The version of a regular file; None for what is gone or anything else."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return FileStamp.of(status) if stat.S_ISREG(status.st_mode) else None

@@ -1,0 +1,62 @@
+"""Folders of the station: one process at a time, and durable names."""
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+from edge.errors import StationError
+
+OUT_OF_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class FolderLockedError(StationError):
+    """Another process works in this folder."""
+
+
+class OutputFullError(StationError):
+    """There is no space for the journal or the CSV files; the work can go on when there is."""
+
+
+class OutputUnwritableError(StationError):
+    """A folder or a file of the outputs cannot be written, and waiting for space does not help."""
+
+
+def lock_folder(folder: Path, lock_name: str) -> int:
+    """Make a folder if it is missing and keep other processes of the station out of it.
+
+    Returns:
+        A file descriptor; the folder is free again when it is closed, or when the process ends.
+
+    Raises:
+        FolderLockedError: another process holds it.
+        OutputUnwritableError, OutputFullError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / lock_name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        if error.errno in OUT_OF_SPACE:
+            raise OutputFullError(
+                f"there is no space for {str(folder)!r}; free some, then start again."
+            ) from error
+        raise OutputUnwritableError(
+            f"the folder {str(folder)!r} cannot be written ({error.strerror}); give the station's user "
+            "the right to write there, or set another folder."
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise FolderLockedError(
+            f"another process of the station works in {str(folder)!r}; stop it, or set another folder."
+        ) from error
+    return lock
+
+
+def fsync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,85 @@
+"""The values of the journal: what was asked of the station, and what it answered."""
+
+import os
+from dataclasses import dataclass
+from enum import StrEnum
+
+from edge.cells import Finding
+
+
+class State(StrEnum):
+    """What became of an image; all but `PENDING` are final and stand in images.csv under this name."""
+
+    PENDING = "pending"
+    DONE = "done"
+    EMPTY = "empty"
+    DUPLICATE = "duplicate"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    VANISHED = "vanished"
+
+
+@dataclass(frozen=True, slots=True)
+class FileStamp:
+    """One version of a file, for comparing only: the clock of a camera may show any time."""
+
+    size_bytes: int
+    mtime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "FileStamp":
+        return cls(status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the station says of one file.
+
+    Attributes:
+        reason: why, for states that are no result; a short phrase that can be counted, a path (duplicate).
+        findings: the leukocytes.
+        size_wh: width and height of the decoded image in pixels; None if it was not decoded.
+        latency_ms: from the opening of the file to this answer.
+        finished_at: UTC, ISO 8601 with milliseconds.
+    """
+
+    state: State
+    reason: str
+    findings: tuple[Finding, ...]
+    size_wh: tuple[int, int] | None
+    latency_ms: float
+    bundle: str
+    engine: str
+    finished_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The last thing that the journal knows of a path. `stamp.inode` is not kept and always 0."""
+
+    image_id: int
+    stamp: FileStamp | None
+    sha256: bytes | None
+    state: State
+    reason: str
+    tries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Bytes that stand in a CSV file at an offset.
+
+    Attributes:
+        output: "results" or "images"; an output may continue in another file.
+        file: the file's name in the output folder.
+    """
+
+    output: str
+    file: str
+    offset: int
+    data: bytes
+
+    @property
+    def end(self) -> int:
+        return self.offset + len(self.data)

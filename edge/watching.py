@@ -1,0 +1,133 @@
+"""File-system events of one folder: whether they can be had there, and the watch that gives them."""
+
+import logging
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from watchdog.events import FileSystemEvent
+    from watchdog.observers.api import BaseObserver
+
+log = logging.getLogger(__name__)
+
+WatchMode = Literal["auto", "events", "polling"]
+
+WITHOUT_EVENTS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "virtiofs", "vboxsf", "ceph"})
+"""File systems whose changes come from other machines, of which inotify tells nothing; so does fuse*."""
+
+_MOUNTINFO = Path("/proc/self/mountinfo")
+
+
+def filesystem_of(path: str, mountinfo: str) -> str:
+    """The type of the file system that an absolute, resolved path lies on, "" if unknown.
+
+    Args:
+        mountinfo: the text of /proc/self/mountinfo, proc(5).
+    """
+    best, found = -1, ""
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        fields = before.split(" ")
+        if len(fields) < 5 or not after:
+            continue
+        # Octal escapes stand for space, tab, newline and backslash.
+        point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[4])
+        if (path == point or path.startswith(point.rstrip("/") + "/")) and len(point) >= best:
+            best, found = len(point), after.split(" ")[0]
+    return found
+
+
+def choose_mode(asked: WatchMode, folder: Path) -> tuple[Literal["events", "polling"], str]:
+    """How to watch a folder, and why so."""
+    if asked != "auto":
+        return asked, "as set"
+    try:
+        kind = filesystem_of(os.path.realpath(folder), os.fsdecode(_MOUNTINFO.read_bytes()))
+    except OSError:
+        return "events", "the type of the file system is unknown"
+    quiet = kind in WITHOUT_EVENTS or kind.startswith("fuse")
+    return ("polling" if quiet else "events"), f"the file system is {kind or 'unknown'}"
+
+
+class FolderWatch:
+    """Calls `notice` with the path of each file that something happened to, from another thread.
+
+    An emitter ends in silence when its folder is removed, and a folder made anew is never seen again
+    (watchdog#648): call `renew` from time to time.
+    """
+
+    def __init__(self, folder: Path, notice: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._notice = notice
+        self._observer: BaseObserver | None = None
+        self._identity: tuple[int, int] | None = None
+        self._has_warned = False
+        self.renew()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether events can come."""
+        observer = self._observer
+        if observer is None or not observer.is_alive() or not observer.emitters:
+            return False
+        return all(emitter.is_alive() for emitter in observer.emitters)
+
+    def renew(self) -> None:
+        """Watch anew if the watch has ended, or if another folder stands in the place of the old one."""
+        identity = folder_identity(self._folder)
+        if identity == self._identity and self.is_alive:
+            return
+        self.close()
+        self._identity = identity
+        if identity is not None:
+            self._open()
+
+    def close(self) -> None:
+        """End all threads; may be called twice."""
+        observer, self._observer = self._observer, None
+        if observer is not None:
+            observer.stop()
+            if observer.ident is not None:
+                observer.join()
+
+    def _open(self) -> None:
+        from watchdog.events import (
+            FileAttribEvent,
+            FileClosedEvent,
+            FileCreatedEvent,
+            FileModifiedEvent,
+            FileMovedEvent,
+            FileSystemEventHandler,
+        )
+        from watchdog.observers import Observer
+
+        notice = self._notice
+
+        class Handler(FileSystemEventHandler):
+            def on_any_event(self, event: "FileSystemEvent") -> None:
+                notice(os.fsdecode(event.dest_path or event.src_path))
+
+        # The watch's own reads (opened, closed without a write) are left out, or each would wake it again.
+        kinds: list[type[FileSystemEvent]] = [FileCreatedEvent, FileClosedEvent, FileModifiedEvent]
+        kinds += [FileMovedEvent, FileAttribEvent]
+        self._observer = observer = Observer()
+        try:
+            observer.schedule(Handler(), str(self._folder), recursive=True, event_filter=kinds)
+            observer.start()
+        except OSError as error:
+            if not self._has_warned:
+                log.warning("No events for %r (%s): polling it instead.", str(self._folder), error)
+            self._has_warned = True
+            self.close()
+
+
+def folder_identity(folder: Path) -> tuple[int, int] | None:
+    """Device and inode of a folder, which tell it from another of the same name; None if it is not there."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -1,0 +1,365 @@
+"""One file: every way it can go, and that it is answered exactly once."""
+
+import csv
+import errno
+import io
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from edge import desk as desk_module
+from edge.cells import Finding
+from edge.desk import Desk, ImageResult
+from edge.errors import BackendError
+from edge.images import ImageLimits
+from edge.journal import Journal
+from edge.locks import OutputFullError
+from edge.records import FileStamp, State
+from edge.results import Results, unescape
+from edge.stopwatch import Stopwatch
+
+
+@dataclass
+class OneCell:
+    """A pipeline that finds one neutrophil in every image that is not black."""
+
+    bundle_id: str = "demo-1a2b3c4d5e6f"
+    engine_id: str = "double:fp32"
+    error: BaseException | None = None
+    images: int = 0
+
+    def read(
+        self, rgb: NDArray[np.uint8], watch: Stopwatch | None = None, detection_threshold: float | None = None
+    ) -> list[Finding]:
+        self.images += 1
+        if self.error is not None:
+            raise self.error
+        if watch is not None:
+            watch.lap("detect")
+        return [Finding((0, 0, 4, 4), "PNN", 0.9, 0.8, {"PNN": 0.8, "EO": 0.2})] if rgb.any() else []
+
+
+@dataclass
+class Bench:
+    """A desk with its outputs in a folder; `restart` opens it anew, as after a crash."""
+
+    folder: Path
+    pipeline: OneCell = field(default_factory=OneCell)
+    options: dict[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        (self.folder / "in").mkdir()
+        self.open()
+
+    def open(self) -> None:
+        self.journal = Journal(self.folder / "state")
+        self.results = Results(self.folder / "out", self.journal)
+        self.desk = Desk(self.pipeline, self.journal, self.results, **self.options)  # type: ignore[arg-type]
+        self.desk.recover()
+
+    def close(self) -> None:
+        self.results.close()
+        self.journal.close()
+
+    def restart(self, **options: object) -> None:
+        self.close()
+        self.options = options
+        self.open()
+
+    def path(self, name: str) -> Path:
+        return self.folder / "in" / name
+
+    def put(self, name: str, colour: int = 200) -> Path:
+        image = Image.new("RGB", (8, 6), (colour, colour, colour))
+        data = io.BytesIO()
+        image.save(data, "PNG")
+        self.path(name).write_bytes(data.getvalue())
+        return self.path(name)
+
+    def process(self, name: str) -> ImageResult:
+        return self.desk.process(self.path(name))
+
+    def rows(self, file: str = "images.csv") -> list[dict[str, str]]:
+        with (self.folder / "out" / file).open(newline="", encoding="utf-8") as opened:
+            return list(csv.DictReader(opened))
+
+    def answers(self) -> list[tuple[str, str, str]]:
+        return [(row["NAME"], row["status"], row["reason"]) for row in self.rows()]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    bench.close()
+
+
+def test_an_image_becomes_durable_rows_in_both_files(bench: Bench) -> None:
+    bench.put("a.png")
+    result = bench.desk.process(bench.path("a.png"), "s1/left")
+    assert (result.status, result.is_new, len(result.findings)) == (State.DONE, True, 1)
+    assert {"read", "decode", "detect", "record"} <= result.stage_ms.keys()
+    assert result.rgb is not None
+    (cell,), (image,) = bench.rows("results.csv"), bench.rows()
+    assert (cell["NAME"], cell["class"], cell["runner_up"], cell["sample"]) == (
+        "a.png",
+        "PNN",
+        "EO",
+        "s1/left",
+    )
+    assert (image["status"], image["leukocytes"], image["width"], image["height"]) == ("done", "1", "8", "6")
+    assert cell["image_sha256"] == image["image_sha256"]
+    assert image["finished_at"].endswith("Z")
+
+
+def test_an_image_without_leukocytes_is_empty(bench: Bench) -> None:
+    bench.put("a.png", 0)
+    assert bench.process("a.png").status is State.EMPTY
+    assert bench.rows("results.csv") == []
+
+
+def test_a_restart_neither_repeats_nor_forgets(bench: Bench) -> None:
+    bench.put("a.png")
+    bench.put("b.png", 100)
+    bench.process("a.png")
+    bench.restart()
+    assert not bench.process("a.png").is_new
+    assert bench.process("b.png").is_new
+    assert bench.pipeline.images == 2
+    assert [name for name, _, _ in bench.answers()] == ["a.png", "b.png"]
+
+
+def test_a_known_file_is_not_opened_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.put("a.png")
+    bench.process("a.png")
+    monkeypatch.setattr(desk_module, "_read_regular", lambda *_: pytest.fail("it was opened"))
+    assert bench.process("a.png").status is State.DONE
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [(b"", "empty"), (b"some notes", "not an image"), (b"\x89PNG\r\n\x1a\n\0\0", "truncated")],
+)
+def test_a_bad_file_is_rejected_and_its_whole_replacement_is_read(
+    bench: Bench, data: bytes, reason: str
+) -> None:
+    bench.path("a.jpg").write_bytes(data)
+    assert bench.process("a.jpg").status is State.REJECTED
+    bench.put("a.jpg")
+    assert bench.process("a.jpg").status is State.DONE
+    assert bench.answers() == [("a.jpg", "rejected", reason), ("a.jpg", "done", "")]
+
+
+def test_two_bad_files_of_the_same_bytes_are_both_rejected(bench: Bench) -> None:
+    bench.path("a.txt").write_bytes(b"notes")
+    bench.path("b.txt").write_bytes(b"notes")
+    assert [bench.process(name).status for name in ("a.txt", "b.txt")] == [State.REJECTED] * 2
+
+
+def test_a_file_past_the_limit_is_not_read_into_memory(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.restart(limits=ImageLimits(max_bytes=1000))
+    with bench.path("huge.tif").open("wb") as file:
+        file.truncate(10**12)
+    assert bench.process("huge.tif").reason == "too large"
+
+
+def test_the_same_bytes_under_another_name_are_a_duplicate_that_names_the_first(bench: Bench) -> None:
+    bench.put("a.png")
+    bench.put("b.png")
+    assert [bench.process(name).status for name in ("a.png", "b.png")] == [State.DONE, State.DUPLICATE]
+    assert bench.answers()[1] == ("b.png", "duplicate", str(bench.path("a.png")))
+    assert bench.pipeline.images == 1
+    assert len(bench.rows("results.csv")) == 1
+
+
+def test_duplicates_are_read_again_by_policy(bench: Bench) -> None:
+    bench.restart(duplicates="again")
+    bench.put("a.png")
+    bench.put("b.png")
+    assert [bench.process(name).status for name in ("a.png", "b.png")] == [State.DONE, State.DONE]
+    assert len(bench.rows("results.csv")) == 2
+
+
+def test_a_touched_file_of_the_same_bytes_gives_no_new_row(bench: Bench) -> None:
+    path = bench.put("a.png")
+    bench.process("a.png")
+    os.utime(path, (5, 5))
+    assert not bench.process("a.png").is_new
+    assert bench.journal.knows(path, FileStamp.of(path.lstat()))
+    assert len(bench.rows()) == 1
+
+
+def test_new_bytes_under_the_same_name_are_a_new_result(bench: Bench) -> None:
+    for colour in (200, 100):
+        bench.put("a.png", colour)
+        assert bench.process("a.png").is_new
+    assert len(bench.rows()) == len(bench.rows("results.csv")) == 2
+
+
+def test_a_file_that_is_gone_is_vanished_once_and_read_when_it_is_back(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert bench.process("a.png").status is State.VANISHED
+    assert not bench.process("a.png").is_new
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+    bench.put("a.png")
+    assert bench.process("a.png").status is State.DONE
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def open_(path: Path, limit: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(desk_module, "_read_regular", open_)
+
+
+def test_a_file_without_permission_fails_once_and_is_read_when_it_is_granted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.put("a.png").chmod(0o640)
+    with monkeypatch.context() as patch:
+        refuse(patch, errno.EACCES)
+        assert bench.process("a.png").reason == "permission"
+        assert not bench.process("a.png").is_new
+    assert f"owner {os.getuid()}" in caplog.text
+    assert "mode 0640" in caplog.text
+    assert bench.process("a.png").status is State.DONE
+    assert [status for _, status, _ in bench.answers()] == ["failed", "done"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_of_mode_0_fails(bench: Bench) -> None:
+    bench.put("a.png").chmod(0)
+    assert bench.process("a.png").reason == "permission"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EBUSY, errno.ESTALE, errno.ENOSPC])
+def test_a_fault_that_can_pass_is_tried_three_times_across_restarts(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    bench.put("a.png")
+    refuse(monkeypatch, number)
+    assert bench.process("a.png").status is State.PENDING
+    bench.restart()
+    assert bench.process("a.png").status is State.PENDING
+    assert bench.process("a.png").status is State.FAILED
+    assert bench.answers() == [("a.png", "failed", errno.errorcode[number])]
+
+
+def test_a_fault_that_passed_leaves_no_trace_in_the_result(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.put("a.png")
+    with monkeypatch.context() as patch:
+        refuse(patch, errno.EIO)
+        bench.process("a.png")
+    assert bench.process("a.png").status is State.DONE
+    assert bench.answers() == [("a.png", "done", "")]
+
+
+def test_a_permanent_fault_is_not_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.put("a.png")
+    refuse(monkeypatch, errno.ENAMETOOLONG)
+    assert bench.process("a.png").status is State.FAILED
+
+
+def test_symlinks_and_fifos_are_neither_opened_nor_recorded(bench: Bench) -> None:
+    bench.path("link.png").symlink_to(bench.put("a.png"))
+    os.mkfifo(bench.path("fifo.png"))
+    for name in ("link.png", "fifo.png"):
+        result = bench.process(name)
+        assert (result.status, result.reason) == (State.PENDING, "not a regular file")
+    assert bench.rows() == []
+
+
+def test_a_file_that_changes_while_it_is_read_is_put_off(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = bench.put("a.png")
+    real_fstat = os.fstat
+
+    def fstat(handle: int) -> os.stat_result:
+        status = real_fstat(handle)
+        with path.open("ab") as file:
+            file.write(b"more")
+        return status
+
+    with monkeypatch.context() as patch:
+        patch.setattr(desk_module.os, "fstat", fstat)
+        assert bench.process("a.png").reason == "still changing"
+    assert bench.rows() == []
+
+
+def test_an_engine_fault_is_published_only_after_three_tries_and_intake_goes_on(bench: Bench) -> None:
+    bench.put("a.png")
+    bench.put("b.png", 100)
+    bench.pipeline.error = BackendError("Xid 31")
+    for _ in range(3):
+        assert bench.rows() == []
+        with pytest.raises(BackendError):
+            bench.process("a.png")
+        bench.restart()
+    bench.pipeline.error = None
+    assert bench.process("a.png").status is State.FAILED
+    assert bench.process("b.png").status is State.DONE
+    assert bench.answers() == [("a.png", "failed", "engine fault"), ("b.png", "done", "")]
+
+
+def test_an_image_that_kills_the_process_three_times_is_failed_without_a_fourth(bench: Bench) -> None:
+    class Killed(BaseException):
+        pass
+
+    bench.put("a.png")
+    bench.pipeline.error = Killed()
+    for _ in range(3):
+        with pytest.raises(Killed):
+            bench.process("a.png")
+        bench.restart()
+    assert bench.process("a.png").status is State.FAILED
+    assert bench.pipeline.images == 3
+
+
+def test_any_other_error_fails_the_image_with_a_traceback_in_the_log(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.put("a.png")
+    bench.pipeline.error = ZeroDivisionError("two\nlines")
+    assert bench.process("a.png").reason == "ZeroDivisionError: two lines"
+    assert "Traceback" in caplog.text
+
+
+def test_names_of_any_bytes_are_processed_and_logged_on_one_line(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [b"new\nline.png", '🩸,\u202e".png'.encode(), b"\xff\xfe.png", b"=1+1.png", b"x" * 255]
+    for number, name in enumerate(names):
+        bench.put(os.fsdecode(name), 10 + number)
+        bench.process(os.fsdecode(name))
+        bench.pipeline.error = ValueError("x")
+    assert [unescape(row["NAME"]) for row in bench.rows()] == names
+    assert all("\n" not in record.getMessage() for record in caplog.records)
+
+
+def test_a_full_disk_counts_no_try_and_the_image_follows(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.put("a.png")
+
+    def full(*_: object) -> None:
+        raise OutputFullError("no space")
+
+    for _ in range(5):
+        with monkeypatch.context() as patch:
+            patch.setattr(bench.journal, "finish", full)
+            with pytest.raises(OutputFullError):
+                bench.process("a.png")
+        bench.desk.recover()
+    assert bench.rows() == []
+    assert bench.process("a.png").status is State.DONE
+    assert len(bench.rows()) == len(bench.rows("results.csv")) == 1

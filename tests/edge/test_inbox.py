@@ -1,0 +1,304 @@
+"""What the inbox gives, and what it never gives."""
+
+import os
+import shutil
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from edge.errors import StationError
+from edge.inbox import Inbox, is_ignored
+from edge.records import FileStamp
+
+
+class Known(set[tuple[Path, FileStamp]]):
+    """Stands for the journal."""
+
+    def knows(self, path: Path, stamp: FileStamp) -> bool:
+        return (path, stamp) in self
+
+    def finish(self, path: Path) -> None:
+        if path.exists():
+            self.add((path, FileStamp.of(path.lstat())))
+
+
+class Clock:
+    """Seconds that pass when the test says so, in a world where what is given is then known."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+        self.known = Known()
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= before
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def known(clock: Clock) -> Known:
+    return clock.known
+
+
+@pytest.fixture
+def polling(root: Path, known: Known, clock: Clock) -> Inbox:
+    inbox = Inbox(root, known.knows, watch="polling", clock=clock)
+    inbox.start()
+    return inbox
+
+
+def drain(inbox: Inbox, clock: Clock, for_s: float = 3.0) -> list[tuple[str, str]]:
+    """Names and samples that come while a time passes in steps of 100 ms."""
+    given = []
+    for _ in range(round(for_s * 10)):
+        while (ready := inbox.take()) is not None:
+            given.append((ready.path.name, ready.sample))
+            clock.known.finish(ready.path)
+        clock.now_s += 0.1
+    return given
+
+
+def test_files_that_were_there_before_the_start_are_found_with_their_sample(
+    root: Path, polling: Inbox, clock: Clock
+) -> None:
+    (root / "s1" / "left").mkdir(parents=True)
+    for name in ("top.png", "s1/a.png", "s1/left/b.png", "notes.txt"):
+        (root / name).write_bytes(b"x")
+    expected = [("a.png", "s1"), ("b.png", "s1/left"), ("notes.txt", ""), ("top.png", "")]
+    assert sorted(drain(polling, clock)) == expected
+
+
+def test_a_growing_file_is_taken_once_after_its_last_change(root: Path, polling: Inbox, clock: Clock) -> None:
+    file = root / "a.png"
+    for size in range(20):
+        file.write_bytes(bytes(size))
+        assert drain(polling, clock, 0.3) == []
+    began_s = clock.now_s
+    while polling.take() is None:
+        clock.now_s += 0.1
+    assert 0.1 <= clock.now_s - began_s <= 1.5
+    clock.now_s += 0.1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [".hidden", "a.png.part", "a.filepart", "a.tmp", "._a.png", "Thumbs.db", "@eaDir/a.png", ".x/a.png"],
+)
+def test_junk_is_ignored_and_its_rename_to_a_real_name_is_noticed(
+    root: Path, polling: Inbox, clock: Clock, name: str
+) -> None:
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).write_bytes(b"x")
+    assert drain(polling, clock) == []
+    (root / name).rename(root / "real.png")
+    assert drain(polling, clock) == [("real.png", "")]
+
+
+@pytest.mark.parametrize("name", ["a.png", "partial.png", "tmp", "thumbs.png", "a.part.png", "eaDir"])
+def test_names_that_only_look_like_junk_are_taken(name: str) -> None:
+    assert not is_ignored(name)
+
+
+def test_symlinks_fifos_and_sockets_are_not_given(
+    root: Path, polling: Inbox, clock: Clock, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "secret.png").write_bytes(b"x")
+    (root / "file.png").symlink_to(tmp_path / "elsewhere" / "secret.png")
+    (root / "folder").symlink_to(tmp_path / "elsewhere")
+    os.mkfifo(root / "fifo.png")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(root / "socket.png"))
+        assert drain(polling, clock) == []
+
+
+def test_what_is_known_is_not_given_again_and_a_new_version_is(
+    root: Path, polling: Inbox, clock: Clock
+) -> None:
+    file = root / "a.png"
+    file.write_bytes(b"x")
+    assert drain(polling, clock) == [("a.png", "")]
+    assert drain(polling, clock, 130) == []
+    file.write_bytes(b"new bytes")
+    assert drain(polling, clock) == [("a.png", "")]
+
+
+def test_a_file_that_is_gone_before_its_turn_is_given_once(root: Path, polling: Inbox, clock: Clock) -> None:
+    (root / "a.png").write_bytes(b"x")
+    assert polling.take() is None
+    (root / "a.png").unlink()
+    assert drain(polling, clock, 10) == [("a.png", "")]
+
+
+def test_a_file_that_is_put_back_comes_after_its_delay(
+    root: Path, polling: Inbox, known: Known, clock: Clock
+) -> None:
+    (root / "a.png").write_bytes(b"x")
+    assert len(drain(polling, clock)) == 1
+    known.clear()
+    polling.put_back(root / "a.png", 5.0)
+    assert drain(polling, clock, 4.9) == []
+    assert drain(polling, clock, 2.0) == [("a.png", "")]
+    polling.put_back(root.parent / "of another inbox.png")
+    assert drain(polling, clock) == []
+
+
+def test_a_clock_of_the_camera_that_is_a_day_off_changes_nothing(
+    root: Path, polling: Inbox, clock: Clock
+) -> None:
+    for name, mtime_s in (("future.png", 4e9), ("past.png", 1.0)):
+        (root / name).write_bytes(b"x")
+        os.utime(root / name, (mtime_s, mtime_s))
+    assert sorted(name for name, _ in drain(polling, clock)) == ["future.png", "past.png"]
+
+
+@pytest.mark.parametrize("watch", ["events", "polling"])
+def test_a_folder_that_goes_away_degrades_and_its_files_are_not_taken_for_deleted(
+    root: Path, known: Known, clock: Clock, watch: str
+) -> None:
+    inbox = Inbox(root, known.knows, watch=watch, clock=clock)  # type: ignore[arg-type]
+    inbox.start()
+    try:
+        (root / "a.png").write_bytes(b"x")
+        assert inbox.take() is None
+        root.rename(root.with_name("unmounted"))
+        assert drain(inbox, clock, 100) == []
+        assert inbox.fault is not None
+        root.with_name("unmounted").rename(root)
+        assert drain(inbox, clock, 3) == [("a.png", "")]
+        assert inbox.fault is None
+    finally:
+        inbox.close()
+
+
+def test_an_empty_mount_point_in_place_of_the_folder_is_not_a_deletion(
+    root: Path, polling: Inbox, clock: Clock
+) -> None:
+    (root / "a.png").write_bytes(b"x")
+    assert polling.take() is None
+    root.rename(root.with_name("unmounted"))
+    root.mkdir()
+    assert drain(polling, clock, 10) == []
+    root.rmdir()
+    root.with_name("unmounted").rename(root)
+    assert drain(polling, clock) == [("a.png", "")]
+
+
+def test_a_missing_folder_is_waited_for(tmp_path: Path, known: Known, clock: Clock) -> None:
+    inbox = Inbox(tmp_path / "later", known.knows, watch="events", clock=clock)
+    inbox.start()
+    try:
+        assert drain(inbox, clock) == []
+        assert inbox.fault is not None
+        (tmp_path / "later").mkdir()
+        (tmp_path / "later" / "a.png").write_bytes(b"x")
+        assert drain(inbox, clock) == [("a.png", "")]
+    finally:
+        inbox.close()
+
+
+def test_a_file_in_place_of_the_folder_is_a_start_error(tmp_path: Path, known: Known) -> None:
+    (tmp_path / "in").touch()
+    with pytest.raises(StationError, match="cannot be read"):
+        Inbox(tmp_path / "in", known.knows).start()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_without_permission_is_a_start_error(root: Path, known: Known) -> None:
+    root.chmod(0)
+    try:
+        with pytest.raises(StationError, match="right to read"):
+            Inbox(root, known.knows).start()
+    finally:
+        root.chmod(0o700)
+
+
+def test_a_lost_event_is_made_good_by_the_next_scan(root: Path, known: Known, clock: Clock) -> None:
+    inbox = Inbox(root, known.knows, watch="events", rescan_period_s=60, clock=clock)
+    inbox.start()
+    assert inbox._watch is not None
+    inbox._watch._notice = lambda _: None
+    inbox._watch.close()
+    inbox._watch._open()  # events go nowhere now
+    try:
+        assert drain(inbox, clock) == []
+        (root / "a.png").write_bytes(b"x")
+        assert drain(inbox, clock, 30) == []
+        assert drain(inbox, clock, 60) == [("a.png", "")]
+    finally:
+        inbox.close()
+
+
+def wait_for(inbox: Inbox, is_wanted: Callable[[str], bool]) -> None:
+    for _ in range(200):
+        ready = inbox.take()
+        if ready is not None and is_wanted(ready.path.name):
+            return
+        inbox.wait(0.2)
+    raise AssertionError("it never came")
+
+
+def test_events_bring_new_moved_in_and_renamed_files_without_a_scan(
+    root: Path, known: Known, tmp_path: Path
+) -> None:
+    inbox = Inbox(root, known.knows, watch="events", quiet_period_s=0.05, rescan_period_s=300)
+    inbox.start()
+    try:
+        assert inbox.take() is None
+        (root / "written.png").write_bytes(b"1")
+        wait_for(inbox, "written.png".__eq__)
+        (tmp_path / "outside").mkdir()
+        (tmp_path / "outside" / "a.png").write_bytes(b"2")
+        shutil.move(tmp_path / "outside", root / "sample")
+        wait_for(inbox, "a.png".__eq__)
+        (root / "b.part").write_bytes(b"3")
+        (root / "b.part").rename(root / "b.png")
+        wait_for(inbox, "b.png".__eq__)
+    finally:
+        inbox.close()
+
+
+def test_wake_ends_a_wait(root: Path, known: Known) -> None:
+    inbox = Inbox(root, known.knows, watch="polling")
+    while inbox.take() is None and inbox._scan is not None:
+        pass
+    waiting = threading.Timer(0.05, inbox.wake)
+    waiting.start()
+    inbox.wait_for_wake(60)
+    waiting.join()
+
+
+def test_thousands_of_files_are_each_given_once(
+    root: Path, polling: Inbox, known: Known, clock: Clock
+) -> None:
+    for n in range(3000):
+        (root / f"{n}.png").touch()
+    given = []
+    while len(given) < 3000:
+        if (ready := polling.take()) is None:
+            clock.now_s += 0.1
+        else:
+            given.append(ready.path)
+            known.finish(ready.path)
+    assert len(set(given)) == 3000
+    assert drain(polling, clock, 10) == []

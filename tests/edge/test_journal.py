@@ -1,0 +1,171 @@
+"""The journal: transactions, tries, and what counts as known."""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edge.cells import Finding
+from edge.errors import JournalError, StationError
+from edge.journal import Journal
+from edge.locks import FolderLockedError, OutputFullError
+from edge.records import Answer, FileStamp, State, Write
+
+STAMP = FileStamp(10, 20, 30)
+ANSWER = Answer(
+    State.DONE,
+    "",
+    (Finding((0, 1, 2, 3), "LY", 0.9, 0.8, {"LY": 0.8, "PNN": 0.2}),),
+    (4, 5),
+    6,
+    "b",
+    "e",
+    "t",
+)
+A, B = Path("/in/a.png"), Path("/in/b.png")
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    journal = Journal(tmp_path)
+    yield journal
+    journal.close()
+
+
+def finish(journal: Journal, path: Path, sha256: bytes = b"1", **changes: object) -> None:
+    claim = journal.claim(path, STAMP, sha256)
+    journal.finish(claim, replace(ANSWER, **changes), [])
+
+
+def test_a_finished_version_of_a_file_is_known_after_a_restart(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    finish(journal, A)
+    journal.close()
+    journal = Journal(tmp_path)
+    assert journal.knows(A, STAMP)
+    assert journal.knows(A, replace(STAMP, inode=99))
+    assert not journal.knows(A, replace(STAMP, mtime_ns=21))
+    assert not journal.knows(A, replace(STAMP, size_bytes=11))
+    assert not journal.knows(B, STAMP)
+    journal.close()
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "known"),
+    [
+        (State.EMPTY, "", True),
+        (State.REJECTED, "truncated", True),
+        (State.FAILED, "engine fault", True),
+        (State.DUPLICATE, "/in/b.png", True),
+        (State.VANISHED, "", False),  # it may be moved back
+        (State.FAILED, "permission", False),  # the right to read may be granted
+    ],
+)
+def test_what_need_not_be_opened_again(journal: Journal, state: State, reason: str, known: bool) -> None:
+    finish(journal, A, state=state, reason=reason)
+    assert journal.knows(A, STAMP) is known
+
+
+def test_tries_are_counted_before_they_are_made_and_start_again_with_new_bytes(journal: Journal) -> None:
+    assert [journal.claim(A, STAMP, b"1").tries for _ in range(3)] == [1, 2, 3]
+    assert journal.claim(A, STAMP, b"2").tries == 1
+    assert journal.pending_paths() == [A]
+    assert not journal.knows(A, STAMP)
+
+
+def test_undecodable_paths_are_kept_as_bytes(journal: Journal) -> None:
+    path = Path(os.fsdecode(b"/in/\xff\n.png"))
+    finish(journal, path)
+    assert journal.knows(path, STAMP)
+    assert journal.first_path(b"1") == path
+
+
+def test_the_first_result_of_the_same_bytes_is_found_and_refusals_are_no_results(journal: Journal) -> None:
+    finish(journal, A, b"1", state=State.REJECTED)
+    assert journal.first_path(b"1") is None
+    finish(journal, B, b"1")
+    assert journal.first_path(b"1") == B
+
+
+def test_all_class_probabilities_are_kept(journal: Journal) -> None:
+    finish(journal, A)
+    with sqlite3.connect(journal.path) as db:
+        (findings,) = db.execute("SELECT findings FROM images").fetchone()
+    db.close()
+    assert '"probabilities": {"LY": 0.8, "PNN": 0.2}' in findings
+
+
+def test_a_transaction_is_all_or_nothing(journal: Journal) -> None:
+    claim = journal.claim(A, STAMP, b"1")
+    twice = [Write("images", "images.csv", 0, b"x"), Write("images", "images.csv", 0, b"y")]
+    with pytest.raises(JournalError):
+        journal.finish(claim, ANSWER, twice)
+    assert journal.pending_paths() == [A]
+    assert journal.last_write("images") is None
+
+
+def test_bytes_are_found_by_their_place(journal: Journal) -> None:
+    journal.record_writes([Write("images", "i", 0, b"head\n"), Write("images", "i", 5, b"row1\n")])
+    journal.record_writes([Write("images", "i", 10, b"row2\n"), Write("results", "r", 0, b"other\n")])
+    assert journal.bytes_before("i", 12, 4) == b"1\nro"
+    assert journal.bytes_before("i", 12, 100) == b"head\nrow1\nro"
+    assert journal.bytes_before("i", 0, 100) == b""
+    assert [write.data for write in journal.writes_after("i", 7)] == [b"row1\n", b"row2\n"]
+    assert [write.data for write in journal.writes_after("i", 10)] == [b"row2\n"]
+    assert list(journal.writes_after("i", 15)) == []
+    last = journal.last_write("images")
+    assert last is not None
+    assert last.end == 15
+
+
+def test_a_second_process_is_kept_out(tmp_path: Path, journal: Journal) -> None:
+    with pytest.raises(FolderLockedError, match="another process"):
+        Journal(tmp_path)
+
+
+def test_a_closed_journal_lets_others_in(tmp_path: Path) -> None:
+    Journal(tmp_path).close()
+    Journal(tmp_path).close()
+
+
+def test_a_journal_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.close()
+    with sqlite3.connect(journal.path) as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(JournalError, match="schema 99 and this version knows up to 1"):
+        Journal(tmp_path)
+
+
+def test_a_damaged_journal_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "journal.sqlite3").write_bytes(b"not a database" * 1000)
+    with pytest.raises(JournalError, match="keep a copy"):
+        Journal(tmp_path)
+    assert (tmp_path / "journal.sqlite3").read_bytes().startswith(b"not a database")
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StationError, match="cannot be written"):
+        Journal(tmp_path / "file" / "state")
+
+
+def test_a_full_disk_is_told_from_a_damaged_one(journal: Journal) -> None:
+    journal._db.execute("PRAGMA max_page_count = 12")
+    with pytest.raises(OutputFullError, match="no space"):
+        journal.record_writes([Write("images", "i", n * 9000, bytes(9000)) for n in range(100)])
+    assert journal.last_write("images") is None
+
+
+def test_a_commit_is_synced_and_a_claim_survives_the_process(tmp_path: Path, journal: Journal) -> None:
+    finish(journal, A)
+    assert journal._db.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert journal._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    journal.claim(B, STAMP, b"2")
+    with sqlite3.connect(journal.path) as other:
+        assert other.execute("SELECT tries FROM images WHERE state = 'pending'").fetchall() == [(1,)]
+    other.close()

@@ -1,0 +1,265 @@
+"""CSV files agree with the journal after whatever happened to either."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from edge import projection
+from edge.journal import Journal
+from edge.locks import FolderLockedError, OutputFullError, OutputUnwritableError
+from edge.records import Answer, FileStamp, State
+from edge.results import Results
+
+ANSWER = Answer(State.EMPTY, "", (), (4, 5), 6.0, "b", "e", "t")
+
+
+class PowerCut(BaseException):
+    """The process is gone: nothing after this runs."""
+
+
+@dataclass
+class Bench:
+    """A journal and its results in a folder; `restart` opens both anew, as after a crash."""
+
+    folder: Path
+    journal: Journal = field(init=False)
+    results: Results = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.open()
+
+    def open(self) -> None:
+        self.journal = Journal(self.folder / "state")
+        self.results = Results(self.folder, self.journal)
+        self.results.mend()
+
+    def close(self) -> None:
+        self.results.close()
+        self.journal.close()
+
+    def restart(self) -> None:
+        self.close()
+        self.open()
+
+    def answer(self, name: str) -> None:
+        sha256 = name.encode().ljust(32)
+        claim = self.journal.claim(Path("/in") / name, FileStamp(1, 2, 3), sha256)
+        writes = self.results.plan(name.encode(), b"", sha256, ANSWER)
+        self.journal.finish(claim, ANSWER, writes)
+        self.results.apply(writes)
+
+    @property
+    def csv(self) -> Path:
+        return self.folder / "images.csv"
+
+    def names(self, file: str = "images.csv") -> list[str]:
+        return [line.split(",")[0] for line in (self.folder / file).read_text().splitlines()]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    bench.close()
+
+
+def dies_after(count: int) -> Callable[[int, bytes, int], int]:
+    def pwrite(handle: int, data: bytes, at: int) -> int:
+        if count:
+            real_pwrite(handle, data[:count], at)
+        raise PowerCut
+
+    return pwrite
+
+
+real_pwrite = os.pwrite
+
+
+def test_headers_stand_before_the_first_image(bench: Bench) -> None:
+    assert bench.names() == ["NAME"]
+    assert bench.names("results.csv") == ["NAME"]
+
+
+@pytest.mark.parametrize("count", [0, 1, 20, 10_000])
+def test_a_row_whose_write_was_cut_off_stands_once_after_a_restart(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    bench.answer("a")
+    with monkeypatch.context() as patch:
+        patch.setattr(projection.os, "pwrite", dies_after(count))
+        with pytest.raises(PowerCut):
+            bench.answer("b")
+    bench.restart()
+    assert bench.names() == ["NAME", "a", "b"]
+    bench.answer("c")
+    assert bench.names() == ["NAME", "a", "b", "c"]
+
+
+def test_a_crash_between_write_and_fsync_leaves_the_row_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_fsync(handle: int) -> None:
+        raise PowerCut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(projection.os, "fsync", no_fsync)
+        with pytest.raises(PowerCut):
+            bench.answer("a")
+    bench.restart()
+    assert bench.names() == ["NAME", "a"]
+
+
+def test_a_crash_before_the_commit_leaves_no_row(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_commit(*_: object) -> None:
+        raise PowerCut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.journal, "finish", no_commit)
+        with pytest.raises(PowerCut):
+            bench.answer("a")
+    bench.restart()
+    assert bench.names() == ["NAME"]
+    assert bench.journal.pending_paths() == [Path("/in/a")]
+
+
+def test_short_writes_are_completed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projection.os, "pwrite", lambda handle, data, at: real_pwrite(handle, data[:7], at))
+    bench.answer("a")
+    bench.answer("b")
+    assert bench.names() == ["NAME", "a", "b"]
+
+
+def test_a_torn_tail_is_cut_back_and_kept_beside(bench: Bench) -> None:
+    bench.answer("a")
+    with bench.csv.open("ab") as file:
+        file.write(b"torn,do")
+    bench.restart()
+    assert bench.names() == ["NAME", "a"]
+    assert (bench.folder / "images.csv.cut").read_bytes() == b"torn,do"
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 3, 150, -1])
+def test_missing_rows_are_written_again(bench: Bench, kept_bytes: int) -> None:
+    for name in ("a", "b", "c"):
+        bench.answer(name)
+    whole = bench.csv.read_bytes()
+    bench.csv.write_bytes(whole[:kept_bytes])
+    bench.restart()
+    assert bench.csv.read_bytes() == whole
+
+
+def test_a_removed_file_is_written_again(bench: Bench) -> None:
+    bench.answer("a")
+    whole = bench.csv.read_bytes()
+    bench.csv.unlink()
+    bench.answer("b")
+    assert bench.csv.read_bytes().startswith(whole)
+    assert bench.names() == ["NAME", "a", "b"]
+
+
+@pytest.mark.parametrize("while_running", [True, False])
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text: text.replace("a,empty", "a,done"),
+        lambda text: text.replace(",", ";"),  # saved by a spreadsheet
+        lambda text: text.replace("NAME", "Name of it"),
+    ],
+    ids=["cell", "delimiter", "header"],
+)
+def test_a_hand_edited_file_is_left_alone_and_a_new_part_begins(
+    bench: Bench, edit: Callable[[str], str], while_running: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.answer("a")
+    edited = edit(bench.csv.read_text())
+    bench.csv.write_text(edited)
+    if not while_running:
+        bench.restart()
+    bench.answer("b")
+    assert bench.csv.read_text() == edited
+    assert bench.names("images.2.csv") == ["NAME", "b"]
+    assert bench.names("results.csv") == ["NAME"]
+    assert "images.csv was changed" in caplog.text
+    bench.restart()
+    bench.answer("c")
+    assert bench.names("images.2.csv") == ["NAME", "b", "c"]
+
+
+def test_a_row_that_was_not_yet_written_moves_to_the_new_part(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.answer("a")
+    with monkeypatch.context() as patch:
+        patch.setattr(projection.os, "pwrite", dies_after(0))
+        with pytest.raises(PowerCut):
+            bench.answer("b")
+    bench.csv.write_text(bench.csv.read_text().replace("a,empty", "a,done"))
+    bench.restart()
+    assert bench.names("images.2.csv") == ["NAME", "b"]
+
+
+def test_a_file_of_an_unknown_origin_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "images.csv").write_text("mine")
+    bench = Bench(tmp_path)
+    bench.answer("a")
+    assert (tmp_path / "images.csv").read_text() == "mine"
+    assert bench.names("images.2.csv") == ["NAME", "a"]
+    bench.close()
+
+
+def test_a_locked_file_is_left_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.answer("a")
+    bench.csv.touch()
+    real_open = os.open
+
+    def open_(path: Path, *args: int) -> int:
+        if Path(path) == bench.csv:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real_open(path, *args)
+
+    monkeypatch.setattr(projection.os, "open", open_)
+    bench.answer("b")
+    assert bench.names("images.2.csv") == ["NAME", "b"]
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(errno.ENOSPC, OutputFullError), (errno.EIO, OutputUnwritableError)]
+)
+def test_a_disk_that_fills_up_tears_no_row_and_the_row_follows_when_there_is_space(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[Exception]
+) -> None:
+    bench.answer("a")
+    whole = bench.csv.read_bytes()
+
+    def full(handle: int, data: bytes, at: int) -> int:
+        if len(data) > 10:
+            return real_pwrite(handle, data[:10], at)
+        raise OSError(number, "no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(projection.os, "pwrite", full)
+        with pytest.raises(kind):
+            bench.answer("b")
+    assert bench.csv.read_bytes() == whole
+    bench.results.mend()
+    assert bench.names() == ["NAME", "a", "b"]
+
+
+def test_a_second_process_is_kept_out_of_the_output_folder(bench: Bench, tmp_path: Path) -> None:
+    other = Journal(tmp_path / "other")
+    with pytest.raises(FolderLockedError):
+        Results(tmp_path, other)
+    other.close()
+
+
+def test_a_whole_csv_is_rebuilt_from_the_journal_alone(bench: Bench) -> None:
+    for n in range(200):
+        bench.answer(f"{n}.png")
+    whole = bench.csv.read_bytes()
+    bench.csv.unlink()
+    bench.restart()
+    assert bench.csv.read_bytes() == whole

@@ -1,0 +1,123 @@
+"""Events where there are any, and a watch that comes back."""
+
+import queue
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge import watching
+from edge.watching import FolderWatch, choose_mode, filesystem_of
+
+MOUNTINFO = r"""22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
+40 22 0:40 / /mnt/scope rw - cifs //nas/scope rw
+41 22 0:41 / /mnt/my\040share rw shared:5 master:1 - nfs4 nas:/x rw
+42 40 0:42 / /mnt/scope/local rw - tmpfs tmpfs rw
+43 22 0:43 / /media/é rw - fuse.sshfs me@host: rw
+44 22 0:44 / /host rw - 9p host rw
+broken line
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= before
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/data/in", "ext4"),
+        ("/mnt/scope", "cifs"),
+        ("/mnt/scope/in", "cifs"),
+        ("/mnt/scope2", "ext4"),  # no prefix by letters
+        ("/mnt/scope/local/x", "tmpfs"),
+        ("/mnt/my share/in", "nfs4"),
+        ("/media/é/in", "fuse.sshfs"),
+    ],
+)
+def test_the_file_system_is_that_of_the_nearest_mount(path: str, kind: str) -> None:
+    assert filesystem_of(path, MOUNTINFO) == kind
+
+
+def test_auto_polls_where_there_are_no_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tmp_path / "mountinfo"
+    monkeypatch.setattr(watching, "_MOUNTINFO", table)
+    for kind, mode in [
+        ("ext4", "events"),
+        ("nfs", "polling"),
+        ("fuse.rclone", "polling"),
+        ("smb3", "polling"),
+    ]:
+        table.write_text(f"22 1 254:0 / / rw - {kind} x rw\n")
+        assert choose_mode("auto", tmp_path) == (mode, f"the file system is {kind}")
+    table.unlink()
+    assert choose_mode("auto", tmp_path)[0] == "events"
+    assert choose_mode("polling", tmp_path)[0] == "polling"
+
+
+def test_files_that_are_written_moved_in_renamed_or_allowed_are_noticed(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    root.mkdir()
+    outside = tmp_path / "outside"
+    seen: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def wait_for(name: str) -> None:
+        while Path(seen.get(timeout=10)) != root / name:
+            pass
+
+    watch = FolderWatch(root, seen.put)
+    try:
+        (root / "written").write_bytes(b"1")
+        wait_for("written")
+        outside.write_bytes(b"1")
+        outside.rename(root / "moved in")
+        wait_for("moved in")
+        (root / "moved in").rename(root / "renamed")
+        wait_for("renamed")
+        (root / "sub").mkdir()
+        (root / "sub" / "deep").write_bytes(b"1")
+        wait_for("sub/deep")
+        (root / "renamed").chmod(0o600)
+        wait_for("renamed")
+    finally:
+        watch.close()
+        watch.close()
+
+
+def test_a_folder_that_is_removed_and_made_anew_is_watched_again(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    root.mkdir()
+    seen: queue.SimpleQueue[str] = queue.SimpleQueue()
+    watch = FolderWatch(root, seen.put)
+    try:
+        assert watch.is_alive
+        root.rmdir()
+        watch.renew()
+        assert not watch.is_alive
+        root.mkdir()
+        watch.renew()
+        assert watch.is_alive
+        (root / "a").touch()
+        assert Path(seen.get(timeout=10)) == root / "a"
+    finally:
+        watch.close()
+
+
+def test_without_inotify_watches_the_rest_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from watchdog.observers.api import BaseObserver
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(28, "inotify watch limit reached")
+
+    monkeypatch.setattr(BaseObserver, "schedule", refuse)
+    watch = FolderWatch(tmp_path, lambda _: None)
+    watch.renew()
+    assert not watch.is_alive
+    assert caplog.text.count("polling it instead") == 1
+    watch.close()
