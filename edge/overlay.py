@@ -1,12 +1,17 @@
 """Annotated copies: a smear image with its findings drawn into it, for eyes."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.cells import Finding, Lineage, cell_class
+
+if TYPE_CHECKING:
+    from edge.desk import ImageResult
 
 Image = NDArray[np.uint8]
 
@@ -26,12 +31,12 @@ def annotate(rgb: Image, findings: Sequence[Finding]) -> Image:
     Lines and letters grow with the image, so that a 5-megapixel field stays legible when it is shrunk.
     """
     picture = np.array(rgb)
-    scale = max(max(rgb.shape[:2]) / 900, 0.45)
+    scale = max(max(rgb.shape[:2]) / 900, 0.7)
     line_px = max(round(2 * scale), 1)
     for finding in findings:
         colour = _COLOUR_RGB[cell_class(finding.label).lineage]
         x1, y1, x2, y2 = (round(value) for value in finding.box_xyxy)
-        cv2.rectangle(picture, (x1, y1), (x2, y2), colour, line_px, cv2.LINE_AA)
+        cv2.rectangle(picture, (x1, y1), (x2, y2), colour, line_px)
         _label(picture, f"{finding.label} {finding.class_score:.0%}", (x1, y1), scale, colour)
     return picture
 
@@ -54,3 +59,14 @@ def _label(
 def encode_jpeg(rgb: Image, quality: int = 90) -> bytes:
     """JPEG bytes of uint8 [H, W, 3] RGB."""
     return bytes(cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1])
+
+
+def save_overlay(folder: Path, result: "ImageResult") -> None:
+    """Save the annotated copy of an image that was read, as `folder/sample/name.jpg`; whole or not at all."""
+    if result.rgb is None or not result.is_new:
+        return
+    target = folder / result.sample / f"{result.path.name}.jpg"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_suffix(".part")
+    partial.write_bytes(encode_jpeg(annotate(result.rgb, result.findings)))
+    partial.replace(target)

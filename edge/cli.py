@@ -1,0 +1,139 @@
+"""The commands. What is heavy is imported when a command runs, so that `--help` answers at once."""
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge.errors import BackendError, EdgeError
+
+if TYPE_CHECKING:
+    from edge.pipeline import Pipeline
+
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_engine_options = (
+    click.option("--bundle", type=_FOLDER, help="Model bundle; the embedded one without it."),
+    click.option("--backend", help="auto, openvino or onnxruntime."),
+    click.option("--precision", help="auto, or a precision of the backend: bf16, f16, f32."),
+)
+
+
+def _with_engine(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(_engine_options):
+        command = option(command)
+    return command
+
+
+def _one_sentence(command: Callable[..., None]) -> Callable[..., None]:
+    """Errors that a user can meet end as their sentence and an exit code, not as a traceback."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except EdgeError as error:
+            from edge.station import exit_code_of
+
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(exit_code_of(error))
+
+    return wrapped
+
+
+def _open(bundle: Path | None, backend: str | None, precision: str | None) -> "Pipeline":
+    from edge.bundle import Bundle, embedded_bundle
+    from edge.pipeline import open_pipeline
+
+    return open_pipeline(Bundle.load(bundle or embedded_bundle()), backend or "auto", precision or "auto")
+
+
+@click.command()
+@click.argument("inbox", type=_FOLDER, required=False)
+@click.option("--out", type=_FOLDER, help="Folder of results.csv and images.csv.")
+@_with_engine
+@click.option("--overlays/--no-overlays", default=None, help="Also save annotated copies in OUT/annotated.")
+@click.option("--settings", type=click.Path(dir_okay=False, path_type=Path), help="Settings file (TOML).")
+@_one_sentence
+def watch(settings: Path | None, **flags: Any) -> None:
+    """Watch the folder INBOX and read every smear image that arrives in it, until told to stop.
+
+    Sub-folders of INBOX are samples. A flag wins over the environment (CYTOLOGIA_EDGE_…), which wins over
+    the settings file.
+    """
+    from edge.logs import start_logging
+    from edge.overlay import save_overlay
+    from edge.settings import load_settings
+    from edge.station import run_station
+
+    chosen = load_settings(settings, **flags)
+    start_logging(chosen.log_format)
+    with _open(chosen.bundle, chosen.backend, chosen.precision) as pipeline:
+        overlays = functools.partial(save_overlay, chosen.out / "annotated") if chosen.overlays else None
+        sys.exit(run_station(chosen, pipeline, on_result=overlays))
+
+
+@click.command()
+@click.argument("images", type=click.Path(exists=True, path_type=Path), nargs=-1, required=True)
+@click.option("--out", type=_FOLDER, required=True, help="Folder of results.csv and images.csv.")
+@_with_engine
+@click.option("--overlay", is_flag=True, help="Also save annotated copies in OUT/annotated.")
+@_one_sentence
+def run(images: tuple[Path, ...], out: Path, bundle: Path | None, backend: str | None,
+        precision: str | None, overlay: bool) -> None:  # fmt: skip
+    """Read the files IMAGES and all files in the folders among them once, and end.
+
+    Files that OUT already has an answer for are not read again. Sub-folders are samples.
+    """
+    import logging
+
+    from edge.logs import start_logging
+    from edge.oneshot import print_summary, run_once
+    from edge.station import ExitCode
+
+    start_logging(level=logging.ERROR)  # every file has its row and reason in images.csv
+    with _open(bundle, backend, precision) as pipeline:
+        try:
+            results = run_once(images, out, pipeline, overlays=overlay)
+        except BackendError as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(ExitCode.ENGINE_FAULT)
+    print_summary(results, out)
+
+
+@click.command()
+@click.option(
+    "--images",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of smear images; drawn ones without it.",
+)
+@_with_engine
+@click.option("--count", default=200, show_default=True, help="How many images to time.")
+@click.option(
+    "--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Save all figures."
+)
+@_one_sentence
+def bench(images: Path | None, bundle: Path | None, backend: str | None, precision: str | None,
+          count: int, json_path: Path | None) -> None:  # fmt: skip
+    """Measure this machine: milliseconds of every stage, from a file to its durable row."""
+    from edge.bench import measure, print_report, save_json
+
+    with _open(bundle, backend, precision) as pipeline:
+        report = measure(pipeline, images, count)
+    print_report(report)
+    if json_path is not None:
+        save_json(report, json_path)
+
+
+@click.command()
+@click.option("--out", type=_FOLDER, default="demo-out", show_default=True, help="Folder for what it makes.")
+@click.option("--tiles", default=24, show_default=True, help="Drawn tiles with one cell each.")
+@click.option("--fields", default=2, show_default=True, help="Drawn 5-megapixel fields with many cells.")
+@_one_sentence
+def demo(out: Path, tiles: int, fields: int) -> None:
+    """Start a station, drop drawn smears into its inbox, and watch it work."""
+    from edge.demo.show import show
+
+    sys.exit(show(out, tiles, fields))

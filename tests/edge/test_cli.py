@@ -1,0 +1,232 @@
+"""The commands, as a user runs them."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from edge import cli
+from edge.demo.renderer import draw_field, draw_tile
+from edge.overlay import encode_jpeg
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(cli.run, [str(arg) for arg in args])
+
+
+@pytest.fixture
+def camera(tmp_path: Path) -> Path:
+    """A folder as a camera leaves it: two samples, a field, and what should not be there."""
+    folder = tmp_path / "camera"
+    for sample, seed in (("smear-1", 1), ("smear-2", 2)):
+        (folder / sample).mkdir(parents=True)
+        (folder / sample / "cell.jpg").write_bytes(encode_jpeg(draw_tile(seed, "LY").rgb))
+    (folder / "field.jpg").write_bytes(encode_jpeg(draw_field(1, cells=3, size_wh=(800, 600)).rgb))
+    (folder / "copying.jpg.part").write_bytes(b"half a file")
+    return folder
+
+
+def test_every_file_of_a_folder_has_its_answer(camera: Path, tmp_path: Path) -> None:
+    result = run(camera, "--out", tmp_path / "out", "--overlay")
+    assert result.exit_code == 0, result.output
+    assert "3 files" in result.output
+    images = read_csv(tmp_path / "out/images.csv")
+    assert [(row["NAME"], row["status"], row["sample"]) for row in images] == [
+        ("field.jpg", "done", ""),
+        ("cell.jpg", "done", "smear-1"),
+        ("cell.jpg", "done", "smear-2"),
+    ]
+    rows = read_csv(tmp_path / "out/results.csv")
+    assert list(rows[0])[:6] == ["NAME", "x1", "y1", "x2", "y2", "class"]
+    assert len(rows) == sum(int(row["leukocytes"]) for row in images) >= 4
+    with Image.open(tmp_path / "out/annotated/smear-2/cell.jpg.jpg") as picture:
+        assert picture.size == (360, 363)
+
+
+def test_a_second_run_adds_nothing(camera: Path, tmp_path: Path) -> None:
+    run(camera, "--out", tmp_path / "out")
+    before = (tmp_path / "out/results.csv").read_bytes()
+    result = run(camera, "--out", tmp_path / "out")
+    assert result.exit_code == 0
+    assert "of these answered before" in result.output
+    assert (tmp_path / "out/results.csv").read_bytes() == before
+
+
+def test_results_within_the_images_folder_are_not_read_as_images(camera: Path) -> None:
+    assert run(camera, "--out", camera / "out", "--overlay").exit_code == 0
+    result = run(camera, "--out", camera / "out", "--overlay")
+    assert "3 files" in result.output
+
+
+def test_bad_files_are_answered_and_the_good_one_after_them_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    good = encode_jpeg(draw_tile(1).rgb)
+    (folder / "1-empty.jpg").write_bytes(b"")
+    (folder / "2-text.jpg").write_text("dear hospital")
+    (folder / "3-half.jpg").write_bytes(good[: len(good) // 2])
+    huge = Image.new("1", (30_000, 30_000))
+    huge.save(folder / "4-huge.png")
+    (folder / "5-unreadable.jpg").write_bytes(good)
+    (folder / "5-unreadable.jpg").chmod(0)
+    (folder / "6-good.jpg").write_bytes(encode_jpeg(draw_tile(2).rgb))
+    assert run(folder, "--out", tmp_path / "out").exit_code == 0
+    rows = {row["NAME"]: (row["status"], row["reason"]) for row in read_csv(tmp_path / "out/images.csv")}
+    if os.geteuid():  # root reads everything
+        assert rows.pop("5-unreadable.jpg") == ("failed", "permission")
+    rows.pop("5-unreadable.jpg", None)
+    assert rows == {
+        "1-empty.jpg": ("rejected", "empty"),
+        "2-text.jpg": ("rejected", "not an image"),
+        "3-half.jpg": ("rejected", "truncated"),
+        "4-huge.png": ("rejected", "too large"),
+        "6-good.jpg": ("done", ""),
+    }
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--backend", "tpu"], "There is no backend 'tpu'"),
+        (["--bundle", "nowhere"], "nowhere is no model bundle"),
+        (["--precision", "int3"], "has no precision 'int3'"),
+    ],
+)
+def test_what_cannot_be_opened_ends_with_one_sentence_and_78(
+    camera: Path, tmp_path: Path, args: list[str], said: str
+) -> None:
+    result = run(camera, "--out", tmp_path / "out", *args)
+    assert result.exit_code == 78
+    assert said in result.output
+    assert len(result.output.strip().splitlines()) == 1
+
+
+def test_an_empty_folder_is_said_to_be_empty(tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
+    result = run(tmp_path / "nothing", "--out", tmp_path / "out")
+    assert result.exit_code == 78
+    assert "holds no file" in result.output
+
+
+def test_bench_tells_every_stage_and_saves_what_it_measured(tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    result = CliRunner().invoke(cli.bench, ["--count", "12", "--json", str(path)])
+    assert result.exit_code == 0, result.output
+    saved = json.loads(path.read_text())
+    stages = [stage["stage"] for stage in saved["stages"]]
+    expected = [
+        "read",
+        "journal",
+        "decode",
+        "letterbox",
+        "detect",
+        "crop",
+        "classify",
+        "merge",
+        "record",
+        "total",
+    ]
+    assert stages == expected
+    assert saved["images"] == 12
+    assert saved["leukocytes"] >= 10
+    assert saved["machine"]["packages"]["openvino"]
+    *parts, total = (stage["mean_ms"] for stage in saved["stages"])
+    assert sum(parts) == pytest.approx(total, rel=0.1)
+    for stage in saved["stages"]:
+        percentiles = list(stage["percentiles_ms"].values())
+        assert percentiles == sorted(percentiles)
+        assert stage["max_ms"] >= percentiles[-1]
+
+
+def test_bench_takes_the_images_of_a_folder(camera: Path) -> None:
+    result = CliRunner().invoke(cli.bench, ["--count", "3", "--images", str(camera)])
+    assert result.exit_code == 0, result.output
+    assert "3 images of camera" in result.output
+
+
+PEEK = """
+from edge.cli import {command}
+{command}({args!r}, standalone_mode=False)
+"""
+
+
+def loaded_by(code: str, *names: str) -> set[str]:
+    """Which of the modules a fresh interpreter has loaded by the end of some code."""
+    report = f"print('loaded:', *(name for name in {names!r} if name in sys.modules))"
+    lines = f"import atexit, sys\natexit.register(lambda: {report})\n{code}"
+    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, timeout=100)
+    assert "loaded:" in done.stdout, done.stderr
+    return set(done.stdout.rsplit("loaded:", 1)[1].split())
+
+
+FOREIGN = ("torch", "torchvision", "ultralytics", "timm", "onnx", "yolox", "training", "build_engines")
+
+
+def test_a_whole_run_loads_nothing_that_only_training_needs(camera: Path, tmp_path: Path) -> None:
+    code = PEEK.format(command="run", args=[str(camera), "--out", str(tmp_path / "out")])
+    assert loaded_by(code, *FOREIGN, "openvino") == {"openvino"}
+    assert read_csv(tmp_path / "out/results.csv")
+
+
+def test_importing_the_station_needs_no_engine() -> None:
+    code = "import edge, edge.pipeline, edge.station, edge.bench, edge.oneshot, edge.cli"
+    assert loaded_by(code, *FOREIGN, "openvino", "onnxruntime") == set()
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = PEEK.format(command="watch", args=["--help"])
+    assert loaded_by(code, "numpy", "cv2", "pydantic", "rich", "openvino", "watchdog") == set()
+
+
+def test_the_daemon_answers_what_arrives_and_stops_when_told(camera: Path, tmp_path: Path) -> None:
+    """edge-watch as a process: start scan, an arrival, SIGTERM, and a restart that repeats nothing."""
+    out = tmp_path / "out"
+    command = [
+        str(Path(sys.executable).with_name("edge-watch")),
+        str(camera),
+        "--out",
+        str(out),
+        "--overlays",
+    ]
+
+    def await_rows(count: int) -> list[dict[str, str]]:
+        deadline_s = time.monotonic() + 60
+        while time.monotonic() < deadline_s:
+            if (out / "images.csv").exists() and len(rows := read_csv(out / "images.csv")) >= count:
+                return rows
+            os.sched_yield()
+        raise AssertionError(f"no {count} rows in time")
+
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as daemon:
+        try:
+            await_rows(3)
+            (camera / "late.part").write_bytes(encode_jpeg(draw_tile(9).rgb))
+            (camera / "late.part").rename(camera / "late.jpg")
+            assert await_rows(4)[-1]["NAME"] == "late.jpg"
+        finally:
+            daemon.terminate()
+        assert daemon.wait(30) == 0, daemon.stderr and daemon.stderr.read()
+    before = (out / "images.csv").read_bytes()
+    assert (out / "annotated/late.jpg.jpg").exists()
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as daemon:
+        (camera / "last.jpg").write_bytes(encode_jpeg(draw_tile(10).rgb))
+        try:
+            await_rows(5)
+        finally:
+            daemon.terminate()
+        assert daemon.wait(30) == 0
+    after = (out / "images.csv").read_bytes()
+    assert after.startswith(before)
+    assert len(after.splitlines()) == len(before.splitlines()) + 1
