@@ -45,7 +45,7 @@ from edge.demo.renderer import draw_field, draw_tile
 from edge.errors import EdgeError, ImageRejected
 from edge.images import IMAGE_SUFFIXES, decode
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("build_engines.build")  # also when it runs as a script
 
 _DETECTOR = GraphFiles(fp32="detector.onnx", fp16="detector.fp16.onnx")
 _CLASSIFIER = GraphFiles(fp32="classifier.onnx", fp16="classifier.fp16.onnx")
@@ -124,10 +124,7 @@ def _load_detector(
         classes = tuple(cell_class(name).code for name in names) if len(names) > 1 else ()
         size = tile_size or int(model.overrides.get("imgsz", 640))
         geometry, network, family = TileGeometry(size, "centre"), model.model.float().eval(), "ultralytics"
-        name, facts = (
-            path.stem,
-            {"model": str(model.overrides.get("model", path.stem)), "framework": "ultralytics"},
-        )
+        name, facts = path.stem, {"model": path.name, "framework": "ultralytics (AGPL-3.0)"}
     else:
         checkpoint = Checkpoint.load(path)
         if not isinstance(checkpoint.geometry, TileGeometry):
@@ -184,6 +181,8 @@ def build_bundle(
     Raises:
         BuildError: an engine in FP32 strays from torch.
     """
+    if out.exists():
+        Bundle.load(out)  # a folder that is no bundle is not replaced
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
@@ -216,7 +215,6 @@ def build_bundle(
         write_model_card(folder)
         folder.chmod(0o755)
         if out.exists():
-            Bundle.load(out)  # refuses to replace a folder that is no bundle
             shutil.rmtree(out)
         folder.rename(out)
     finally:
@@ -311,7 +309,8 @@ def gate_images(folder: Path | None, most: int) -> tuple[list[NDArray[np.uint8]]
 def main(detector: Path, classifier: Path | None, out: Path, images: Path | None, most: int, name: str | None,
          threshold: float, tile_size: int | None) -> None:  # fmt: skip
     """Build a model bundle from a detector and a classifier, and hold every engine against torch."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("build_engines").setLevel(logging.INFO)  # the exporter's own lines are many
     try:
         networks = load_networks(detector, classifier, tile_size)
         pixels, images_are = gate_images(images, most)

@@ -4,6 +4,7 @@ A checkpoint is read with `weights_only=True`, so that a file from elsewhere can
 exception are ultralytics' own `.pt` files, which are pickles and are said to be so.
 """
 
+import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -76,7 +77,8 @@ class Checkpoint:
             "classes": list(self.classes),
             "geometry": asdict(self.geometry),
             "weights": self.weights,
-            "provenance": self.provenance,
+            # Through JSON, so that nothing stands in the file that a reader with `weights_only` refuses.
+            "provenance": json.loads(json.dumps(self.provenance, default=float)),
         }
         partial = path.with_suffix(".part")
         torch.save(content, partial)

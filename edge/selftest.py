@@ -19,7 +19,8 @@ class Deviation:
     """Largest differences between an engine's answers and the reference's, over all inputs.
 
     Attributes:
-        box_px: of a coordinate of a box above the threshold, in tile pixels; infinite where one has no partner.
+        box_px: of a coordinate of a box above the threshold, in tile pixels; infinite where a box has no
+            partner.
         score: of a box's score.
         probability: of a class's probability.
         classes_differ: cells whose class differs although the reference's choice was clear by more than the
@@ -138,8 +139,8 @@ def require_known_answers(
     if not tolerance.allows(found):
         raise BackendError(
             f"{detector.name} does not give the known answers (boxes {found.box_px:.3g} px off, "
-            f"{tolerance.box_px} allowed; scores {found.score:.3g}, {tolerance.score}; probabilities {found.probability:.3g}, "
-            f"{tolerance.probability}; {found.classes_differ} classes differ); "
+            f"{tolerance.box_px} allowed; scores {found.score:.3g}, {tolerance.score} allowed; probabilities "
+            f"{found.probability:.3g}, {tolerance.probability} allowed; {found.classes_differ} classes differ); "
             "choose another precision or backend."
         )
     return found

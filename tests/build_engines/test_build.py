@@ -1,0 +1,196 @@
+"""Two checkpoints become a bundle that a station runs, or a sentence says why not."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import timm
+import torch
+from click.testing import CliRunner
+from onnx import numpy_helper
+
+from build_engines import build
+from build_engines.build import BuildError, build_bundle, gate_images, load_networks, main
+from build_engines.checkpoint import Checkpoint, CheckpointError, CropGeometry, TileGeometry, yolox_network
+from build_engines.model_card import add_evaluation
+from edge.bundle import Bundle, embedded_bundle
+from edge.demo.renderer import draw_tile
+from edge.pipeline import open_pipeline
+
+pytestmark = pytest.mark.timeout(400)
+"""Four exports by torch's own exporter, which takes its time on a busy machine."""
+
+NANO = {"depth": 0.33, "width": 0.25, "depthwise": True}
+CLASSES = ("LY", "MO", "PNN")
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A detector and a classifier with random weights, small enough for a test."""
+    torch.set_num_threads(1)
+    torch.manual_seed(3)
+    folder = tmp_path_factory.mktemp("checkpoints")
+    detector = yolox_network(**NANO, class_count=1)
+    for level in range(3):  # so that some places score high enough to be findings
+        detector.head.obj_preds[level].bias.data.fill_(1)
+        detector.head.cls_preds[level].bias.data.fill_(1)
+    Checkpoint("yolox", NANO, (), TileGeometry(96), detector.state_dict(), {"data": "none"}).save(
+        folder / "detector.pt"
+    )
+    name = "test_efficientnet"
+    classifier = timm.create_model(name, num_classes=len(CLASSES))
+    cells = {"LY": 60, "MO": 7, "PNN": 51}
+    Checkpoint(
+        "timm", {"name": name}, CLASSES, CropGeometry(64), classifier.state_dict(), {"cells": cells}
+    ).save(folder / "classifier.pt")
+    return folder / "detector.pt", folder / "classifier.pt"
+
+
+@pytest.fixture(scope="module")
+def built(checkpoints: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """By the command, in place of a bundle that stood there."""
+    detector, classifier = map(str, checkpoints)
+    out = tmp_path_factory.mktemp("out") / "small"
+    shutil.copytree(embedded_bundle(), out)
+    args = ["--detector", detector, "--classifier", classifier, "--out", str(out), "--gate-images", "3"]
+    result = CliRunner().invoke(main, [*args, "--threshold", "0.3"])
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[-1].startswith("small-")
+    return Bundle.load(out)
+
+
+def test_a_bundle_holds_both_precisions_golden_answers_and_a_card(built: Bundle) -> None:
+    assert {path.name for path in built.path.iterdir()} == {
+        *("manifest.json", "MODEL_CARD.md", "golden.npz", "detector.onnx", "detector.fp16.onnx"),
+        *("classifier.onnx", "classifier.fp16.onnx"),
+    }
+    assert built.manifest.classes == CLASSES
+    assert {(gate.backend, gate.precision) for gate in built.manifest.gates} >= {
+        ("openvino", "f32"), ("onnxruntime", "f32"), ("onnxruntime", "f16"),
+    }  # fmt: skip
+    golden = built.golden()
+    assert golden.crops is not None
+    assert (golden.detector["scores"] > 0.3).any()
+
+
+def test_the_fp16_files_hold_an_fp16_body(built: Bundle) -> None:
+    for name in ("detector", "classifier"):
+        ops = {}
+        for precision in ("", ".fp16"):
+            model = onnx.shape_inference.infer_shapes(onnx.load(built.path / f"{name}{precision}.onnx"))
+            types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+            ops[precision] = {
+                types.get(node.output[0]) for node in model.graph.node if node.op_type == "Conv"
+            }
+        assert ops == {"": {onnx.TensorProto.FLOAT}, ".fp16": {onnx.TensorProto.FLOAT16}}
+
+
+def test_a_station_runs_what_was_built(built: Bundle) -> None:
+    for backend in ("openvino", "onnxruntime"):
+        with open_pipeline(built, backend, "f32") as pipeline:
+            findings = pipeline.read(draw_tile(1).rgb)
+            assert findings
+            assert {finding.label for finding in findings} <= set(CLASSES)
+
+
+def test_the_model_card_tells_covered_experimental_and_unknown_classes(built: Bundle) -> None:
+    card = (built.path / "MODEL_CARD.md").read_text()
+    assert "| covered | LY (lymphocyte, 60), PNN (neutrophil, 51) |" in card
+    assert "| experimental, under 50 training cells | MO (monocyte, 7) |" in card
+    assert "SS (Sézary cell)" in card
+
+
+def test_figures_of_an_evaluation_enter_manifest_and_card(built: Bundle, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(built.path, tmp_path / "copy"))
+    evaluation = {"accuracy": 0.91234, "classes": [{"label": "LY", "f1": 0.8}], "mistakes": [1, 2]}
+    changed = add_evaluation(folder, evaluation, "drawn smears")
+    assert changed.manifest.accuracy == {
+        "drawn smears": {"accuracy": 0.91234, "classes": [{"label": "LY", "f1": 0.8}]}
+    }
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert "## Accuracy: drawn smears" in card
+    assert "- accuracy: 0.9123" in card
+    assert "| LY | 0.8 |" in card
+    assert Bundle.load(folder).id != built.id
+
+
+def test_a_bundle_whose_file_strays_from_torch_is_not_written(
+    checkpoints: tuple[Path, Path], built: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged_export(graph: object, shape: object, path: Path, **names: object) -> None:
+        """Stands in for the export: the files of the good bundle, with the largest weights changed."""
+        model = onnx.load(built.path / path.name)
+        tensor = max(model.graph.initializer, key=lambda one: len(one.raw_data))
+        values = numpy_helper.to_array(tensor)
+        tensor.CopyFrom(numpy_helper.from_array((values * 1.5).astype(values.dtype), tensor.name))
+        onnx.save(model, path)
+
+    monkeypatch.setattr(build, "export", damaged_export)
+    with pytest.raises(BuildError, match=r"was not written: \w+ in f32 strays from torch by"):
+        build_bundle(
+            load_networks(*checkpoints), tmp_path / "bundle", name="bad", threshold=0.3,
+            images=[draw_tile(1).rgb], images_are="a drawn smear",
+        )  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_no_bundle_is_not_replaced(checkpoints: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    detector, classifier = map(str, checkpoints)
+    args = ["--detector", detector, "--classifier", classifier, "--out", str(tmp_path)]
+    result = CliRunner().invoke(main, args)
+    assert result.exit_code == 1
+    assert "is no model bundle" in result.output
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_what_does_not_go_together_is_refused_in_one_sentence(
+    checkpoints: tuple[Path, Path], tmp_path: Path
+) -> None:
+    detector, classifier = checkpoints
+    with pytest.raises(BuildError, match="does not name classes and no classifier was given"):
+        load_networks(detector, None)
+    with pytest.raises(BuildError, match=r"classifier\.pt is a classifier's checkpoint; give a detector's"):
+        load_networks(classifier, classifier)
+    with pytest.raises(BuildError, match=r"detector\.pt is a detector's checkpoint; give a classifier's"):
+        load_networks(detector, detector)
+    with pytest.raises(CheckpointError, match="There is no checkpoint"):
+        load_networks(tmp_path / "nothing.pt", None)
+    (tmp_path / "text.pt").write_text("hello")
+    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
+        load_networks(tmp_path / "text.pt", None)
+    with pytest.raises(BuildError, match="holds no image"):
+        gate_images(tmp_path, 3)
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
+    class Mischief:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return exec, (f"open({str(tmp_path / 'ran')!r}, 'w')",)
+
+    torch.save({"format": Mischief()}, tmp_path / "evil.pt")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        Checkpoint.load(tmp_path / "evil.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_checkpoint_gives_back_the_network_it_was_made_from(checkpoints: tuple[Path, Path]) -> None:
+    checkpoint = Checkpoint.load(checkpoints[1])
+    crops = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        first = checkpoint.network()(crops)
+        again = replace(checkpoint, provenance={"seen": np.float64(0.5)}).network()(crops)
+    assert torch.equal(first, again)
+    assert checkpoint.geometry == CropGeometry(64)
+
+
+def test_numpy_numbers_in_the_provenance_stay_readable(
+    checkpoints: tuple[Path, Path], tmp_path: Path
+) -> None:
+    checkpoint = replace(Checkpoint.load(checkpoints[1]), provenance={"recall": np.float64(0.5)})
+    checkpoint.save(tmp_path / "again.pt")
+    assert json.dumps(Checkpoint.load(tmp_path / "again.pt").provenance) == '{"recall": 0.5}'

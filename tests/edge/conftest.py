@@ -1,0 +1,25 @@
+"""What the station's tests share: the embedded bundle on an engine, and drawn smears."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from edge.bundle import Bundle, embedded_bundle
+from edge.demo.renderer import DrawnSmear, draw_tile
+from edge.pipeline import Pipeline, open_pipeline
+
+
+@pytest.fixture(scope="session")
+def bundle() -> Bundle:
+    return Bundle.load(embedded_bundle())
+
+
+@pytest.fixture(scope="session")
+def pipeline(bundle: Bundle) -> Iterator[Pipeline]:
+    with open_pipeline(bundle) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def smear() -> DrawnSmear:
+    return draw_tile(7, "PNN")

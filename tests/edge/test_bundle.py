@@ -1,0 +1,81 @@
+"""A bundle is whole and understood, or refused."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge.bundle import MANIFEST, Bundle, Golden
+from edge.errors import BundleError
+
+
+@pytest.fixture
+def copy(bundle: Bundle, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle.path, tmp_path / "bundle"))
+
+
+def change(folder: Path, **changes: Any) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**manifest, **changes}))
+
+
+def test_the_embedded_bundle_is_whole_small_and_permissively_usable(bundle: Bundle) -> None:
+    size_bytes = sum(path.stat().st_size for path in bundle.path.iterdir())
+    assert size_bytes < 25e6
+    assert bundle.classifier is not None
+    card = (bundle.path / "MODEL_CARD.md").read_text()
+    for said in ("CC BY 4.0", "Must not be used for", "no medical device", "experimental", "unknown to it"):
+        assert said in card
+
+
+def test_the_id_names_the_content(bundle: Bundle, copy: Path) -> None:
+    assert Bundle.load(copy).id == bundle.id
+    change(copy, thresholds={"detection": 0.123})
+    assert Bundle.load(copy).id != bundle.id
+
+
+def test_golden_answers_survive_their_file(bundle: Bundle) -> None:
+    golden = bundle.golden()
+    again = Golden.of_arrays(golden.arrays())
+    np.testing.assert_array_equal(golden.tiles, again.tiles)
+    assert golden.detector.keys() == again.detector.keys() >= {"boxes", "scores", "labels"}
+    assert golden.classifier.keys() == {"probabilities"}
+
+
+def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"is no model bundle .*build\.py"):
+        Bundle.load(tmp_path)
+
+
+def test_a_flipped_byte_is_noticed(copy: Path) -> None:
+    file = copy / "detector.onnx"
+    content = bytearray(file.read_bytes())
+    content[1000] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(BundleError, match=r"detector\.onnx has sha256 .* but the manifest says"):
+        Bundle.load(copy)
+
+
+def test_a_missing_file_is_noticed(copy: Path) -> None:
+    (copy / "classifier.onnx").unlink()
+    with pytest.raises(BundleError, match=r"classifier\.onnx of the bundle is missing"):
+        Bundle.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"schema_version": 2}, "schema_version"),  # of a later version
+        ({"surprise": 1}, "surprise"),  # a key that this version would ignore
+        ({"classes": ["PNN", "WBC"]}, "WBC"),  # not a class
+        ({"classifiers": []}, "names the classes"),  # nobody names the cells
+        ({"detectors": []}, "0 detectors"),
+    ],
+)
+def test_a_manifest_that_is_not_understood_is_refused(copy: Path, changes: dict[str, Any], said: str) -> None:
+    change(copy, **changes)
+    with pytest.raises(BundleError, match=said):
+        Bundle.load(copy)
