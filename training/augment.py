@@ -5,7 +5,7 @@ images. Images are uint8 [H, W, 3] RGB, boxes float32 [n, 4] xyxy in their pixel
 its random generator and leaves its inputs as they are.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -47,8 +47,18 @@ VARIATIONS = {
 
 
 def vary_station(rgb: Image, variation: Variation, rng: np.random.Generator) -> Image:
-    """The same cells as another station might have stained and photographed them."""
-    return _vary_optics(_vary_colour(rgb, variation, rng), variation.optics, rng)
+    """The same cells as another station might have stained and photographed them.
+
+    How far from the given one that station is, is drawn first: the training images' own stations count, too.
+    """
+    distance = rng.uniform()
+    colour = replace(
+        variation,
+        stain=variation.stain * distance,
+        mixing=variation.mixing * distance,
+        light=variation.light * distance,
+    )
+    return _vary_optics(_vary_colour(rgb, colour, rng), variation.optics, rng)
 
 
 def _vary_colour(rgb: Image, variation: Variation, rng: np.random.Generator) -> Image:
@@ -61,7 +71,7 @@ def _vary_colour(rgb: Image, variation: Variation, rng: np.random.Generator) -> 
     ground = rng.normal(0, 1) * variation.light + rng.normal(0, 1, 3) * variation.light / 2
     density = cv2.LUT(rgb, _DENSITY_OF_LEVEL)
     density = cv2.transform(density, np.hstack([matrix.T, ground[:, None]]).astype(np.float32))
-    return np.clip(cv2.exp(-density) * 256 - 1, 0, 255).astype(np.uint8)
+    return np.clip(cv2.exp(-density) * 256 - 0.5, 0, 255).astype(np.uint8)
 
 
 def _vary_optics(rgb: Image, chance: float, rng: np.random.Generator) -> Image:

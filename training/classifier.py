@@ -24,13 +24,16 @@ from edge.geometry import crop, crop_region
 from edge.images import decode
 from training.annotations import AnnotatedImage
 from training.augment import VARIATIONS, Variation, jitter_box, turn, vary_station
-from training.loop import Schedule, fit
-from training.options import data_options, read_data, start_logging
+from training.loop import Schedule, TrainingError, fit
+from training.options import data_options, one_sentence, read_data, start_logging
 
 log = logging.getLogger(__name__)
 
 _CONTEXT = 2.2
 """Side of the region kept in memory around a cell, in box sides: room for margin and jitter."""
+
+_LEAST_VALIDATION_CELLS = 10
+"""A class with fewer does not count in the score by which the best epoch is chosen."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,6 +154,12 @@ def train_classifier(
     known = [cell for cell in validation if cell.label in classes]
     if len(known) < len(validation):
         log.warning("%d validation cells are of a class without training cells", len(validation) - len(known))
+    most = max(Counter(cell.label for cell in known).values(), default=0)
+    if most < _LEAST_VALIDATION_CELLS:
+        raise TrainingError(
+            f"No class has {_LEAST_VALIDATION_CELLS} validation cells (the largest has {most}); "
+            "give more of them."
+        )
     architecture = {"name": model}
     network = build_network("timm", architecture, len(classes)).to(memory_format=torch.channels_last)
     if pretrained is not None:
@@ -186,7 +195,7 @@ def train_classifier(
                 predicted.append(network(normalised(crops, geometry).to(device)).argmax(1).cpu())
                 truth.append(labels)
         true, found = torch.cat(truth).numpy(), torch.cat(predicted).numpy()
-        macro = macro_f1(true, found, least=10)
+        macro = macro_f1(true, found, least=_LEAST_VALIDATION_CELLS)
         right = true == found
         sources = np.array([cell.source for cell in known])
         of_source = {f"accuracy_{s}": float(right[sources == s].mean()) for s in np.unique(sources)}
@@ -233,13 +242,20 @@ def load_base_weights(network: nn.Module, path: Path) -> None:
 
 
 @click.command()
+@one_sentence
 @data_options
 @click.option("--model", default="tf_efficientnet_lite0", show_default=True, help="Any model name of timm.")
 @click.option(
     "--pretrained", type=click.Path(exists=True, path_type=Path), help="Base weights (timm state dict)."
 )
 @click.option("--crop-size", default=160, show_default=True, help="Side of a crop in pixels.")
-@click.option("--margin", default=0.15, show_default=True, help="Margin on each side, as a part of the box.")
+@click.option(
+    "--margin",
+    type=click.FloatRange(0, 0.4),
+    default=0.15,
+    show_default=True,
+    help="Margin on each side, as a part of the box.",
+)
 @click.option(
     "--normalise-by",
     type=click.Choice(["crop", "model"]),

@@ -20,7 +20,7 @@ from training import yolox
 from training.annotations import AnnotatedImage
 from training.augment import VARIATIONS, Variation
 from training.loop import Schedule, fit
-from training.options import data_options, read_data, start_logging
+from training.options import data_options, one_sentence, read_data, start_logging
 from training.tiles import TileDataset, source_weights
 
 log = logging.getLogger(__name__)
@@ -117,18 +117,21 @@ def detection_figures(
             if hit:
                 free[best] = False
                 overlaps.append(row[best])
-                of_source[image.source] += one >= threshold
+                of_source[image.source] += int(one >= threshold)
     order = np.argsort(-np.array(scores), kind="stable")
     hits = np.array(right, float)[order]
     boxes_total = sum(total.values())
     precision = hits.cumsum() / np.arange(1, len(hits) + 1)
     average_precision = float((precision * hits).sum() / max(boxes_total, 1))
     mean_iou = float(np.mean(overlaps)) if overlaps else 0.0
-    recall = {f"recall_{source}": of_source[source] / count for source, count in sorted(total.items())}
+    recall = {
+        f"recall_{source}": of_source[source] / count for source, count in sorted(total.items()) if count
+    }
     return {"score": average_precision + mean_iou, "ap50": average_precision, "mean_iou": mean_iou, **recall}
 
 
 @click.command()
+@one_sentence
 @data_options
 @click.option(
     "--model",
@@ -147,6 +150,8 @@ def main(model: str, pretrained: Path | None, tile_size: int, variation: str, ba
          tiles_per_epoch: int, one_stage: bool, bf16: bool, **data: Any) -> None:  # fmt: skip
     """Train a detector of leukocytes on the boxes of CytologIA CSV files."""
     start_logging()
+    if one_stage and model == "yolox-nano":
+        raise click.UsageError("yolox-nano only finds cells; choose a model of ultralytics with --one-stage.")
     training, validation, schedule = read_data(data, mixed_precision=bf16)
     log.info("%d images to train on, %d to validate on", len(training), len(validation))
     if model != "yolox-nano":

@@ -19,6 +19,10 @@ from torch.optim.swa_utils import AveragedModel
 log = logging.getLogger(__name__)
 
 
+class TrainingError(ValueError):
+    """There is nothing to learn from, or nothing to judge by."""
+
+
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """How long and how fast to train.
@@ -78,7 +82,14 @@ def fit(
         schedule: see `Schedule`.
         folder: gets `resume.pt` after every epoch and `history.jsonl`, a line an epoch.
         resume: go on from `resume.pt` if there is one.
+
+    Raises:
+        TrainingError: there is nothing to learn from, or nothing to judge by.
     """
+    if not len(batches(0)):
+        raise TrainingError(
+            "An epoch has no whole batch, so nothing can be learnt; give more images or a smaller batch."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     device = next(network.parameters()).device
     averaged = AveragedModel(network, avg_fn=_moving_average(schedule.ema_decay), use_buffers=True)
@@ -89,12 +100,15 @@ def fit(
     if resume and (folder / "resume.pt").exists():
         progress = _load(folder / "resume.pt", network, averaged, optimizer)
         log.info("going on after epoch %d of %d", progress.epoch, schedule.epochs)
+    else:
+        (folder / "history.jsonl").unlink(missing_ok=True)
 
     for epoch in range(progress.epoch, schedule.epochs):
         if epoch - progress.best_epoch > schedule.patience and progress.best_epoch >= 0:
             log.info("stopping: no better score since epoch %d", progress.best_epoch + 1)
             break
         started = time.monotonic()
+        torch.manual_seed(schedule.seed * 1000 + epoch)  # a resumed run draws what an unbroken one would
         epoch_batches = batches(epoch)
         losses = []
         network.train()
@@ -125,6 +139,10 @@ def fit(
         with (folder / "history.jsonl").open("a") as history:
             history.write(json.dumps(line) + "\n")
         log.info(" ".join(f"{key}={value:.4g}" for key, value in line.items()))
+    if progress.best_epoch < 0:
+        raise TrainingError(
+            "No epoch had a score that is a number, so no network was kept; give more validation cells."
+        )
 
 
 def learning_rate_factor(epoch: float, schedule: Schedule) -> float:

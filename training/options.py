@@ -1,5 +1,6 @@
 """The options that both trainers share: data, schedule, output."""
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,9 +8,10 @@ from typing import Any
 
 import click
 
-from training.annotations import AnnotatedImage, read_annotations
+from edge.errors import EdgeError
+from training.annotations import AnnotatedImage, AnnotationError, read_annotations
 from training.drawn import drawn_images
-from training.loop import Schedule
+from training.loop import Schedule, TrainingError
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -38,6 +40,19 @@ def data_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
+    """Errors of the data end as their sentence, not as a traceback."""
+
+    @functools.wraps(command)
+    def wrapped(**options: Any) -> None:
+        try:
+            command(**options)
+        except (EdgeError, AnnotationError, TrainingError) as error:
+            raise click.ClickException(str(error)) from error
+
+    return wrapped
 
 
 def read_data(

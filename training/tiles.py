@@ -28,13 +28,13 @@ _LEAST_VISIBLE = 0.35
 """A cell of which less is left after cutting is no target: nobody would mark it."""
 
 _LEAST_SIDE_PX = 6
-_MAX_CELLS = 60
+_MAX_CELLS = 300
 _LONGEST_SIDE_PX = 832
 """Images are kept in memory no larger than twice a tile."""
 
 
 class TileDataset(Dataset[tuple[Tensor, Tensor]]):
-    """(uint8 [S, S, 3] RGB tile, float32 [60, 4] xyxy boxes in tile pixels, unused rows 0)."""
+    """(uint8 [S, S, 3] RGB tile, float32 [300, 4] xyxy boxes in tile pixels, unused rows 0)."""
 
     def __init__(
         self,

@@ -76,9 +76,11 @@ def load_base_weights(network: nn.Module, path: Path, calibration: Tensor) -> No
         ValueError: the weights are of another size of network.
     """
     base = torch.load(path, map_location="cpu", weights_only=True)
+    base = base.get("model", base)
     base = {name: tensor for name, tensor in base.items() if ".cls_preds." not in name}
     own = network.state_dict()
-    if any(name not in own and not name.endswith(".conv.bias") for name in base):
+    fused = {name for name in base if name.endswith(".conv.bias")}
+    if any(name not in own or own[name].shape != base[name].shape for name in base.keys() - fused):
         raise ValueError(
             f"{path} is of another network than the one to train; give the weights of its own size."
         )

@@ -1,0 +1,53 @@
+"""Drawn smears with their annotations, in memory and as the files that the commands read."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edge.demo.renderer import draw_tile
+from training.annotations import AnnotatedImage
+
+CLASSES = ("PNN", "LY")
+SMEARS = 8
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """On a busy machine threads wait for one another longer than these small networks take."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def smears(tmp_path_factory: pytest.TempPathFactory) -> list[AnnotatedImage]:
+    """Eight drawn smears of one leukocyte each, 200 x 180 pixels, PNN and LY in turn, from two sources."""
+    folder = tmp_path_factory.mktemp("smears") / "images"
+    folder.mkdir()
+    images = []
+    for seed in range(SMEARS):
+        smear = draw_tile(seed, CLASSES[seed % 2], size_wh=(200, 180))
+        path = folder / f"{seed}.jpg"
+        cv2.imwrite(str(path), smear.rgb[..., ::-1])
+        images.append(AnnotatedImage(path.name, path, smear.boxes_xyxy, smear.labels, f"lab{seed // 4}"))
+    return images
+
+
+@pytest.fixture(scope="session")
+def smears_csv(smears: list[AnnotatedImage]) -> Path:
+    """The same smears as the commands take them: a CSV file beside the folder of images."""
+    path = smears[0].path.parents[1] / "smears.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["NAME", "x1", "y1", "x2", "y2", "class"])
+        for image in smears:
+            for box, label in zip(image.boxes_xyxy, image.labels, strict=True):
+                writer.writerow([image.name, *np.round(box, 2), label])
+    return path

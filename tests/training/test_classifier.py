@@ -1,0 +1,235 @@
+"""The classifier learns from the crops that the station makes; its checkpoint says what a bundle needs."""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+import timm
+import torch
+from click.testing import CliRunner
+
+from build_engines.build import load_networks
+from build_engines.checkpoint import Checkpoint, CropGeometry
+from edge.geometry import crop
+from edge.images import decode
+from training.annotations import AnnotatedImage
+from training.augment import VARIATIONS
+from training.classifier import (
+    Cell,
+    CropDataset,
+    balanced_weights,
+    cells_of,
+    load_base_weights,
+    macro_f1,
+    main,
+    normalised,
+    train_classifier,
+)
+from training.loop import Schedule
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    # From Python 3.12 on. The loader's workers are forked, and do nothing that another thread could hold.
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
+]
+MODEL = "test_efficientnet"
+GEOMETRY = CropGeometry(64)
+Smears = list[AnnotatedImage]
+
+
+def train(cells: Sequence[Cell], validation: Sequence[Cell], folder: Path, **changes: Any) -> Checkpoint:
+    options: dict[str, Any] = {
+        "model": MODEL,
+        "pretrained": None,
+        "geometry": GEOMETRY,
+        "variation": VARIATIONS["strong"],
+        "schedule": Schedule(epochs=1, learning_rate=1e-3),
+        "batch_size": 4,
+        "folder": folder,
+        "provenance": {"data": ["drawn"]},
+        "workers": 0,
+        **changes,
+    }
+    return Checkpoint.load(train_classifier(cells, validation, **options))
+
+
+@pytest.fixture(scope="module")
+def cells(smears: Smears) -> list[Cell]:
+    return cells_of(smears)
+
+
+@pytest.fixture
+def enough(cells: list[Cell]) -> list[Cell]:
+    """Validation cells of which each class has the ten that its F1 asks for."""
+    return cells * 3
+
+
+class TestTraining:
+    def test_gives_a_checkpoint_that_answers(
+        self, cells: list[Cell], enough: list[Cell], tmp_path: Path
+    ) -> None:
+        checkpoint = train(cells, enough, tmp_path)
+        assert checkpoint.classes == ("PNN", "LY")  # in the order of a count, whatever the order of the cells
+        assert checkpoint.geometry == GEOMETRY
+        assert checkpoint.provenance["data"] == ["drawn"]
+        assert checkpoint.provenance["validation"].keys() == {
+            "score", "macro_f1", "accuracy", "accuracy_lab0", "accuracy_lab1",
+        }  # fmt: skip
+        crops = torch.stack([CropDataset(cells, checkpoint.classes, GEOMETRY)[index][0] for index in (0, 1)])
+        with torch.inference_mode():
+            logits = checkpoint.network()(normalised(crops, GEOMETRY))
+        assert logits.shape == (2, 2)
+        assert torch.isfinite(logits).all()
+
+    def test_learns_to_tell_two_classes_apart(self, enough: list[Cell], tmp_path: Path) -> None:
+        plain = VARIATIONS["none"]
+        schedule = Schedule(epochs=12, learning_rate=1e-2, ema_decay=0.7)
+        checkpoint = train(enough, enough, tmp_path, variation=plain, schedule=schedule)
+        assert checkpoint.provenance["validation"]["accuracy"] > 0.9
+
+    def test_leaves_validation_cells_of_an_unknown_class_out(
+        self, cells: list[Cell], enough: list[Cell], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        basophils = [replace(cells[0], label="BA", source="elsewhere")] * 3
+        with caplog.at_level(logging.WARNING):
+            checkpoint = train(cells, [*enough, *basophils], tmp_path)
+        assert checkpoint.classes == ("PNN", "LY")
+        assert "3 validation cells are of a class without training cells" in caplog.text
+        assert "accuracy_elsewhere" not in checkpoint.provenance["validation"]
+
+    def test_takes_over_base_weights(self, cells: list[Cell], enough: list[Cell], tmp_path: Path) -> None:
+        base = timm.create_model(MODEL, pretrained=False, num_classes=1000)
+        torch.save(base.state_dict(), tmp_path / "base.pth")
+        standing_still = Schedule(epochs=1, learning_rate=1e-12)
+        weights = train(
+            cells, enough, tmp_path, pretrained=tmp_path / "base.pth", schedule=standing_still
+        ).weights
+        assert weights["classifier.weight"].shape[0] == 2
+        for name, tensor in base.named_parameters():
+            assert name.startswith("classifier.") or torch.allclose(tensor, weights[name], atol=1e-6)
+
+
+def test_base_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    torch.save(timm.create_model("test_resnet", pretrained=False).state_dict(), tmp_path / "base.pth")
+    with pytest.raises(
+        click.ClickException, match=r"base\.pth fits only \d+ of the network's \d+ tensors; give"
+    ):
+        load_base_weights(timm.create_model(MODEL, pretrained=False), tmp_path / "base.pth")
+
+
+def test_the_command_trains_and_goes_on_where_it_was_stopped(smears_csv: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").symlink_to(smears_csv.parent / "images")
+    many = tmp_path / "many.csv"  # each cell three times, since a class needs ten to be judged
+    header, *rows = (line.split(",") for line in smears_csv.read_text().splitlines())
+    shifted = [[row[0], str(float(row[1]) + pixels), *row[2:]] for row in rows for pixels in range(3)]
+    many.write_text("".join(",".join(row) + "\n" for row in [header, *shifted]))
+
+    def run(epochs: int, *more: str) -> list[int]:
+        arguments = [
+            "--csv", many, "--validation-csv", many, "--model", MODEL, "--crop-size", 64, "--batch-size", 4,
+            "--out", tmp_path / "run", "--epochs", epochs, "--data-note", "drawn", *more,
+        ]  # fmt: skip
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        assert result.stdout.strip() == str(tmp_path / "run/best.pt")
+        history = (tmp_path / "run/history.jsonl").read_text().splitlines()
+        return [json.loads(line)["epoch"] for line in history]
+
+    assert run(1) == [1]
+    assert run(2, "--resume") == [1, 2]
+    checkpoint = Checkpoint.load(tmp_path / "run/best.pt")
+    assert checkpoint.provenance["base_weights"] == "none"
+    assert checkpoint.provenance["cells"] == {"PNN": 12, "LY": 12}
+
+
+class TestCells:
+    def test_each_keeps_its_pixels_its_class_and_its_source(self, smears: Smears) -> None:
+        for cell, smear in zip(cells_of(smears), smears, strict=True):
+            assert (cell.label, cell.source) == (smear.labels[0], smear.source)
+            seen = crop(cell.rgb, cell.box_xyxy, 48, margin_fraction=0.15)
+            whole = crop(decode(smear.path.read_bytes()), smear.boxes_xyxy[0], 48, margin_fraction=0.15)
+            assert np.array_equal(seen, whole)
+
+    def test_without_a_class_is_none(self, smears: Smears) -> None:
+        assert cells_of([replace(smears[0], labels=(None,))]) == []
+
+
+class TestCrops:
+    def test_for_validation_are_the_stations(self, cells: list[Cell]) -> None:
+        image, label = CropDataset(cells, ("LY", "PNN"), GEOMETRY)[0]
+        plain = crop(cells[0].rgb, cells[0].box_xyxy, 64, 0, GEOMETRY.margin_fraction, GEOMETRY.shape)
+        assert np.array_equal(image.numpy(), plain)
+        assert label == 1
+
+    def test_for_training_differ_each_time_and_follow_torchs_generator(self, cells: list[Cell]) -> None:
+        dataset = CropDataset(cells, ("LY", "PNN"), GEOMETRY, VARIATIONS["strong"])
+
+        def series() -> list[bytes]:
+            torch.manual_seed(5)
+            return [dataset[0][0].numpy().tobytes() for _ in range(4)]
+
+        assert len(set(series())) == 4
+        assert series() == series()
+
+    def test_are_normalised_by_the_networks_mean_and_deviation(self) -> None:
+        geometry = CropGeometry(1, mean=(0.2, 0.4, 0.6), std=(0.1, 0.2, 0.4))
+        planes = normalised(torch.tensor([[[[51, 153, 255]]]], dtype=torch.uint8), geometry)
+        assert planes.flatten().tolist() == pytest.approx([0.0, 1.0, 1.0], abs=1e-5)
+        assert planes.shape == (1, 3, 1, 1)
+
+
+class TestBalancedWeights:
+    def cells(self, counts: dict[tuple[str, str], int]) -> list[Cell]:
+        pixels, box = np.zeros((1, 1, 3), np.uint8), np.zeros(4, np.float32)
+        return [Cell(pixels, box, label, source) for (label, source), n in counts.items() for _ in range(n)]
+
+    @pytest.mark.parametrize(
+        ("counts", "shares"),
+        [
+            ({("LY", "a"): 5}, {("LY", "a"): 1.0}),
+            ({("LY", "a"): 100, ("BA", "a"): 1}, {("LY", "a"): 10 / 11, ("BA", "a"): 1 / 11}),
+            ({("LY", "a"): 90, ("LY", "b"): 10}, {("LY", "a"): 0.75, ("LY", "b"): 0.25}),
+            (
+                {("LY", "a"): 90, ("LY", "b"): 10, ("BA", "b"): 25},
+                {("LY", "a"): 0.5, ("LY", "b"): 1 / 6, ("BA", "b"): 1 / 3},
+            ),
+        ],
+    )
+    def test_are_square_roots_of_class_and_then_of_source(
+        self, counts: dict[tuple[str, str], int], shares: dict[tuple[str, str], float]
+    ) -> None:
+        cells = self.cells(counts)
+        weights = balanced_weights(cells)
+        found: Counter[tuple[str, str]] = Counter()
+        for cell, weight in zip(cells, weights, strict=True):
+            found[cell.label, cell.source] += weight / sum(weights)  # type: ignore[assignment]
+        assert dict(found) == pytest.approx(shares)
+
+
+@pytest.mark.parametrize(
+    ("truth", "predicted", "expected"),
+    [
+        ([0, 0, 1, 1], [0, 0, 1, 1], 1.0),
+        ([0, 0, 1, 1], [0, 1, 1, 1], (2 / 3 + 4 / 5) / 2),
+        ([0, 0, 1, 1, 2], [0, 0, 1, 1, 0], (4 / 5 + 1) / 2),  # one cell of class 2 is too few to count
+    ],
+)
+def test_macro_f1_counts_the_classes_with_enough_cells(
+    truth: list[int], predicted: list[int], expected: float
+) -> None:
+    assert macro_f1(np.array(truth), np.array(predicted), least=2) == pytest.approx(expected)
+
+
+def test_a_detectors_checkpoint_is_no_classifier(
+    cells: list[Cell], enough: list[Cell], tmp_path: Path
+) -> None:
+    train(cells, enough, tmp_path)
+    with pytest.raises(Exception, match="is a classifier's checkpoint; give a detector's"):
+        load_networks(tmp_path / "best.pt", None)

@@ -1,0 +1,161 @@
+"""The detector trains, resumes, and is judged as its figures say."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from build_engines.checkpoint import Checkpoint, TileGeometry, build_network
+from edge.images import decode
+from training import yolox
+from training.annotations import AnnotatedImage
+from training.augment import VARIATIONS
+from training.detector import detection_figures, main, train_yolox
+from training.loop import Schedule
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    # From Python 3.12 on. The loader's workers are forked, and do nothing that another thread could hold.
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
+]
+TILE_SIZE = 96
+Smears = list[AnnotatedImage]
+
+
+def train(smears: Smears, folder: Path, **changes: Any) -> Path:
+    options: dict[str, Any] = {
+        "architecture": yolox.NANO,
+        "pretrained": None,
+        "geometry": TileGeometry(TILE_SIZE, "top_left"),
+        "variation": VARIATIONS["strong"],
+        "schedule": Schedule(epochs=2, learning_rate=1e-3),
+        "batch_size": 4,
+        "tiles_per_epoch": 8,
+        "folder": folder,
+        "provenance": {"data": ["drawn"]},
+        "workers": 0,
+        **changes,
+    }
+    return train_yolox(smears, smears[:4], **options)
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+class TestTraining:
+    @pytest.mark.parametrize("from_base_weights", [False, True])
+    def test_goes_through_and_leaves_its_files(
+        self, from_base_weights: bool, smears: Smears, tmp_path: Path
+    ) -> None:
+        base = tmp_path / "base.pth"
+        torch.save(build_network("yolox", yolox.NANO, 80).state_dict(), base)
+        best = train(smears, tmp_path, pretrained=base if from_base_weights else None)
+        assert best == tmp_path / "best.pt"
+        assert best.exists()
+        assert [line["epoch"] for line in history(tmp_path)] == [1, 2]
+        assert history(tmp_path)[0].keys() >= {"score", "ap50", "mean_iou", "recall_lab0"}
+
+    def test_learns_one_smear_by_heart(self, smears: Smears, tmp_path: Path) -> None:
+        best = train(
+            smears[:1] * 8, tmp_path, variation=VARIATIONS["none"], tiles_per_epoch=32,
+            schedule=Schedule(epochs=6, learning_rate=3e-3, ema_decay=0.8, warmup_epochs=0.5),
+        )  # fmt: skip
+        losses = [line["loss"] for line in history(best.parent)]
+        assert losses[-1] < 0.85 * losses[0]
+
+
+@pytest.fixture(scope="module")
+def command_run(smears_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run of two epochs through the command, the second one resumed."""
+    out = tmp_path_factory.mktemp("run")
+    for epochs, more in ((1, []), (2, ["--resume"])):
+        arguments = [
+            "--csv", smears_csv, "--validation-csv", smears_csv, "--tile-size", TILE_SIZE, "--batch-size", 4,
+            "--tiles-per-epoch", 8, "--out", out, "--epochs", epochs, "--data-note", "drawn", *more,
+        ]  # fmt: skip
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        assert result.stdout.strip() == str(out / "best.pt")
+        assert len(history(out)) == epochs
+    return out
+
+
+def test_the_command_goes_on_where_it_was_stopped(command_run: Path) -> None:
+    assert [line["epoch"] for line in history(command_run)] == [1, 2]
+
+
+def test_its_checkpoint_answers_and_says_where_it_comes_from(command_run: Path, smears: Smears) -> None:
+    checkpoint = Checkpoint.load(command_run / "best.pt")
+    assert checkpoint.classes == ()
+    assert checkpoint.geometry == TileGeometry(TILE_SIZE, "top_left")
+    assert checkpoint.provenance["data"] == ["drawn"]
+    assert checkpoint.provenance["base_weights"] == "none"
+    assert checkpoint.provenance["variation"] == "strong"
+    pixels = decode(smears[0].path.read_bytes())
+    [(boxes, scores)] = yolox.predict(checkpoint.network(), [pixels], checkpoint.geometry, least_score=0.0)
+    assert boxes.shape == (len(scores), 4)
+    assert len(boxes) > 0
+    assert (boxes <= (200, 180, 200, 180)).all()
+
+
+A, B, C = [0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]
+A_SHIFTED = [0, 0, 10, 8]  # IoU 0.8 with A
+NEAR_A = [4, 0, 14, 10]  # IoU 0.43 with A
+
+
+def image(boxes: list[list[int]], source: str = "lab") -> AnnotatedImage:
+    corners = np.array(boxes, np.float32).reshape(-1, 4)
+    return AnnotatedImage("1.png", Path("1.png"), corners, (None,) * len(boxes), source)
+
+
+def found(**boxes: float) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions by the names above with their scores, best first."""
+    corners = np.array([globals()[name] for name in boxes], np.float32).reshape(-1, 4)
+    return corners, np.array(list(boxes.values()), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("true", "predicted", "ap50", "mean_iou", "recall"),
+    [
+        ([A, B], found(A=0.9, B=0.8), 1.0, 1.0, 1.0),
+        ([A, B], found(A=0.9), 0.5, 1.0, 0.5),
+        ([A], found(A=0.9, B=0.8), 1.0, 1.0, 1.0),  # a false one behind the right one costs nothing
+        ([A], found(B=0.9, A=0.8), 0.5, 1.0, 1.0),
+        ([A], found(A_SHIFTED=0.9), 1.0, 0.8, 1.0),
+        ([A], found(NEAR_A=0.9), 0.0, 0.0, 0.0),  # overlaps too little
+        ([A], found(A_SHIFTED=0.9, A=0.8), 1.0, 0.8, 1.0),  # the second on one cell is false
+        ([A, B], found(A=0.9, B=0.4), 1.0, 1.0, 0.5),  # recall is at a score of 0.5
+        ([A], found(), 0.0, 0.0, 0.0),
+        ([], found(), 0.0, 0.0, None),
+    ],
+)
+def test_figures_of_one_image(
+    true: list[list[int]],
+    predicted: tuple[np.ndarray, np.ndarray],
+    ap50: float,
+    mean_iou: float,
+    recall: float | None,
+) -> None:
+    others = [] if true else [image([C])]
+    figures = detection_figures([image(true), *others], [predicted, *([found()] if others else [])])
+    assert figures["ap50"] == pytest.approx(ap50)
+    assert figures["mean_iou"] == pytest.approx(mean_iou)
+    assert figures["score"] == pytest.approx(ap50 + mean_iou)
+    assert figures["recall_lab"] == pytest.approx(recall or 0.0)
+
+
+def test_figures_rank_predictions_of_all_images_together() -> None:
+    images = [image([A], "x"), image([A], "y")]
+    figures = detection_figures(images, [found(A=0.7), found(B=0.9, A=0.6)])
+    assert figures["ap50"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert (figures["recall_x"], figures["recall_y"]) == (1.0, 1.0)
+
+
+def test_figures_are_plain_numbers_so_that_a_checkpoint_can_carry_them() -> None:
+    figures = detection_figures([image([A, B])], [found(A=0.9, B=0.8)])
+    assert {type(figure) for figure in figures.values()} == {float}

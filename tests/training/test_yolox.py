@@ -1,0 +1,219 @@
+"""YOLOX in training: base weights compute what they did, targets are its own, boxes are in image pixels."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from build_engines.checkpoint import TileGeometry, build_network
+from training import yolox
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+REPOSITORY = Path(__file__).resolve().parents[2]
+SIZE = 96
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        yield
+
+
+def tiles(seed: int, count: int = 4) -> Tensor:
+    """uint8 [n, 96, 96, 3] RGB, coarse coloured patches with noise."""
+    random = np.random.default_rng(seed)
+    patches = random.integers(0, 200, (count, 6, 6, 3)).repeat(SIZE // 6, 1).repeat(SIZE // 6, 2)
+    return torch.from_numpy((patches + random.integers(0, 56, patches.shape)).astype(np.uint8))
+
+
+def settled(class_count: int) -> Any:
+    """An untrained YOLOX-Nano whose batch-norms know what they see and are not neutral."""
+    network = build_network("yolox", yolox.NANO, class_count)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    network.train()
+    with torch.no_grad():
+        network.backbone(yolox.network_input(tiles(0, 8)))
+        for feature, stem, classes, boxes in zip(
+            network.backbone(yolox.network_input(tiles(1, 8))), network.head.stems, network.head.cls_convs,
+            network.head.reg_convs, strict=True,
+        ):  # fmt: skip
+            classes(stem(feature))
+            boxes(stem(feature))
+    return network.eval()
+
+
+def fused(network: Any) -> Any:
+    from yolox.utils import fuse_model
+
+    with torch.no_grad():
+        return fuse_model(network)
+
+
+@torch.inference_mode()
+def computed(network: Any, of: Tensor) -> Tensor:
+    """Box and objectness of every place before they are decoded, float32 [B, A, 5]; the classes are new."""
+    network.eval()
+    network.head.decode_in_inference = False
+    output: Tensor = network.head(network.backbone(yolox.network_input(of)))
+    return output[..., :5]
+
+
+def saved(network: nn.Module, folder: Path) -> Path:
+    path = folder / "base.pth"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+class TestBaseWeights:
+    def test_fused_ones_compute_what_they_did(self, tmp_path: Path) -> None:
+        base = fused(settled(80))
+        network = build_network("yolox", yolox.NANO, 1)
+        yolox.load_base_weights(network, saved(base, tmp_path), tiles(2))
+        for seed in (2, 3):  # tiles that the batch-norms were restored on, and others
+            before, after = computed(base, tiles(seed)), computed(network, tiles(seed))
+            assert before[..., :4].std() > 0.3
+            assert torch.allclose(after, before, atol=0.01)
+
+    def test_fused_ones_leave_batch_norms_that_can_be_trained_on(self, tmp_path: Path) -> None:
+        network = build_network("yolox", yolox.NANO, 1)
+        yolox.load_base_weights(network, saved(fused(settled(80)), tmp_path), tiles(2, 16))
+        judging = computed(network, tiles(2, 16))
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.train()  # statistics of the batch, which are those that were restored
+        with torch.no_grad():
+            training = network.head(network.backbone(yolox.network_input(tiles(2, 16))))[..., :5]
+        assert (training - judging).abs().mean() < 0.1 * judging[..., :4].std()
+
+    def test_unfused_ones_are_taken_over_as_they_are(self, tmp_path: Path) -> None:
+        base = settled(80)
+        network = build_network("yolox", yolox.NANO, 1)
+        yolox.load_base_weights(network, saved(base, tmp_path), tiles(2))
+        assert torch.equal(computed(network, tiles(3)), computed(base, tiles(3)))
+
+    def test_class_convolutions_stay_new(self, tmp_path: Path) -> None:
+        network = build_network("yolox", yolox.NANO, 1)
+        before = [layer.weight.clone() for layer in network.head.cls_preds]
+        yolox.load_base_weights(network, saved(fused(settled(1)), tmp_path), tiles(2))
+        after = [layer.weight for layer in network.head.cls_preds]
+        assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+    def test_of_another_network_are_refused(self, tmp_path: Path) -> None:
+        plain = build_network("yolox", {**yolox.NANO, "depthwise": False}, 1)
+        with pytest.raises(ValueError, match=r"base\.pth is of another network .* its own size"):
+            yolox.load_base_weights(build_network("yolox", yolox.NANO, 1), saved(plain, tmp_path), tiles(2))
+
+    def test_coco_weights_as_they_come_compute_what_they_did(self) -> None:
+        from yolox.models import YoloPafpn, YoloxHead, YoloxModule
+
+        folder = Path(os.environ.get("CYTOLOGIA_WEIGHTS", REPOSITORY.parent / "shared/weights"))
+        path = folder / "yolox_nano_fused_torch.pth"
+        if not path.exists():
+            pytest.skip(f"needs {path}; set CYTOLOGIA_WEIGHTS to the folder of base weights")
+        channels = [256, 512, 1024]
+        base = YoloxModule(
+            YoloPafpn(0.33, 0.25, depthwise=True, in_channels=channels),
+            YoloxHead(80, 0.25, depthwise=True, in_channels=channels),
+        ).eval()
+        fused(base).load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        network = build_network("yolox", yolox.NANO, 1)
+        yolox.load_base_weights(network, path, tiles(2, 8))
+        assert computed(network, tiles(3)) == pytest.approx(computed(base, tiles(3)), rel=1e-2, abs=1e-2)
+
+
+def test_network_input_is_bgr_of_full_scale() -> None:
+    rgb = torch.tensor([[[[10, 20, 30], [255, 0, 1]]]], dtype=torch.uint8)
+    planes = yolox.network_input(rgb)
+    assert planes.dtype == torch.float32
+    assert planes.tolist() == [[[[30.0, 1.0]], [[20.0, 0.0]], [[10.0, 255.0]]]]
+
+
+def test_targets_are_class_centre_and_size_with_empty_rows_left_empty() -> None:
+    boxes = torch.tensor([[[10.0, 20, 30, 60], [0, 0, 0, 0]], [[1, 2, 4, 4], [5, 5, 6, 8]]])
+    assert yolox.targets(boxes).tolist() == [
+        [[0, 20, 40, 20, 40], [0, 0, 0, 0, 0]],
+        [[0, 2.5, 3, 3, 2], [0, 5.5, 6.5, 1, 3]],
+    ]
+
+
+class TestLoss:
+    def test_is_a_number_that_pulls_at_every_part(self) -> None:
+        network = build_network("yolox", yolox.NANO, 1).train()
+        boxes = torch.zeros(2, 60, 4)
+        boxes[:, 0] = torch.tensor([20.0, 20, 70, 70])
+        yolox.loss(network, tiles(0, 2), boxes).backward()
+        idle = {name for name, weight in network.named_parameters() if not weight.grad.any()}  # type: ignore[union-attr]
+        of_levels_without_a_cell = ("head.cls_convs.", "head.cls_preds.", "head.reg_preds.")
+        assert all(name.startswith(of_levels_without_a_cell) for name in idle)
+        assert {f"head.cls_preds.{level}.weight" for level in range(3)} - idle
+
+    def test_tiles_without_cells_have_one_too(self) -> None:
+        network = build_network("yolox", yolox.NANO, 1).train()
+        assert torch.isfinite(yolox.loss(network, tiles(0, 2), torch.zeros(2, 60, 4)))
+
+
+class Scripted(nn.Module):
+    """In a YOLOX's place: answers with the rows it was given, and keeps the input that it saw."""
+
+    def __init__(self, rows: list[list[float]]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.rows, self.seen = torch.tensor(rows), torch.empty(0)
+
+    def backbone(self, planes: Tensor) -> Tensor:
+        self.seen = planes
+        return planes
+
+    def head(self, planes: Tensor) -> Tensor:
+        return self.rows.expand(len(planes), -1, -1)
+
+
+class TestPredict:
+    geometry = TileGeometry(SIZE, "top_left")
+
+    def test_boxes_are_in_image_pixels(self) -> None:
+        network = Scripted([[48.0, 24, 24, 12, 0.9, 1.0]])  # centre x, centre y, width, height, object, class
+        images = [np.zeros((height, width, 3), np.uint8) for width, height in ((96, 96), (192, 96), (48, 48))]
+        found = yolox.predict(network, images, self.geometry)
+        assert [boxes.tolist() for boxes, _ in found] == [
+            [[36, 18, 60, 30]],
+            [[72, 36, 120, 60]],
+            [[18, 9, 30, 15]],
+        ]
+        assert [scores.tolist() for _, scores in found] == [[pytest.approx(0.9)]] * 3
+
+    def test_images_are_shown_as_the_station_shows_them(self) -> None:
+        network = Scripted([[48.0, 24, 24, 12, 0.9, 1.0]])
+        yolox.predict(network, [np.full((48, 96, 3), (1, 2, 3), np.uint8)], self.geometry)
+        assert network.seen.shape == (1, 3, SIZE, SIZE)
+        assert network.seen[0, :, 10, 10].tolist() == [3, 2, 1]
+        assert network.seen[0, :, 90, 10].tolist() == [114, 114, 114]
+
+    def test_boxes_are_clipped_suppressed_scored_and_best_first(self) -> None:
+        network = Scripted(
+            [
+                [20, 20, 20, 20, 0.8, 0.5],  # score 0.4
+                [70, 70, 20, 20, 0.9, 1.0],
+                [71, 70, 20, 20, 0.7, 1.0],  # IoU 0.9 with the one before
+                [95, 10, 20, 20, 0.5, 1.0],  # half outside
+                [40, 80, 20, 20, 0.04, 1.0],  # too unlikely
+            ]
+        )
+        [(boxes, scores)] = yolox.predict(network, [np.zeros((SIZE, SIZE, 3), np.uint8)], self.geometry)
+        assert scores == pytest.approx([0.9, 0.5, 0.4])
+        assert boxes.tolist() == [[60, 60, 80, 80], [85, 0, 96, 20], [10, 10, 30, 30]]
+
+    def test_an_image_without_findings_gives_empty_arrays(self) -> None:
+        network = Scripted([[48.0, 24, 24, 12, 0.0, 1.0]])
+        [(boxes, scores)] = yolox.predict(network, [np.zeros((50, 60, 3), np.uint8)], self.geometry)
+        assert (boxes.shape, scores.shape) == ((0, 4), (0,))

@@ -1,0 +1,293 @@
+"""Any ultralytics YOLO, trained by ultralytics' own loop on images that vary as ours do.
+
+ultralytics keeps its loss, its mosaics and its progress; stain, camera and orientation come from
+`training.augment`, so that every family of detectors is prepared for the same stations.
+"""
+
+import logging
+import random
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from build_engines.families import import_ultralytics
+from edge.cells import CELL_CLASSES
+from edge.geometry import clip_boxes
+from edge.images import decode
+from training.annotations import AnnotatedImage
+from training.augment import VARIATIONS, Variation, turn, vary_station
+from training.loop import Schedule
+
+import_ultralytics()  # switches its reports off, which it must find switched when it is first imported
+from ultralytics.data.augment import BaseTransform, Compose  # noqa: E402
+from ultralytics.data.dataset import YOLODataset  # noqa: E402
+from ultralytics.models.yolo.detect import DetectionTrainer  # noqa: E402
+from ultralytics.nn.tasks import load_checkpoint  # noqa: E402
+from ultralytics.utils import YAML  # noqa: E402
+from ultralytics.utils.torch_utils import strip_optimizer  # noqa: E402
+
+log = logging.getLogger(__name__)
+
+LEUKOCYTE = "leukocyte"
+"""The one class of a detector that only finds."""
+
+_LONGEST_SIDE_TILES = 2
+"""Images are handed to ultralytics no larger than this many tiles, as `training.tiles` keeps them."""
+
+
+def train_ultralytics(
+    training: Sequence[AnnotatedImage],
+    validation: Sequence[AnnotatedImage],
+    *,
+    model: str,
+    tile_size: int,
+    one_stage: bool,
+    variation: str,
+    schedule: Schedule,
+    batch_size: int,
+    folder: Path,
+    resume: bool = False,
+) -> Path:
+    """Train a YOLO and keep the best network as `weights/best.pt` in `folder`; returns its path.
+
+    Args:
+        training: what to train on.
+        validation: what the best epoch is chosen by.
+        model: an architecture of ultralytics (`yolo11n.yaml`), or base weights (`yolo11n.pt`), which it
+            looks for here and downloads where they are missing.
+        tile_size: side of a tile in pixels, a multiple of the network's largest stride.
+        one_stage: whether the detector names classes: those that the training images have. Images with
+            a leukocyte of unknown class are then left out, since it would count as background.
+        variation: one of `training.augment.VARIATIONS`.
+        schedule: see `Schedule`; the moving average is ultralytics' own.
+        batch_size: tiles a step.
+        folder: gets the dataset, the weights and `results.csv`, a line an epoch.
+        resume: go on from `weights/last.pt` if there is one; its schedule then holds, but for the patience.
+
+    Raises:
+        click.ClickException: the model's name or the data cannot be used.
+    """
+    if Path(model).suffix not in (".pt", ".yaml"):
+        raise click.ClickException(
+            f"{model!r} is neither yolox-nano nor a model of ultralytics; give a name that ends in .yaml (an "
+            "architecture) or .pt (base weights)."
+        )
+    last, best = folder / "weights/last.pt", folder / "weights/best.pt"
+    resume = resume and last.exists()
+    if resume and load_checkpoint(last)[1]["epoch"] < 0:  # what ultralytics writes when a run has ended
+        log.info("%s has been trained to its end", folder)
+        return best
+    classes = _classes_of(training) if one_stage else (LEUKOCYTE,)
+    data = write_dataset(
+        _usable(training, classes, "training"),
+        _usable(validation, classes, "validation"),
+        classes,
+        folder / "dataset",
+        longest_side_px=_LONGEST_SIDE_TILES * tile_size,
+    )
+    on_gpu = torch.cuda.is_available()
+    settings: dict[str, Any] = {
+        "task": "detect",
+        "model": model,
+        "data": str(data),
+        "save_dir": str(folder),
+        "imgsz": tile_size,
+        "batch": batch_size,
+        "nbs": batch_size,  # a step of the optimizer each batch, as in training.loop
+        "epochs": schedule.epochs,
+        "patience": schedule.patience,
+        "seed": schedule.seed,
+        "optimizer": "AdamW",
+        "lr0": schedule.learning_rate,
+        "lrf": 0.01,
+        "cos_lr": True,
+        "warmup_epochs": schedule.warmup_epochs,
+        "warmup_bias_lr": 0.0,  # the default of 0.1 is meant for SGD
+        "momentum": 0.9,
+        "weight_decay": schedule.weight_decay,
+        # ultralytics has bf16 on GPUs only, and for fp16 downloads a network to test itself on.
+        "amp": "bf16" if schedule.mixed_precision and on_gpu else False,
+        "device": "0" if on_gpu else "cpu",
+        "workers": 2,
+        "plots": False,
+        "mosaic": 1.0,
+        "close_mosaic": min(10, schedule.epochs // 4),
+        # Ours instead, see _AnotherStation:
+        "augmentations": [],
+        "hsv_h": 0.0,
+        "hsv_s": 0.0,
+        "hsv_v": 0.0,
+        "fliplr": 0.0,
+        "flipud": 0.0,
+    }
+    if resume:
+        settings["resume"] = str(last)
+    _LeukocyteTraining(VARIATIONS[variation], settings).train()
+    return best
+
+
+def write_dataset(
+    training: Sequence[AnnotatedImage],
+    validation: Sequence[AnnotatedImage],
+    classes: Sequence[str],
+    folder: Path,
+    *,
+    longest_side_px: int,
+) -> Path:
+    """A dataset as ultralytics reads it, in a folder that is written anew; returns its `data.yaml`.
+
+    Args:
+        training: images whose labels are all in `classes`, unless that is `LEUKOCYTE` alone.
+        validation: the same.
+        classes: names in the order of their numbers.
+        folder: of the dataset.
+        longest_side_px: larger images are written down to this size.
+    """
+    shutil.rmtree(folder, ignore_errors=True)  # its cache of labels does not notice every change
+    for split, images in (("train", training), ("val", validation)):
+        (folder / "images" / split).mkdir(parents=True)
+        (folder / "labels" / split).mkdir(parents=True)
+        for index, image in enumerate(images):
+            size_wh = _place_image(image.path, folder / "images" / split / f"{index:06d}", longest_side_px)
+            numbers = [0 if label not in classes else classes.index(label) for label in image.labels]
+            rows = np.column_stack([numbers, _relative_boxes(image, size_wh)])
+            np.savetxt(folder / "labels" / split / f"{index:06d}.txt", rows, ["%d", *["%.6f"] * 4])
+    description = {"path": str(folder.resolve()), "train": "images/train", "val": "images/val"}
+    YAML.save(folder / "data.yaml", {**description, "names": dict(enumerate(classes))})
+    return folder / "data.yaml"
+
+
+def _place_image(path: Path, place: Path, longest_side_px: int) -> tuple[int, int]:
+    """Link or write an image to `place` (without suffix); returns the width and height that its boxes are in.
+
+    Only a whole JPEG of a fitting size is linked. ultralytics reads other formats in another way than the
+    station, and writes a JPEG that has bytes behind its end marker anew.
+    """
+    content = path.read_bytes()
+    rgb = decode(content)
+    height, width = rgb.shape[:2]
+    scale = longest_side_px / max(width, height)
+    if scale >= 1 and content.startswith(b"\xff\xd8") and content.endswith(b"\xff\xd9"):
+        place.with_suffix(".jpg").symlink_to(path.resolve())
+    else:
+        if scale < 1:
+            inner_wh = max(round(width * scale), 1), max(round(height * scale), 1)
+            rgb = cv2.resize(rgb, inner_wh, interpolation=cv2.INTER_AREA)
+        cv2.imwrite(str(place.with_suffix(".png")), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+    return width, height
+
+
+def _relative_boxes(image: AnnotatedImage, size_wh: tuple[int, int]) -> NDArray[np.float32]:
+    """Centre x, centre y, width and height as parts of the image's sides, float32 [n, 4]."""
+    boxes = clip_boxes(image.boxes_xyxy, size_wh)
+    relative = np.hstack([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]])
+    return relative / np.float32(size_wh * 2)
+
+
+def _classes_of(images: Sequence[AnnotatedImage]) -> tuple[str, ...]:
+    """Codes of the classes of the images that can be used, in the order of a differential count."""
+    present = {label for image in images if None not in image.labels for label in image.labels}
+    classes = tuple(one.code for one in CELL_CLASSES if one.code in present)
+    if len(classes) < 2:
+        raise click.ClickException(
+            f"A one-stage detector needs at least 2 classes and the training images have {len(classes)}; add "
+            "images whose leukocytes all have a class, or train without --one-stage."
+        )
+    return classes
+
+
+def _usable(images: Sequence[AnnotatedImage], classes: tuple[str, ...], what: str) -> list[AnnotatedImage]:
+    """The images of which every leukocyte can be named; all of them for a detector that only finds."""
+    if classes == (LEUKOCYTE,):
+        usable = list(images)
+    else:
+        usable = [image for image in images if set(image.labels) <= set(classes)]
+    if len(usable) < len(images):
+        log.warning(
+            "%d of %d %s images have a leukocyte without a class, or of one that no training image has,"
+            " and were left out", len(images) - len(usable), len(images), what,
+        )  # fmt: skip
+    if not usable:
+        raise click.ClickException(
+            f"None of the {len(images)} {what} images can be used; give images with boxes"
+            f"{'' if classes == (LEUKOCYTE,) else ' of the classes ' + ', '.join(classes)}."
+        )
+    return usable
+
+
+class _AnotherStation(BaseTransform):
+    """Orientation, stain and camera of another station, as one of ultralytics' transforms."""
+
+    def __init__(self, variation: Variation) -> None:
+        self.variation = variation
+
+    def __call__(self, labels: dict[str, Any]) -> dict[str, Any]:
+        """`img` is uint8 [S, S, 3] BGR; `instances` hold the boxes in any of ultralytics' formats."""
+        rng = np.random.default_rng(random.getrandbits(64))  # which ultralytics seeds, in its workers too
+        rgb = cv2.cvtColor(labels["img"], cv2.COLOR_BGR2RGB)
+        instances = labels["instances"]
+        instances.convert_bbox("xyxy")
+        instances.denormalize(*rgb.shape[1::-1])
+        rgb, boxes = turn(rgb, instances.bboxes, rng)
+        instances.update(boxes)
+        labels["img"] = cv2.cvtColor(vary_station(rgb, self.variation, rng), cv2.COLOR_RGB2BGR)
+        return labels
+
+
+class _SmearDataset(YOLODataset):
+    """ultralytics' dataset with our variation behind its mosaics."""
+
+    def __init__(self, *arguments: Any, variation: Variation, **options: Any) -> None:
+        self.variation = variation
+        super().__init__(*arguments, **options)
+
+    def build_transforms(self, hyp: Any) -> Compose:
+        """Called at the start, and once more when the mosaics end."""
+        transforms = super().build_transforms(hyp)
+        if self.augment:
+            transforms.insert(-1, _AnotherStation(self.variation))  # before the tile becomes a tensor
+        return transforms
+
+
+class _LeukocyteTraining(DetectionTrainer):
+    """ultralytics' training of a detector on our images.
+
+    ultralytics reports to its platform and to whatever trackers the user's settings name from classes
+    that have "Trainer" in their name; this one has not.
+    """
+
+    def __init__(self, variation: Variation, settings: dict[str, Any]) -> None:
+        self.variation = variation
+        super().__init__(overrides=settings)
+
+    def get_dataset(self) -> dict[str, Any]:
+        """What `data.yaml` says. ultralytics' own reader asks the network for a font besides."""
+        data = YAML.load(self.args.data)
+        places = {split: str(Path(data["path"], data[split])) for split in ("train", "val")}
+        return {**data, **places, "nc": len(data["names"]), "channels": 3}
+
+    def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> _SmearDataset:
+        """Varied tiles for training; for validation the square tile that the station makes."""
+        return _SmearDataset(
+            img_path=img_path,
+            imgsz=self.args.imgsz,
+            batch_size=batch,
+            augment=mode == "train",
+            hyp=self.args,
+            prefix=f"{mode}: ",
+            data=self.data,
+            task="detect",
+            variation=self.variation,
+        )
+
+    def final_eval(self) -> None:
+        """Make the checkpoints small. ultralytics would also read the data anew, font and all."""
+        for path in (self.last, self.best):
+            strip_optimizer(path)
