@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,6 @@ from build_engines.onnx_export import ExportError, export, float16_share, refuse
 
 Graph = DetectorGraph | ClassifierGraph
 SIDE_PIXELS = 320
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """On a busy machine threads wait for one another longer than these small networks take."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def images(count: int) -> np.ndarray:

@@ -4,7 +4,8 @@ from numpy.typing import NDArray
 
 from edge.cells import cell_class
 from edge.demo.drawing import prepare_slide
-from edge.demo.renderer import DRAWN_CLASSES, DrawnSmear, draw_field, draw_leukocyte, draw_tile
+from edge.demo.leukocytes import DRAWN_CLASSES, draw_leukocyte
+from edge.demo.renderer import DrawnSmear, draw_field, draw_tile
 
 SMALL_FIELD_WH = (800, 600)
 
@@ -12,8 +13,12 @@ SMALL_FIELD_WH = (800, 600)
 def assert_inside(smear: DrawnSmear) -> None:
     height, width = smear.rgb.shape[:2]
     left, top, right, bottom = smear.boxes_xyxy.T
-    assert (left >= 0).all() and (top >= 0).all() and (right <= width).all() and (bottom <= height).all()
-    assert (right - left > 10).all() and (bottom - top > 10).all()
+    assert (left >= 0).all()
+    assert (top >= 0).all()
+    assert (right <= width).all()
+    assert (bottom <= height).all()
+    assert (right - left > 10).all()
+    assert (bottom - top > 10).all()
 
 
 def extent_xyxy(mask: NDArray[np.bool_]) -> list[int]:
@@ -42,10 +47,12 @@ def test_the_ten_classes_are_classes_of_the_challenge() -> None:
 def test_a_tile_shows_the_class_asked_for_near_its_middle(label: str) -> None:
     smear = draw_tile(3, label)
     assert smear.labels == (label,)
-    assert smear.boxes_xyxy.shape == (1, 4) and smear.boxes_xyxy.dtype == np.float32
+    assert smear.boxes_xyxy.shape == (1, 4)
+    assert smear.boxes_xyxy.dtype == np.float32
     assert_inside(smear)
     left, top, right, bottom = smear.boxes_xyxy[0].tolist()
-    assert left < 180 < right and top < 181 < bottom
+    assert left < 180 < right
+    assert top < 181 < bottom
 
 
 def test_a_tile_without_a_wish_shows_every_class_in_time() -> None:
@@ -66,8 +73,10 @@ def test_the_box_of_a_cut_cell_ends_where_the_image_ends() -> None:
     rng = np.random.default_rng(0)
     density = np.zeros((300, 300, 3), np.float32)
     box = draw_leukocyte(rng, density, prepare_slide(rng, 10.0), "MO", (290.0, 10.0), 70.0)
-    assert box[1] == 0 and box[2] == 300
-    assert 200 < box[0] < 240 and 60 < box[3] < 100
+    assert box[1] == 0
+    assert box[2] == 300
+    assert 200 < box[0] < 240
+    assert 60 < box[3] < 100
 
 
 @pytest.mark.parametrize("label", ["PNN", "BA", "LY", "MO", "Er", "M", "MM", "PM"])
@@ -95,8 +104,10 @@ def test_an_eosinophil_is_redder_than_a_lymphocyte_of_the_same_slide() -> None:
 
 def test_a_field_holds_as_many_cells_as_asked_for() -> None:
     smear = draw_field(11, cells=9, size_wh=(1200, 900))
-    assert smear.boxes_xyxy.shape == (9, 4) and smear.boxes_xyxy.dtype == np.float32
-    assert len(smear.labels) == 9 and set(smear.labels) <= set(DRAWN_CLASSES)
+    assert smear.boxes_xyxy.shape == (9, 4)
+    assert smear.boxes_xyxy.dtype == np.float32
+    assert len(smear.labels) == 9
+    assert set(smear.labels) <= set(DRAWN_CLASSES)
     assert_inside(smear)
 
 
@@ -112,7 +123,8 @@ def test_cells_of_a_field_hardly_overlap() -> None:
 
 def test_a_field_can_be_without_leukocytes_and_still_shows_red_cells() -> None:
     smear = draw_field(2, cells=0, size_wh=SMALL_FIELD_WH)
-    assert smear.boxes_xyxy.shape == (0, 4) and smear.labels == ()
+    assert smear.boxes_xyxy.shape == (0, 4)
+    assert smear.labels == ()
     # Haemoglobin takes away green light, under every lamp.
     covered, empty = np.percentile(smear.rgb[..., 1], [10, 95])
     assert empty - covered > 25
@@ -121,7 +133,8 @@ def test_a_field_can_be_without_leukocytes_and_still_shows_red_cells() -> None:
 @pytest.mark.parametrize("size_wh", [(360, 363), (200, 640), (61, 47)])
 def test_sizes_are_honoured(size_wh: tuple[int, int]) -> None:
     for smear in (draw_tile(1, size_wh=size_wh), draw_field(1, cells=2, size_wh=size_wh)):
-        assert smear.rgb.shape == (size_wh[1], size_wh[0], 3) and smear.rgb.dtype == np.uint8
+        assert smear.rgb.shape == (size_wh[1], size_wh[0], 3)
+        assert smear.rgb.dtype == np.uint8
         assert_inside(smear)
 
 

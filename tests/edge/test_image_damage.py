@@ -1,0 +1,201 @@
+"""What `edge.image_damage` promises of a decoded file: cut, overwritten or unfinished, it is refused."""
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFile
+
+from edge.errors import ImageRejected
+from edge.images import decode
+from tests.edge.drawn_files import (
+    BMP_UNUSED_ALPHA,
+    PNG_ROWS,
+    REASONS,
+    encode,
+    palette,
+    png,
+    refusal,
+    smear,
+    tiff,
+)
+
+JPEG = encode(smear(360, 360), "JPEG", quality=90)
+EVERY_FORMAT = {
+    "jpeg": JPEG,
+    "progressive": encode(smear(), "JPEG", progressive=True),
+    "png": encode(smear(), "PNG"),
+    "bmp": encode(smear(), "BMP"),
+    "tiff": encode(smear(), "TIFF"),
+    "lzw": encode(smear(), "TIFF", compression="tiff_lzw"),
+    "deflate": encode(smear(), "TIFF", compression="tiff_adobe_deflate"),
+    "packbits": encode(smear(), "TIFF", compression="packbits"),
+    "jpeg in tiff": encode(smear(), "TIFF", compression="jpeg"),
+    "directory last": tiff(64, 64, (8,), bytes(range(1, 129)) * 32, {}),
+}
+
+
+@pytest.mark.parametrize("name", EVERY_FORMAT)
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.6, 0.9, 0.99])
+def test_a_cut_file_is_truncated(name: str, share: float) -> None:
+    whole = EVERY_FORMAT[name]
+    decode(whole)
+    assert refusal(whole[: int(len(whole) * share)]).reason == "truncated"
+
+
+@pytest.mark.parametrize("name", EVERY_FORMAT)
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.8])
+def test_a_zero_filled_tail_is_refused(name: str, share: float) -> None:
+    whole = EVERY_FORMAT[name]
+    kept = int(len(whole) * share)
+    assert refusal(whole[:kept] + bytes(len(whole) - kept)).reason in {"damaged", "truncated"}
+
+
+def test_a_cut_is_refused_also_when_pillow_is_told_to_accept_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as other libraries of a process do
+    for whole in EVERY_FORMAT.values():
+        assert refusal(whole[: len(whole) * 2 // 3]).reason == "truncated"
+
+
+def test_bytes_around_the_markers_of_a_jpeg_are_tolerated() -> None:
+    expected = decode(JPEG)
+    for tolerated in (
+        JPEG + b"analyser 3.1" * 9,  # after the end marker
+        JPEG + bytes(5000),
+        JPEG[:-2] + bytes(range(27)) + JPEG[-2:],  # before the end marker
+        JPEG[:2] + b"\xff" * 9 + JPEG[2:],  # fill bytes
+    ):
+        np.testing.assert_array_equal(decode(tolerated), expected)
+
+
+def mid_grey(width: int, height: int) -> bytes:
+    return encode(Image.new("RGB", (width, height), (128, 128, 128)), "JPEG")
+
+
+def test_a_jpeg_that_ends_in_real_mid_grey_is_whole() -> None:
+    half = smear(64, 64)
+    half.paste((128, 128, 128), (0, 32, 64, 64))
+    for data in (mid_grey(40, 40), encode(half, "JPEG")):
+        assert decode(data)[-1, -1].tolist() == [128, 128, 128]
+
+
+HALF = len(JPEG) // 2
+DEFLATE = EVERY_FORMAT["deflate"]
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (JPEG[:HALF] + b"\xff\xd9", "before the last of 360 rows"),  # an end marker put after a cut
+        (JPEG[:-300] + b"\xff\xd9", "before the last of 360 rows"),
+        (JPEG[:HALF] + bytes(4096) + JPEG[HALF + 4096 :], f"are 0 from byte {HALF}"),  # a page never written
+        (JPEG[:HALF] + b"\xff\x3a\0\x10" + JPEG[HALF + 4 :], "marker 0x3a"),
+        (DEFLATE[:3000] + b"\x5a" * 900 + DEFLATE[3900:], "decoder error"),
+        (tiff(64, 64, (8,), bytes([9] * 4096), {279: 4000}), "4000 of 4096"),  # a strip that is too short
+    ],
+)
+def test_lost_pixels_inside_a_complete_file_are_damage(data: bytes, found: str) -> None:
+    rejected = refusal(data)
+    assert rejected.reason == "damaged"
+    assert found in rejected.detail
+
+
+@pytest.mark.parametrize("name", ["tiff", "lzw", "deflate", "packbits", "jpeg in tiff"])
+def test_zeros_at_the_end_of_the_strips_are_damage_though_the_directory_is_whole(name: str) -> None:
+    whole = EVERY_FORMAT[name]
+    with Image.open(io.BytesIO(whole)) as opened:
+        tags = opened.tag_v2  # type: ignore[attr-defined]
+        end = tags[273][-1] + tags[279][-1]
+    rejected = refusal(whole[: end - 2000] + bytes(2000) + whole[end:])
+    assert rejected.reason == "damaged"
+    assert "bytes of the pixels are 0" in rejected.detail
+
+
+def test_every_byte_of_a_png_is_under_a_checksum() -> None:
+    whole = encode(smear(16, 16), "PNG")
+    decode(whole)
+    for at in range(16, len(whole)):
+        flipped = whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :]
+        assert refusal(flipped).reason in {"damaged", "truncated"}
+    pixels_at = whole.index(b"IDAT") + 20
+    flipped = whole[:pixels_at] + bytes([whole[pixels_at] ^ 1]) + whole[pixels_at + 1 :]
+    assert refusal(flipped).reason == "damaged"
+
+
+def framed(top: int, bottom: int) -> Image.Image:
+    image = smear(96, 96)
+    image.paste(0, (0, 0, 96, top))
+    image.paste(0, (0, 96 - bottom, 96, 96))
+    return image
+
+
+@pytest.mark.parametrize("kind", ["BMP", "TIFF"])
+@pytest.mark.parametrize(
+    ("top", "bottom", "whole"),
+    [
+        (0, 0, True),
+        (20, 20, True),  # a black frame
+        (12, 20, True),  # a vignette that is not quite centred
+        (3, 3, True),
+        (1, 1, True),
+        (48, 48, False),  # all black: laid out and never filled
+    ],
+)
+def test_black_at_both_ends_is_a_frame_and_all_black_is_not(
+    kind: str, top: int, bottom: int, whole: bool
+) -> None:
+    data = encode(framed(top, bottom), kind)
+    if whole:
+        np.testing.assert_array_equal(decode(data), np.asarray(framed(top, bottom)))
+    else:
+        assert refusal(data).reason == "damaged"
+
+
+def test_black_at_the_end_of_the_file_alone_is_a_tail_that_nobody_wrote() -> None:
+    assert refusal(encode(framed(0, 30), "TIFF")).reason == "damaged"  # stored from the top
+    assert refusal(encode(framed(30, 0), "BMP")).reason == "damaged"  # stored from the bottom
+    decode(encode(framed(30, 0), "TIFF"))
+    decode(encode(framed(0, 30), "BMP"))
+
+
+FUZZED = [
+    *EVERY_FORMAT.values(),
+    png(5, 2, 16, 0, PNG_ROWS),
+    encode(palette(), "BMP"),
+    BMP_UNUSED_ALPHA,
+]
+
+
+@settings(max_examples=250, deadline=None, derandomize=True)
+@given(
+    whole=st.sampled_from(FUZZED),
+    flips=st.lists(st.tuples(st.floats(0, 0.999), st.integers(1, 255)), max_size=6),
+    header_flips=st.lists(st.tuples(st.integers(0, 200), st.integers(1, 255)), max_size=3),
+    cut=st.floats(0.02, 1),
+    zeros=st.floats(0, 0.5),
+)
+@pytest.mark.filterwarnings("ignore")
+def test_a_mutated_file_gives_pixels_or_a_known_reason(
+    whole: bytes,
+    flips: list[tuple[float, int]],
+    header_flips: list[tuple[int, int]],
+    cut: float,
+    zeros: float,
+) -> None:
+    data = bytearray(whole)
+    for share, mask in flips:
+        data[int(share * len(data))] ^= mask
+    for at, mask in header_flips:
+        data[at % len(data)] ^= mask
+    filled = int(len(data) * zeros)
+    data[len(data) - filled :] = bytes(filled)
+    try:
+        pixels = decode(bytes(data[: max(1, int(len(data) * cut))]))
+    except ImageRejected as error:
+        outcome: str | tuple[object, ...] = error.reason
+    else:
+        outcome = (pixels.dtype, pixels.ndim, pixels.shape[2])
+    assert outcome in {*REASONS, (np.dtype(np.uint8), 3, 3)}
