@@ -140,7 +140,7 @@ def require_known_answers(
         raise BackendError(
             f"{detector.name} does not give the known answers (boxes {found.box_px:.3g} px off, "
             f"{tolerance.box_px} allowed; scores {found.score:.3g}, {tolerance.score} allowed; probabilities "
-            f"{found.probability:.3g}, {tolerance.probability} allowed; {found.classes_differ} classes differ); "
-            "choose another precision or backend."
+            f"{found.probability:.3g}, {tolerance.probability} allowed; {found.classes_differ} classes "
+            "differ); choose another precision or backend."
         )
     return found

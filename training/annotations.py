@@ -74,6 +74,19 @@ def read_annotations(
     ]
 
 
+def read_beside(csvs: Sequence[Path]) -> list[AnnotatedImage]:
+    """As `read_annotations`, with images/ and, where it exists, provenance.csv beside each CSV file."""
+    images = []
+    for folder in dict.fromkeys(path.parent for path in csvs):
+        provenance = folder / "provenance.csv"
+        images += read_annotations(
+            [path for path in csvs if path.parent == folder],
+            [folder / "images"],
+            provenance if provenance.exists() else None,
+        )
+    return images
+
+
 def read_boxes(csv_paths: Sequence[Path]) -> pl.DataFrame:
     """All rows of the files, cleaned: NAME, x1, y1, x2, y2 (float32) and class (null for WBC).
 

@@ -22,7 +22,7 @@ from edge.geometry import Boxes
 from edge.images import decode
 from edge.pipeline import Pipeline, open_pipeline
 from training import metric, report
-from training.annotations import AnnotatedImage, AnnotationError, read_annotations
+from training.annotations import AnnotatedImage, AnnotationError, read_annotations, read_beside
 from training.report import FALSE_DETECTION, MISSED, WRONG_CLASS, Evaluation, Mistake
 
 COVERED = ("BA", "EO", "Er", "LY", "M", "MM", "MO", "PM", "PNN", "Thromb")
@@ -227,8 +227,19 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.command()
 @click.option("--bundle", "bundle_dir", type=_FOLDER, required=True, help="Folder of the model bundle.")
 @click.option("--csv", "csvs", type=_FILE, required=True, multiple=True, help="Annotations; repeatable.")
-@click.option("--images", "folders", type=_FOLDER, required=True, multiple=True, help="Images; repeatable.")
-@click.option("--provenance", type=_FILE, help="CSV with NAME and source, for figures per source.")
+@click.option(
+    "--images",
+    "folders",
+    type=_FOLDER,
+    multiple=True,
+    help="Folders of the images, repeatable; images/ beside each CSV without it.",
+)
+@click.option(
+    "--provenance",
+    type=_FILE,
+    help="CSV with NAME and source, for figures per source; provenance.csv beside each CSV without --images.",
+)
+@click.option("--source", "sources", multiple=True, help="Only the images of this source; repeatable.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Report folder.")
 @click.option("--backend", default="auto", show_default=True, help="Inference engine.")
 @click.option("--precision", default="auto", show_default=True, help="Precision of the inference engine.")
@@ -244,6 +255,7 @@ def main(
     csvs: tuple[Path, ...],
     folders: tuple[Path, ...],
     provenance: Path | None,
+    sources: tuple[str, ...],
     out: Path,
     backend: str,
     precision: str,
@@ -252,10 +264,14 @@ def main(
     """Measure a bundle on annotated images and write report.json, report.md and what they are made of."""
     logging.basicConfig(format="%(message)s")
     try:
-        images = read_annotations(csvs, folders, provenance)
+        images = read_annotations(csvs, folders, provenance) if folders else read_beside(csvs)
+        images = [image for image in images if not sources or image.source in sources]
+        if not images:
+            raise AnnotationError(f"No image is of the source {', '.join(sources)}; see provenance.csv.")
         bundle = Bundle.load(bundle_dir)
         working_threshold = bundle.manifest.thresholds.detection
         with open_pipeline(bundle, backend=backend, precision=precision) as pipeline:
+            engine = pipeline.engine_id
             lowest_threshold = min(CURVE_THRESHOLDS[0], working_threshold)
             findings, rejected = read_with(pipeline, images, lowest_threshold, Console(stderr=True))
     except (EdgeError, AnnotationError) as error:
@@ -263,9 +279,9 @@ def main(
     evaluation = evaluate(images, findings, working_threshold=working_threshold, covered=covered)
     about = {
         "bundle": bundle.manifest.name,
-        "backend": backend,
-        "precision": precision,
+        "engine": engine,
         "annotations": ", ".join(path.name for path in csvs),
+        "sources": ", ".join(sources) or "all",
         "rejected images": ", ".join(f"{name} ({why})" for name, why in rejected.items()) or "none",
     }
     out.mkdir(parents=True, exist_ok=True)

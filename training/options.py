@@ -2,14 +2,14 @@
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from edge.errors import EdgeError
-from training.annotations import AnnotatedImage, AnnotationError, read_annotations
+from training.annotations import AnnotatedImage, AnnotationError, read_beside
 from training.drawn import drawn_images
 from training.loop import Schedule, TrainingError
 
@@ -73,19 +73,6 @@ def read_data(
         mixed_precision=mixed_precision,
     )
     return training, read_beside(options["validation_csvs"]), schedule
-
-
-def read_beside(csvs: Sequence[Path]) -> list[AnnotatedImage]:
-    """Annotated images whose files and provenance lie beside their CSV."""
-    images = []
-    for folder in dict.fromkeys(path.parent for path in csvs):
-        provenance = folder / "provenance.csv"
-        images += read_annotations(
-            [path for path in csvs if path.parent == folder],
-            [folder / "images"],
-            provenance if provenance.exists() else None,
-        )
-    return images
 
 
 def start_logging() -> None:

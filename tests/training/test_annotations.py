@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.annotations import AnnotationError, read_annotations, read_boxes
+from training.annotations import AnnotationError, read_annotations, read_beside, read_boxes
 
 DEFAULT_DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 DATA = Path(os.environ.get("CYTOLOGIA_DATA", DEFAULT_DATA))
@@ -150,3 +150,17 @@ def test_the_real_smears_are_read_whole() -> None:
     assert sum(len(image.labels) for image in found) == 396
     assert sum(label is None for image in found for label in image.labels) == 40
     assert {image.source for image in found} >= {"pbc", "bccd", "lmu_aml", "raabin_txl"}
+
+
+def test_images_and_provenance_are_found_beside_each_csv(tmp_path: Path) -> None:
+    for folder, has_provenance in (("lab", True), ("clinic", False)):
+        (tmp_path / folder / "images").mkdir(parents=True)
+        (tmp_path / folder / "images" / f"{folder}.jpg").touch()
+        (tmp_path / folder / "train.csv").write_text(f"NAME,x1,y1,x2,y2,class\n{folder}.jpg,1,2,3,4,LY\n")
+        if has_provenance:
+            (tmp_path / folder / "provenance.csv").write_text(f"NAME,source\n{folder}.jpg,scanner\n")
+    images = read_beside([tmp_path / "lab/train.csv", tmp_path / "clinic/train.csv"])
+    assert [(image.name, image.source) for image in images] == [
+        ("lab.jpg", "scanner"),
+        ("clinic.jpg", "clinic"),
+    ]

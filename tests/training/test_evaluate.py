@@ -133,6 +133,8 @@ def test_two_findings_on_one_cell_are_one_match_and_one_false_detection() -> Non
 class StubPipeline:
     """Test double of edge.pipeline.Pipeline: tells an image by its grey level, answers what was prepared."""
 
+    engine_id = "stub:f32"
+
     def __init__(self, findings_by_grey: dict[int, list[Finding]]) -> None:
         self.findings_by_grey = findings_by_grey
         self.thresholds: set[float | None] = set()

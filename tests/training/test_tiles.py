@@ -60,7 +60,7 @@ def drawn(dataset: TileDataset, index: int, count: int) -> Iterator[tuple[np.nda
         tile, padded = dataset[index]
         assert tile.shape == (SIZE, SIZE, 3)
         assert tile.dtype == torch.uint8
-        assert padded.shape == (300, 4)
+        assert padded.shape == (tiles._MAX_CELLS, 4)
         assert padded.dtype == torch.float32
         used = padded.any(1)
         assert not padded[int(used.sum()) :].any()  # the empty rows come last
@@ -160,11 +160,12 @@ def test_what_is_drawn_depends_on_torchs_generator_alone(images: list[AnnotatedI
 def test_more_cells_than_a_tile_holds_are_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiles, "_GRID_CHANCES", (1.0, 0.0, 0.0, 0.0))
     monkeypatch.setattr(tiles, "_AS_SERVED_CHANCE", 1.0)
+    monkeypatch.setattr(tiles, "_MAX_CELLS", 60)
     boxes = [[12 * x, 12 * y, 12 * x + 9, 12 * y + 9] for x in range(10) for y in range(10)]
     dataset = TileDataset(
         [image(tmp_path, "crowd", (128, 128), boxes)], TileGeometry(SIZE), VARIATIONS["none"]
     )
-    assert [len(found) for _, found in drawn(dataset, 0, 3)] == [300, 300, 300]
+    assert [len(found) for _, found in drawn(dataset, 0, 3)] == [60, 60, 60]
 
 
 def test_a_large_source_gets_a_larger_share_but_not_by_its_size(tmp_path: Path) -> None:

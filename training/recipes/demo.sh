@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Trains, builds and measures the embedded bundle.
+#
+#   demo.sh RUN              the embedded bundle itself, into edge/demo/bundle
+#   demo.sh RUN SOURCE       the same without the images of SOURCE, judged on them: RUN/bundle
+#
+# RUN is the folder of the run; running it again goes on where it was broken off. Data: $CYTOLOGIA_DATA with
+# smears/ and pool/, base weights: $CYTOLOGIA_WEIGHTS.
+set -euo pipefail
+run=$1
+left_out=${2:-}
+cd "$(dirname "$0")/../.."
+data=$CYTOLOGIA_DATA
+weights=$CYTOLOGIA_WEIGHTS
+smears=$data/smears
+bundle=edge/demo/bundle
+[ -z "$left_out" ] || bundle=$run/bundle
+
+common=(
+    --csv "$smears/train.csv" --csv "$data/pool/train.csv"
+    --validation-csv "$smears/val.csv"
+    ${left_out:+--exclude-source "$left_out"}
+    --data-note "Blood cell images of Hospital Clinic Barcelona (Acevedo et al. 2020, Data in Brief 30, Mendeley Data 10.17632/snkd93bnjr.1), CC BY 4.0, with boxes of TXL-PBC (MIT) and of a regressor."
+    --data-note "BCCD (MIT); blood-cell-detection-dataset by draaslan (MIT); Raabin-WBC crops as annotated in TXL-PBC (MIT)."
+    --data-note "Samples of AML-Cytomorphology_LMU (Matek et al. 2019, TCIA, CC BY 3.0) and of Sidhom et al. 2021 (figshare, CC BY 4.0)."
+    --data-note "Smears drawn by this project."
+    --resume
+)
+# On two cores one thread for each of two trainings side by side is faster than two threads for each in turn.
+export OMP_NUM_THREADS=1
+python -m training.detector "${common[@]}" \
+    --csv "$smears/detection_only_train.csv" --validation-csv "$smears/detection_only_val.csv" \
+    --pretrained "$weights/yolox_nano_fused_torch.pth" --variation DETECTOR_VARIATION \
+    --epochs 16 --tiles-per-epoch 1500 --drawn 300 --out "$run/detector" &
+detector=$!
+python -m training.classifier "${common[@]}" \
+    --pretrained "$weights/tf_efficientnet_lite0_timm.pth" --model tf_efficientnet_lite0 \
+    --crop-size 192 --variation extreme --epochs 14 --drawn 600 --out "$run/classifier"
+wait $detector
+
+python build_engines/build.py --detector "$run/detector/best.pt" --classifier "$run/classifier/best.pt" \
+    --images "$smears/images" --name demo --threshold 0.5 --out "$bundle"
+
+evaluate() { # name in the card, folder, options
+    python -m training.evaluate --bundle "$bundle" --out "$run/$2" "${@:3}"
+    python -m build_engines.model_card "$bundle" --evaluation "$run/$2/report.json" --name "$1"
+}
+evaluate "validation images" validation --csv "$smears/val.csv" --csv "$smears/detection_only_val.csv"
+if [ -n "$left_out" ]; then
+    every=(--csv "$smears/train.csv" --csv "$smears/val.csv")
+    every+=(--csv "$smears/detection_only_train.csv" --csv "$smears/detection_only_val.csv")
+    evaluate "all images of $left_out, none of which it was trained on" held-out "${every[@]}" --source "$left_out"
+fi
