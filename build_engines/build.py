@@ -4,6 +4,7 @@ Exports both networks in FP32 and FP16, holds every engine of this machine again
 bundle only if FP32 on all of them gives torch's answers.
 """
 
+import json
 import logging
 import shutil
 import tempfile
@@ -52,6 +53,8 @@ _CLASSIFIER = GraphFiles(fp32="classifier.onnx", fp16="classifier.fp16.onnx")
 _GOLDEN_SEEDS = (1, 2, 3)
 _GOLDEN_CROPS = 8
 _GATE_CROPS = 256
+_STRIDE = 32
+"""Of the coarsest level of every supported detector."""
 
 
 class BuildError(EdgeError):
@@ -121,10 +124,12 @@ def _load_detector(
     if _is_ultralytics(path):
         model = import_ultralytics().YOLO(path)
         names = tuple(model.names.values())
-        classes = tuple(cell_class(name).code for name in names) if len(names) > 1 else ()
+        classes = _class_codes(path, names) if len(names) > 1 else ()
         size = tile_size or int(model.overrides.get("imgsz", 640))
         geometry, network, family = TileGeometry(size, "centre"), model.model.float().eval(), "ultralytics"
         name, facts = path.stem, {"model": path.name, "framework": "ultralytics (AGPL-3.0)"}
+        beside = path.with_name("provenance.json")
+        facts |= json.loads(beside.read_text()) if beside.exists() else {}
     else:
         checkpoint = Checkpoint.load(path)
         if not isinstance(checkpoint.geometry, TileGeometry):
@@ -132,6 +137,8 @@ def _load_detector(
         geometry, network, family = checkpoint.geometry, checkpoint.network(), checkpoint.family
         classes, name, facts = checkpoint.classes, checkpoint.family, checkpoint.provenance
         size = tile_size or geometry.tile_size
+    if size % _STRIDE:
+        raise BuildError(f"A tile of {size} px is no multiple of {_STRIDE}; give --tile-size a multiple.")
     network = with_half_weights(network, torch.zeros(1, 3, size, size))
     graphs = tuple(
         detector_graph(network, family=family, tile_size=size, half=half)  # type: ignore[arg-type]
@@ -146,6 +153,13 @@ def _load_detector(
         names_classes=bool(classes),
     )
     return (graphs[0], graphs[1]), spec, classes, facts
+
+
+def _class_codes(path: Path, names: Sequence[str]) -> tuple[str, ...]:
+    try:
+        return tuple(cell_class(name).code for name in names)
+    except ValueError as error:
+        raise BuildError(f"{path} names cells in another way: {error}") from error
 
 
 def _is_ultralytics(path: Path) -> bool:
@@ -181,7 +195,7 @@ def build_bundle(
     Raises:
         BuildError: an engine in FP32 strays from torch.
     """
-    if out.exists():
+    if out.exists() and any(out.iterdir()):
         Bundle.load(out)  # a folder that is no bundle is not replaced
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
@@ -189,8 +203,14 @@ def build_bundle(
         _export_graphs(networks, folder)
         drawn = [*map(draw_tile, _GOLDEN_SEEDS), draw_field(_GOLDEN_SEEDS[0], cells=4, size_wh=(1024, 768))]
         golden = _answers(networks, [smear.rgb for smear in drawn], threshold, _GOLDEN_CROPS)
-        np.savez_compressed(folder / GOLDEN, allow_pickle=False, **golden.arrays())
         reference = _answers(networks, images, threshold, _GATE_CROPS)
+        for answers, of_what in ((golden, "the drawn smears of the self-test"), (reference, images_are)):
+            if not answers.tells_anything(threshold):
+                raise BuildError(
+                    f"Torch finds no cell with a score above {threshold} in {of_what}, so that no engine can "
+                    "be compared with it; train the detector longer, or lower --threshold."
+                )
+        np.savez_compressed(folder / GOLDEN, allow_pickle=False, **golden.arrays())
         log.info("gate on %d tiles and %d crops", len(reference.tiles), 0 if reference.crops is None else
                  len(reference.crops))  # fmt: skip
         gates = gate(
@@ -276,14 +296,14 @@ def gate_images(folder: Path | None, most: int) -> tuple[list[NDArray[np.uint8]]
     if folder is None:
         return [draw_tile(seed).rgb for seed in range(100, 100 + most)], f"{most} drawn smears"
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
-        raise BuildError(f"{folder} holds no image; give a folder of smear images, or none for drawn ones.")
     images = []
     for path in paths[:: max(len(paths) // most, 1)][:most]:
         try:
             images.append(decode(path.read_bytes()))
         except ImageRejected as error:
             log.warning("%s is left out of the gate: %s", path.name, error)
+    if not images:
+        raise BuildError(f"{folder} holds no readable image; give smear images, or no folder for drawn ones.")
     return images, f"{len(images)} smear images"
 
 
@@ -302,7 +322,14 @@ def gate_images(folder: Path | None, most: int) -> tuple[list[NDArray[np.uint8]]
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Smear images for the gate; drawn ones without it.",
 )
-@click.option("--gate-images", "most", default=48, show_default=True, help="How many images the gate uses.")
+@click.option(
+    "--gate-images",
+    "most",
+    type=click.IntRange(1),
+    default=48,
+    show_default=True,
+    help="How many images the gate uses.",
+)
 @click.option("--name", help="Name of the bundle; that of its folder without it.")
 @click.option("--threshold", default=0.5, show_default=True, help="Least detection score of a finding.")
 @click.option("--tile-size", type=int, help="Side of the detector's tile; that of its training without it.")

@@ -4,7 +4,6 @@ Precision travels in the file: a graph whose body is float16 becomes a file whos
 is what a strongly typed TensorRT asks for. No converter touches the file afterwards.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -13,16 +12,16 @@ import torch
 from onnx import TensorProto
 from torch import nn
 
+from edge.errors import EdgeError
+
 OPSET = 18
 """Old enough for every TensorRT 10, and what torch's exporter writes without converting."""
 
 DATA_DEPENDENT_OPS = frozenset({"If", "Loop", "Scan", "NonZero", "NonMaxSuppression", "Compress", "Unique"})
 """Control flow, and shapes that depend on values: TensorRT-RTX refuses some, and all slow a device down."""
 
-_FLOAT_TYPES = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
 
-
-class ExportError(Exception):
+class ExportError(EdgeError):
     """A graph did not become a file that all engines take."""
 
 
@@ -106,16 +105,6 @@ def refuse_unportable(model: onnx.ModelProto) -> None:
             raise ExportError(
                 f"{tensor.name} has an open dimension besides the batch; make its size a constant."
             )
-
-
-def float16_share(model: onnx.ModelProto) -> float:
-    """The share of the floating-point weights that are float16, 0 to 1. A file nobody converted has 0."""
-    counts = dict.fromkeys(_FLOAT_TYPES, 0)
-    for weight in model.graph.initializer:
-        if weight.data_type in counts:
-            counts[weight.data_type] += math.prod(weight.dims)
-    total = sum(counts.values())
-    return counts[TensorProto.FLOAT16] / total if total else 0.0
 
 
 def _forget_the_machine(model: onnx.ModelProto) -> None:

@@ -7,10 +7,10 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from rich.console import Console
@@ -22,6 +22,7 @@ from edge.desk import ImageResult, Reader
 from edge.errors import StationError
 from edge.images import IMAGE_SUFFIXES
 from edge.overlay import encode_jpeg
+from edge.records import State
 from edge.station import open_desk
 
 PERCENTILES = (50, 90, 99)
@@ -56,7 +57,7 @@ class BenchReport:
 
     Attributes:
         stages: each stage, and last "total": from opening the file to its durable row.
-        images: how many images were timed; `leukocytes` is their findings' number.
+        images: how many images were read and timed; `leukocytes` is their findings' number.
         input: what they were, in words.
     """
 
@@ -76,22 +77,29 @@ def measure(pipeline: Reader, images: Path | None, count: int) -> BenchReport:
         pipeline: what reads the images.
         images: a folder of smear images, used again and again in turn; None draws some.
         count: how many to time, after a few that warm up.
+
+    Raises:
+        StationError: there is no image that can be read.
     """
     with tempfile.TemporaryDirectory(prefix="edge-bench-") as scratch:
         folder = Path(scratch)
         sources, words = _sources(images, folder / "drawn")
-        results: list[tuple[float, ImageResult]] = []
+        answers: list[tuple[float, ImageResult]] = []
         console = Console(stderr=True)
         with open_desk(pipeline, folder / "out", duplicates="again") as (desk, _):
             numbers = range(count + _WARM_UP_IMAGES)
             for number in track(numbers, "timing", console=console, disable=not console.is_terminal):
                 # Every image comes as a new file: the desk does not read the same path twice.
-                path = shutil.copy(sources[number % len(sources)], folder / f"image-{number}")
+                path = Path(shutil.copy(sources[number % len(sources)], folder / f"image-{number}"))
                 started = time.perf_counter_ns()
-                result = desk.process(Path(path))
-                results.append(((time.perf_counter_ns() - started) / 1e6, result))
-                Path(path).unlink()
-    timed = results[_WARM_UP_IMAGES:]
+                result = desk.process(path)
+                total_ms = (time.perf_counter_ns() - started) / 1e6
+                path.unlink()
+                answers.append((total_ms, replace(result, rgb=None)))
+    read = (State.DONE, State.EMPTY)
+    timed = [(total_ms, result) for total_ms, result in answers[_WARM_UP_IMAGES:] if result.status in read]
+    if not timed:
+        raise StationError(f"None of the {words} could be read ({answers[-1][1].reason}); give others.")
     stages = dict.fromkeys(stage for _, result in timed for stage in result.stage_ms)
     return BenchReport(
         bundle=pipeline.bundle_id,
@@ -116,7 +124,8 @@ def _sources(images: Path | None, drawn: Path) -> tuple[list[Path], str]:
             path.write_bytes(encode_jpeg(draw_tile(seed).rgb))
             paths.append(path)
         return paths, f"{_DRAWN_IMAGES} drawn tiles of 360x363 px"
-    paths = sorted(path for path in images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    found = (path for path in images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = sorted(path for path in found if path.is_file())
     if not paths:
         raise StationError(f"{images} holds no image; give a folder of smear images, or none for drawn ones.")
     return paths, f"{len(paths)} images of {images.name}"
@@ -165,6 +174,7 @@ def print_report(report: BenchReport) -> None:
     Console().print(table)
 
 
-def save_json(report: BenchReport, path: Path) -> None:
+def save_json(report: BenchReport, stream: TextIO) -> None:
     """All figures, with the machine and the versions."""
-    path.write_text(json.dumps(asdict(report), indent=1) + "\n")
+    json.dump(asdict(report), stream, indent=1)
+    stream.write("\n")

@@ -165,9 +165,24 @@ class Bundle:
         return self.manifest.classifiers[0] if self.manifest.classifiers else None
 
     def golden(self) -> "Golden":
-        """Known inputs and the reference answers to them."""
-        with np.load(self.path / GOLDEN, allow_pickle=False) as arrays:
-            return Golden.of_arrays(dict(arrays))
+        """Known inputs and the reference answers to them.
+
+        Raises:
+            BundleError: they cannot be read, or hold nothing by which an engine could be told from another.
+        """
+        try:
+            with np.load(self.path / GOLDEN, allow_pickle=False) as arrays:
+                golden = Golden.of_arrays(dict(arrays))
+            tells = golden.tells_anything(self.manifest.thresholds.detection)
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise BundleError(
+                f"{self.path / GOLDEN} cannot be read ({type(error).__name__}); copy or rebuild the bundle."
+            ) from error
+        if not tells:
+            raise BundleError(
+                f"{self.path / GOLDEN} has no finding by which an engine could be tested; rebuild the bundle."
+            )
+        return golden
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -195,6 +210,11 @@ class Golden:
             crops=arrays.get("crops"),
             classifier={key[11:]: array for key, array in arrays.items() if key.startswith("classifier_")},
         )
+
+    def tells_anything(self, threshold: float) -> bool:
+        """Whether an engine can be wrong about it: a box scores above the threshold, a cell has classes."""
+        has_classes = self.crops is not None or "probabilities" in self.detector
+        return has_classes and bool((self.detector["scores"] > threshold).any())
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """As `of_arrays` takes them."""

@@ -4,7 +4,7 @@ import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -110,30 +110,38 @@ def run(images: tuple[Path, ...], out: Path, bundle: Path | None, backend: str |
     help="Folder of smear images; drawn ones without it.",
 )
 @_with_engine
-@click.option("--count", default=200, show_default=True, help="How many images to time.")
 @click.option(
-    "--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Save all figures."
+    "--count", type=click.IntRange(1), default=200, show_default=True, help="How many images to time."
 )
+@click.option("--json", "json_stream", type=click.File("w", lazy=False), help="Save all figures.")
 @_one_sentence
 def bench(images: Path | None, bundle: Path | None, backend: str | None, precision: str | None,
-          count: int, json_path: Path | None) -> None:  # fmt: skip
+          count: int, json_stream: TextIO | None) -> None:  # fmt: skip
     """Measure this machine: milliseconds of every stage, from a file to its durable row."""
     from edge.bench import measure, print_report, save_json
 
     with _open(bundle, backend, precision) as pipeline:
         report = measure(pipeline, images, count)
     print_report(report)
-    if json_path is not None:
-        save_json(report, json_path)
+    if json_stream is not None:
+        save_json(report, json_stream)
 
 
 @click.command()
 @click.option("--out", type=_FOLDER, default="demo-out", show_default=True, help="Folder for what it makes.")
-@click.option("--tiles", default=24, show_default=True, help="Drawn tiles with one cell each.")
-@click.option("--fields", default=2, show_default=True, help="Drawn 5-megapixel fields with many cells.")
+@click.option(
+    "--tiles", type=click.IntRange(1), default=24, show_default=True, help="Drawn tiles with one cell each."
+)
+@click.option(
+    "--fields",
+    type=click.IntRange(0),
+    default=2,
+    show_default=True,
+    help="Drawn 5-megapixel fields with many cells.",
+)
 @_one_sentence
 def demo(out: Path, tiles: int, fields: int) -> None:
     """Start a station, drop drawn smears into its inbox, and watch it work."""
     from edge.demo.show import show
 
-    sys.exit(show(out, tiles, fields))
+    show(out, tiles, fields)

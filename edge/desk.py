@@ -176,9 +176,10 @@ class Desk:
             raise
         except Exception as error:
             log.exception("%r failed.", str(task.path))
-            return self._answer(
-                task, claim, State.FAILED, " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            )
+            text = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            # Unlike the surrogates of a path, those of any text need not stand for bytes.
+            text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+            return self._answer(task, claim, State.FAILED, text)
         return self._answer(task, claim, State.DONE if findings else State.EMPTY, "", tuple(findings))
 
     def _unreadable(self, task: "_Task", error: OSError) -> ImageResult:

@@ -43,7 +43,7 @@ from edge.image_damage import (
 )
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"})
-"""Lower-case suffixes of the files that the station takes for images."""
+"""Lower-case suffixes of these formats, for picking files to try; `decode` asks the content."""
 
 # Opened by class and not by Image.open: that one hides why a file is refused, and compares the size with
 # a process-wide limit of its own before ours can be asked.
@@ -56,7 +56,7 @@ _OPENERS: dict[str, Callable[[io.BytesIO], ImageFile]] = {
 _ADVICE = (
     dict.fromkeys(("empty", "truncated", "damaged"), COPY_AGAIN)
     | dict.fromkeys(("not an image", "unsupported"), "export it as 8-bit RGB in JPEG, PNG, TIFF or BMP")
-    | {"too large": "export a smaller field or raise the limit"}
+    | {"too large": "export a smaller field or raise the limit in the settings"}
 )
 _MAGICS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG"} | dict.fromkeys(
     (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFF"
@@ -74,8 +74,8 @@ class ImageLimits:
     """What a file may ask of the station's memory.
 
     80 megapixels are more than the largest microscope cameras have (about 60) and less than a whole slide.
-    One such image takes 0.6 GB while it is decoded: 4 bytes a pixel in Pillow, 3 in the array. The number
-    also stays below the 89 megapixels at which Pillow begins to warn.
+    One such image takes about 0.8 GB while it is decoded: 4 bytes a pixel in Pillow, 3 in the array, and
+    a copy between. The number also stays below the 89 megapixels at which Pillow begins to warn.
     """
 
     max_bytes: int = 256 * 2**20

@@ -3,6 +3,7 @@
 An event only says "look at this path". Whether a file is whole is decided by stat: it is ready when size,
 time of change and inode have stayed the same for the quiet period of a monotonic clock. Events get lost
 (kernel queue overflow, network file systems), so a scan of the whole folder looks at every path again.
+A file that is gone before its turn is given when a whole scan has not found it under another name, either.
 Files go through a scan in slices, between two images; all but the event handler runs in the caller's thread.
 """
 
@@ -12,7 +13,7 @@ import os
 import queue
 import stat
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -21,7 +22,7 @@ from pathlib import Path
 from edge.errors import StationError
 from edge.quiet import QuietFiles
 from edge.records import FileStamp
-from edge.watching import FolderWatch, WatchMode, choose_mode, folder_identity
+from edge.watching import FolderWatch, Notice, WatchMode, choose_mode, folder_identity
 
 log = logging.getLogger(__name__)
 
@@ -76,13 +77,12 @@ class Inbox:
         self._clock = clock
         self._mode = watch
         self._rescan_period_s = rescan_period_s
-        self._signals: queue.SimpleQueue[str | None] = (
-            queue.SimpleQueue()
-        )  # its put is safe in signal handlers
+        # Its put is safe in signal handlers.
+        self._signals: queue.SimpleQueue[Notice | None] = queue.SimpleQueue()
         self._watch: FolderWatch | None = None
         self._quiet = QuietFiles(quiet_period_s)
-        self._ready: deque[Path] = deque()
-        self._waiting: set[Path] = set()
+        self._ready: OrderedDict[Path, FileStamp | None] = OrderedDict()
+        """Files that wait for their turn, and which version was whole; None: the file is gone."""
         self._later: dict[Path, float] = {}
         self._folder = folder_identity(root)
         self._scan: Iterator[Path] | None = None
@@ -158,18 +158,18 @@ class Inbox:
             del self._later[path]
             self._look_at(path)
             if _stamp_of(path) is None:
-                self._queue(path)
-        for path in self._quiet.settled(now_s, _stamp_of):
-            self._queue(path)
-        if not self._ready:
-            return None
-        path = self._ready.popleft()
-        self._waiting.discard(path)
-        return ReadyFile(path, self._sample_of(path))
-
-    def _queue(self, path: Path) -> None:
-        self._ready.append(path)
-        self._waiting.add(path)
+                self._ready[path] = None
+        self._ready.update(self._quiet.settled(now_s, _stamp_of))
+        while self._ready:
+            path, stamp = self._ready.popitem(last=False)
+            seen = _stamp_of(path)
+            if seen == stamp:
+                return ReadyFile(path, self._sample_of(path))
+            if seen is not None:  # it changed while it waited
+                self._look_at(path)
+            elif stamp is not None:
+                self._quiet.add(path, stamp, now_s)
+        return None
 
     def put_back(self, path: Path, delay_s: float = 0.0) -> None:
         """Look at a file again later: it changed while it was read, or a fault may have passed.
@@ -183,18 +183,24 @@ class Inbox:
         """Look at all paths again, now."""
         self._scan_due_s = self._clock()
 
-    def _look_at_signal(self, signal: str | None) -> None:
+    def _look_at_signal(self, signal: Notice | None) -> None:
         if signal is None:
             return
-        path = Path(signal)
+        path = signal.path
         if path.is_relative_to(self.root) and not any(map(is_ignored, path.relative_to(self.root).parts)):
+            if signal.moved_from is not None:
+                self._ready.pop(signal.moved_from, None)
+                self._quiet.discard(signal.moved_from)
             self._look_at(path)
 
     def _look_at(self, path: Path) -> None:
-        if path in self._waiting or path in self._quiet or path in self._later:
-            return
         stamp = _stamp_of(path)
-        if stamp is not None and not self._knows(path, stamp):
+        if stamp is None:
+            return
+        self._quiet.found(stamp)
+        if path in self._ready or path in self._quiet or path in self._later:
+            return
+        if not self._knows(path, stamp):
             self._quiet.add(path, stamp, self._clock())
 
     def _scan_on(self) -> None:
@@ -224,6 +230,7 @@ class Inbox:
     def _finish_scan(self) -> None:
         now_s = self._clock()
         self._scan = None
+        self._ready.update(dict.fromkeys(self._quiet.lost(self._scan_began_s)))
         if self.fault is not None:
             log.warning("The inbox %r can be read again.", str(self.root))
         self.fault, self._back_off_s = None, 1.0
@@ -246,7 +253,6 @@ class Inbox:
     def _forget(self) -> None:
         self._quiet.clear()
         self._ready.clear()
-        self._waiting.clear()
         self._later.clear()
 
     def _walk(self) -> Iterator[Path]:

@@ -11,9 +11,10 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 
+from edge.cells import Finding
 from edge.errors import JournalError
 from edge.locks import OutputFullError, fsync_folder, lock_folder
 from edge.records import Answer, Entry, FileStamp, State, Write
@@ -25,7 +26,7 @@ _MIGRATIONS = (
     CREATE TABLE images (
         id INTEGER PRIMARY KEY,
         path BLOB NOT NULL,
-        size_bytes INTEGER, mtime_ns INTEGER,
+        size_bytes INTEGER, mtime_ns INTEGER, inode INTEGER,
         sha256 BLOB,
         state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '', tries INTEGER NOT NULL DEFAULT 0,
         width INTEGER, height INTEGER, findings TEXT, latency_ms REAL,
@@ -83,7 +84,7 @@ class Journal:
         if version > len(_MIGRATIONS):
             raise JournalError(
                 f"the journal {str(self.path)!r} has schema {version} and this version knows up to "
-                f"{len(_MIGRATIONS)}; install the newer version again, or set another state folder."
+                f"{len(_MIGRATIONS)}; install the newer version again, or set other state and output folders."
             )
         for number, statements in enumerate(_MIGRATIONS[version:], version + 1):
             db.executescript(f"BEGIN IMMEDIATE; {statements}; PRAGMA user_version = {number}; COMMIT;")
@@ -99,26 +100,24 @@ class Journal:
         """What is known of a path, None if nothing."""
         with _as_journal_errors(self.path):
             row = self._db.execute(
-                "SELECT id, size_bytes, mtime_ns, sha256, state, reason, tries FROM images "
+                "SELECT id, size_bytes, mtime_ns, inode, sha256, state, reason, tries FROM images "
                 "WHERE path = ? ORDER BY id DESC LIMIT 1",
                 (os.fsencode(path),),
             ).fetchone()
         if row is None:
             return None
-        image_id, size_bytes, mtime_ns, sha256, state, reason, tries = row
-        stamp = None if size_bytes is None else FileStamp(size_bytes, mtime_ns, 0)
+        image_id, size_bytes, mtime_ns, inode, sha256, state, reason, tries = row
+        stamp = None if size_bytes is None else FileStamp(size_bytes, mtime_ns, inode)
         return Entry(image_id, stamp, sha256, State(state), reason, tries)
 
     def knows(self, path: Path, stamp: FileStamp) -> bool:
         """Whether this version of a file has its final answer and need not be opened again.
 
         Not so for a file that had vanished and is back, and for one that could not be opened: moving it
-        back and granting the right to read it leave size and time of change as they were.
+        back and granting the right to read it leave size, time of change and inode as they were.
         """
         entry = self.latest(path)
-        if entry is None or entry.stamp is None:
-            return False
-        if (entry.stamp.size_bytes, entry.stamp.mtime_ns) != (stamp.size_bytes, stamp.mtime_ns):
+        if entry is None or entry.stamp != stamp:
             return False
         return entry.state not in (State.PENDING, State.VANISHED) and entry.reason != "permission"
 
@@ -146,14 +145,14 @@ class Journal:
             The pending entry; `tries` counts this one, and starts again at 1 when the bytes are new.
         """
         old = self.latest(path)
-        size_bytes, mtime_ns = (stamp.size_bytes, stamp.mtime_ns) if stamp else (None, None)
+        version = astuple(stamp) if stamp else (None, None, None)
         with self._transaction(durable=False) as db:
             if old is None or old.state is not State.PENDING:
                 tries = 1
                 image_id = db.execute(
-                    "INSERT INTO images (path, size_bytes, mtime_ns, sha256, state, reason, tries) "
-                    "VALUES (?, ?, ?, ?, 'pending', ?, 1)",
-                    (os.fsencode(path), size_bytes, mtime_ns, sha256, reason),
+                    "INSERT INTO images (path, size_bytes, mtime_ns, inode, sha256, state, reason, tries) "
+                    "VALUES (?, ?, ?, ?, ?, 'pending', ?, 1)",
+                    (os.fsencode(path), *version, sha256, _text(reason)),
                 ).lastrowid
                 assert image_id is not None
             else:
@@ -161,27 +160,29 @@ class Journal:
                 if old.sha256 == sha256:
                     reason, tries = reason or old.reason, old.tries + 1
                 db.execute(
-                    "UPDATE images SET size_bytes = ?, mtime_ns = ?, sha256 = ?, reason = ?, tries = ? "
-                    "WHERE id = ?",
-                    (size_bytes, mtime_ns, sha256, reason, tries, image_id),
+                    "UPDATE images SET size_bytes = ?, mtime_ns = ?, inode = ?, sha256 = ?, reason = ?, "
+                    "tries = ? WHERE id = ?",
+                    (*version, sha256, _text(reason), tries, image_id),
                 )
         return Entry(image_id, stamp, sha256, State.PENDING, reason, tries)
 
     def note(self, image_id: int, reason: str, tries: int) -> None:
         """Keep why a try of a pending image failed, and set how many count."""
         with self._transaction() as db:
-            db.execute("UPDATE images SET reason = ?, tries = ? WHERE id = ?", (reason, tries, image_id))
+            db.execute(
+                "UPDATE images SET reason = ?, tries = ? WHERE id = ?", (_text(reason), tries, image_id)
+            )
 
     def finish(self, claim: Entry, answer: Answer, writes: list[Write]) -> None:
         """Store the final state of an image and what is to be written for it, in one transaction."""
         width, height = answer.size_wh or (None, None)
-        findings = json.dumps([asdict(finding) for finding in answer.findings])
+        findings = json.dumps([_as_json(finding) for finding in answer.findings])
         with self._transaction() as db:
             db.execute(
                 "UPDATE images SET state = ?, reason = ?, width = ?, height = ?, findings = ?, "
                 "latency_ms = ?, bundle = ?, engine = ?, finished_at = ? WHERE id = ?",
                 (
-                    *(answer.state, answer.reason, width, height, findings, answer.latency_ms),
+                    *(answer.state, _text(answer.reason), width, height, findings, answer.latency_ms),
                     *(answer.bundle, answer.engine, answer.finished_at, claim.image_id),
                 ),
             )
@@ -193,11 +194,11 @@ class Journal:
             _insert_writes(db, None, writes)
 
     def touch(self, image_id: int, stamp: FileStamp) -> None:
-        """The same bytes have a new time of change."""
+        """The same bytes have a new time of change, or stand in another file."""
         with self._transaction() as db:
             db.execute(
-                "UPDATE images SET size_bytes = ?, mtime_ns = ? WHERE id = ?",
-                (stamp.size_bytes, stamp.mtime_ns, image_id),
+                "UPDATE images SET size_bytes = ?, mtime_ns = ?, inode = ? WHERE id = ?",
+                (*astuple(stamp), image_id),
             )
 
     def last_write(self, output: str) -> Write | None:
@@ -262,6 +263,18 @@ def _insert_writes(db: sqlite3.Connection, image_id: int | None, writes: list[Wr
     )
 
 
+def _text(text: str) -> str:
+    """Text that SQLite takes: a byte of a file name that is not UTF-8 becomes \\xHH, as in the CSV files."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
+
+
+def _as_json(finding: Finding) -> dict[str, object]:
+    """Scores with 6 digits: those of a float32, without the tail that it has as a float64."""
+    probabilities = {code: round(p, 6) for code, p in finding.probabilities.items()}
+    scores = {name: round(getattr(finding, name), 6) for name in ("detection_score", "class_score")}
+    return {**asdict(finding), **scores, "probabilities": probabilities}
+
+
 @contextmanager
 def _as_journal_errors(path: Path) -> Iterator[None]:
     try:
@@ -272,6 +285,6 @@ def _as_journal_errors(path: Path) -> Iterator[None]:
                 f"there is no space for the journal {str(path)!r}; free some, the station goes on by itself."
             ) from error
         raise JournalError(
-            f"the journal {str(path)!r} cannot be used ({error}); keep a copy of it, and set another "
-            "state folder or put a whole copy back."
+            f"the journal {str(path)!r} cannot be used ({error}); keep a copy of it, and put a whole one "
+            "back, or start anew with other state and output folders."
         ) from error

@@ -1,8 +1,10 @@
 """`edge-run`: files and folders once, through the same desk as the daemon."""
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -16,6 +18,19 @@ from edge.overlay import save_overlay
 from edge.records import State
 from edge.station import open_desk
 
+log = logging.getLogger(__name__)
+
+_OWN_NAMES = ("results*.csv*", "images*.csv*", "annotated")
+"""What a run itself writes into its output folder; the rest of it begins with a dot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A file to be read and the sample that it belongs to; POSIX, empty outside sub-folders."""
+
+    path: Path
+    sample: str
+
 
 def run_once(
     images: Sequence[Path], out: Path, pipeline: Reader, *, overlays: bool = False
@@ -23,64 +38,81 @@ def run_once(
     """Give every file an answer; show a bar on a terminal.
 
     Args:
-        images: files, and folders whose files are taken with all sub-folders; those are the samples.
+        images: files, and folders whose files are taken with all sub-folders; those are the samples. Links,
+            pipes and devices are not opened; the log names them.
         out: gets the CSV files, the journal in `.edge`, and the annotated copies in `annotated`.
         pipeline: what reads the images.
         overlays: save annotated copies.
 
+    Returns:
+        The answers, without the pixels.
+
     Raises:
-        StationError: there is no file.
+        StationError: there is no file, or a folder may not be read.
         BackendError: the engine failed; another run goes on behind the last answer.
     """
     targets = list(find_files(images, out))
     if not targets:
         raise StationError(f"{', '.join(map(str, images))} holds no file; name files or a folder with files.")
     console = Console(stderr=True)
+    bar = track(targets, "reading", console=console, disable=not console.is_terminal, transient=True)
     results = []
     with open_desk(pipeline, out) as (desk, _):
-        for path, sample in track(
-            targets, "reading", console=console, disable=not console.is_terminal, transient=True
-        ):
-            results.append(_answer(desk, path, sample))
+        for target in bar:
+            result = _answer(desk, target)
             if overlays:
-                save_overlay(out / "annotated", results[-1])
+                save_overlay(out / "annotated", result)
+            results.append(replace(result, rgb=None))
     return results
 
 
-def _answer(desk: Desk, path: Path, sample: str) -> ImageResult:
+def _answer(desk: Desk, target: Target) -> ImageResult:
     """A fault that can pass is tried again at once: there is no later in a run that ends."""
     for _ in range(MAX_TRIES):
-        result = desk.process(path, sample)
+        result = desk.process(target.path, target.sample)
         if result.status is not State.PENDING:
             break
     return result
 
 
-def find_files(images: Sequence[Path], out: Path) -> Iterator[tuple[Path, str]]:
-    """Files with their samples, in the order of their names, each once; not what a run wrote to `out`."""
+def find_files(images: Sequence[Path], out: Path) -> Iterator[Target]:
+    """Files in the order of their names, each once; not what a run wrote to `out`."""
     seen: set[Path] = set()
-    written = out.resolve()
     for given in images:
-        for path in sorted(_files(given)) if given.is_dir() else [given]:
-            resolved = path.resolve()
-            if resolved in seen or resolved.is_relative_to(written):
+        for path in sorted(_files(given, out.resolve())) if given.is_dir() else [given]:
+            place = path.parent.resolve() / path.name  # a link is not the file that it leads to
+            if place in seen:
                 continue
-            seen.add(resolved)
+            seen.add(place)
+            if path.is_symlink() or not path.is_file():
+                log.error("%r is no regular file and was not opened.", str(path))
+                continue
             sample = path.parent.relative_to(given).as_posix() if given.is_dir() else ""
-            yield path, "" if sample == "." else sample
+            yield Target(path, "" if sample == "." else sample)
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not is_ignored(name)]
-        yield from (Path(parent, name) for name in names if not is_ignored(name))
+def _files(folder: Path, out: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder, onerror=_refuse_folder):
+        own = Path(parent).resolve() == out
+        folders[:] = [name for name in folders if not (is_ignored(name) or (own and _is_own(name)))]
+        yield from (Path(parent, n) for n in names if not (is_ignored(n) or (own and _is_own(n))))
+
+
+def _is_own(name: str) -> bool:
+    return any(Path(name).match(pattern) for pattern in _OWN_NAMES)
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise StationError(
+        f"{error.filename} cannot be read ({error.strerror}); correct its rights, or leave it out."
+    ) from error
 
 
 def print_summary(results: Sequence[ImageResult], out: Path) -> None:
     """Counts by status and by class, and where the rows are."""
     by_status = Counter(result.status.value for result in results)
     cells = Counter(finding.label for result in results for finding in result.findings)
-    known = sum(not result.is_new for result in results)
+    known = sum(not result.is_new and result.status is not State.PENDING for result in results)
     table = Table(title=f"{len(results)} files, {cells.total()} leukocytes")
     table.add_column("status")
     table.add_column("files", justify="right")

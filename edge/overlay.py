@@ -1,5 +1,6 @@
 """Annotated copies: a smear image with its findings drawn into it, for eyes."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ from edge.cells import Finding, Lineage, cell_class
 
 if TYPE_CHECKING:
     from edge.desk import ImageResult
+
+log = logging.getLogger(__name__)
 
 Image = NDArray[np.uint8]
 
@@ -62,11 +65,17 @@ def encode_jpeg(rgb: Image, quality: int = 90) -> bytes:
 
 
 def save_overlay(folder: Path, result: "ImageResult") -> None:
-    """Save the annotated copy of an image that was read, as `folder/sample/name.jpg`; whole or not at all."""
+    """Save the annotated copy of an image that was read, as `folder/sample/name.jpg`; whole or not at all.
+
+    A copy is no promise: one that cannot be written is logged, and the rows stand without it.
+    """
     if result.rgb is None or not result.is_new:
         return
     target = folder / result.sample / f"{result.path.name}.jpg"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(".part")
-    partial.write_bytes(encode_jpeg(annotate(result.rgb, result.findings)))
-    partial.replace(target)
+    partial = target.with_name(f".{target.name}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(encode_jpeg(annotate(result.rgb, result.findings)))
+        partial.replace(target)
+    except OSError as error:
+        log.error("The annotated copy %r cannot be written (%s).", str(target), error.strerror)

@@ -11,7 +11,7 @@ import logging
 import os
 from pathlib import Path
 
-from edge.errors import StationError
+from edge.errors import JournalError, StationError
 from edge.journal import Journal
 from edge.locks import OUT_OF_SPACE, OutputFullError, OutputUnwritableError, fsync_folder
 from edge.records import Write
@@ -36,6 +36,25 @@ class CsvFile:
         self._end = 0
         self._left_as: tuple[int, int, int] | None = None
         """Inode, size and time of change after our last write; None: not known to agree with the journal."""
+
+    def check_journal(self) -> None:
+        """Tell a lost journal from a new one; before anything is written.
+
+        Raises:
+            JournalError: the journal knows nothing of this output, and its file has rows.
+        """
+        if self._journal.last_write(self._output) is not None:
+            return
+        path = self._folder / f"{self._output}.csv"
+        try:
+            has_rows = path.is_file() and path.stat().st_size > len(self._header)
+        except OSError as error:
+            raise self._as_ours(error) from error
+        if has_rows:
+            raise JournalError(
+                f"{str(path)!r} has rows and the journal {str(self._journal.path)!r} is new and has none; "
+                "put the lost journal back, or move the CSV files away to start anew."
+            )
 
     def mend(self) -> None:
         """Make the file agree with the journal.
@@ -161,11 +180,13 @@ class CsvFile:
         names = (f"{self._output}{f'.{n}' if n > 1 else ''}.csv" for n in itertools.count(1))
         self._name = next(name for name in names if not self._is_taken(name))
         writes = [Write(self._output, self._name, 0, self._header)]
-        if last is not None or left.name != self._name:
+        if last is not None:
             log.error(
                 "%s was changed by somebody else, or cannot be opened: it is left alone, rows go on in %s.",
                 *(left.name, self._name),
             )
+        elif left.name != self._name:
+            log.error("%s is not the station's: it is left alone, rows begin in %s.", left.name, self._name)
         if last is not None and last.offset > 0 and not _names_image_of(left, self._header, last.data):
             writes.append(Write(self._output, self._name, len(self._header), last.data))
         self._journal.record_writes(writes)

@@ -6,6 +6,8 @@ from enum import StrEnum
 
 from edge.cells import Finding
 
+_LOW_63_BITS = 2**63 - 1
+
 
 class State(StrEnum):
     """What became of an image; all but `PENDING` are final and stand in images.csv under this name."""
@@ -21,7 +23,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FileStamp:
-    """One version of a file, for comparing only: the clock of a camera may show any time."""
+    """One version of a file, for comparing only: the clock of a camera may show any time.
+
+    A file that takes the place of another may have its size and time of change, but has its own inode.
+    """
 
     size_bytes: int
     mtime_ns: int
@@ -29,7 +34,8 @@ class FileStamp:
 
     @classmethod
     def of(cls, status: os.stat_result) -> "FileStamp":
-        return cls(status.st_size, status.st_mtime_ns, status.st_ino)
+        # The integers of SQLite have 63 bits and a sign; times after 2262 and some inodes have more.
+        return cls(status.st_size, status.st_mtime_ns & _LOW_63_BITS, status.st_ino & _LOW_63_BITS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +62,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """The last thing that the journal knows of a path. `stamp.inode` is not kept and always 0."""
+    """The last thing that the journal knows of a path."""
 
     image_id: int
     stamp: FileStamp | None

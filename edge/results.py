@@ -120,7 +120,9 @@ class Results:
         }
 
     def mend(self) -> None:
-        """Make both files agree with the journal; see `CsvFile.mend`."""
+        """Make both files agree with the journal; see `CsvFile.mend` and `CsvFile.check_journal`."""
+        for file in self._files.values():
+            file.check_journal()
         for file in self._files.values():
             file.mend()
 

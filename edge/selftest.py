@@ -23,8 +23,8 @@ class Deviation:
             partner.
         score: of a box's score.
         probability: of a class's probability.
-        classes_differ: cells whose class differs although the reference's choice was clear by more than the
-            probability that is tolerated.
+        classes_differ: cells whose class differs although the reference's choice was clear by more than twice
+            the probability that is tolerated.
     """
 
     box_px: float
@@ -62,10 +62,11 @@ class Tolerance:
 
 TOLERANCES = {
     "f32": Tolerance(box_px=0.1, score=1e-3, probability=1e-3),
-    "f16": Tolerance(box_px=1.0, score=0.02, probability=0.05),
+    "f16": Tolerance(box_px=2.0, score=0.02, probability=0.05),
     "bf16": Tolerance(box_px=3.0, score=0.06, probability=0.15),
 }
-"""By precision. bfloat16 has 8 bits of significand: a coordinate of 400 px is known to 2 px in it."""
+"""By precision. bfloat16 has 8 bits of significand: a coordinate of 400 px is known to 2 px in it. Below
+FP32, of two boxes of one cell that score alike the other one may win, and lie a pixel or two off."""
 
 
 def compare_detections(reference: Outputs, found: Outputs, threshold: float, slack: float) -> Deviation:

@@ -95,6 +95,7 @@ class Station:
         self._back_off_s: dict[Path, float] = {}
         self._is_full = False
         self._full_warned_s = float("-inf")
+        self._paused_until_s = float("-inf")
         self._status_due_s = clock()
         watchdog_s = notifier.watchdog_period_s
         self._turn_s = min(_LONGEST_TURN_S, watchdog_s / 3) if watchdog_s else _LONGEST_TURN_S
@@ -117,32 +118,44 @@ class Station:
             while not self._is_stopping:
                 self._notifier.alive()
                 self._tell_status()
-                if self._is_full:
-                    self._try_outputs()
+                pause_s = self._paused_until_s - self._clock()
+                if pause_s > 0:
+                    self._inbox.wait_for_wake(min(pause_s, self._turn_s))
                     continue
-                ready = self._inbox.take()
-                if ready is not None:
-                    self._process(ready)
-                elif not self._is_stopping:  # `take` may have read the wake of a signal
-                    self._inbox.wait(self._turn_s)
+                try:
+                    self._turn()
+                except OutputFullError as error:
+                    self._pause(error)
         finally:
             self._notifier.stopping()
             self._inbox.close()
 
+    def _turn(self) -> None:
+        if self._is_full:
+            self._desk.recover()
+        ready = self._inbox.take()
+        if ready is not None:
+            self._process(ready)
+            return
+        if self._is_full and not len(self._inbox):
+            self._go_on()  # the answer that met the full disk was in the journal, and now stands in the files
+        if not self._is_stopping:  # `take` may have read the wake of a signal
+            self._inbox.wait(self._turn_s)
+
     def _process(self, ready: ReadyFile) -> None:
         try:
             result = self._desk.process(ready.path, ready.sample)
-        except OutputFullError as error:
+        except OutputFullError:
             self._inbox.put_back(ready.path)
-            self._is_full = True
-            self._warn_full(error)
-            return
+            raise
         if result.status is State.PENDING:
             self._put_back(result)
             return
         self._back_off_s.pop(ready.path, None)
         if not result.is_new:
             return
+        if self._is_full:
+            self._go_on()
         self._counts[result.status] += 1
         self._last = f"{ready.path.name!r} {result.status}"
         log.info("%r: %s, %d leukocytes.", str(ready.path), result.status, len(result.findings))
@@ -160,19 +173,17 @@ class Station:
             self._back_off_s[result.path] = 4 * delay_s
             self._inbox.put_back(result.path, delay_s)
 
-    def _try_outputs(self) -> None:
-        try:
-            self._desk.recover()
-            self._is_full = False
-            log.warning("There is space again; going on.")
-        except OutputFullError as error:
-            self._warn_full(error)
-            self._inbox.wait_for_wake(min(_FULL_PERIOD_S, self._turn_s))
-
-    def _warn_full(self, error: OutputFullError) -> None:
-        if self._clock() - self._full_warned_s >= _FULL_WARNING_PERIOD_S:
-            self._full_warned_s = self._clock()
+    def _pause(self, error: OutputFullError) -> None:
+        now_s = self._clock()
+        self._is_full, self._paused_until_s = True, now_s + _FULL_PERIOD_S
+        if now_s - self._full_warned_s >= _FULL_WARNING_PERIOD_S:
+            self._full_warned_s = now_s
             log.warning("Intake is paused: %s", error)
+
+    def _go_on(self) -> None:
+        """Intake is paused until an image was recorded: that the outputs agree needs no space."""
+        self._is_full = False
+        log.warning("There is space again; going on.")
 
     def _tell_status(self) -> None:
         if self._clock() < self._status_due_s:

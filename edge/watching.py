@@ -4,6 +4,7 @@ import logging
 import os
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -52,16 +53,28 @@ def choose_mode(asked: WatchMode, folder: Path) -> tuple[Literal["events", "poll
     return ("polling" if quiet else "events"), f"the file system is {kind or 'unknown'}"
 
 
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something happened to a file.
+
+    Attributes:
+        moved_from: its path before, if it was renamed or moved inside the folder.
+    """
+
+    path: Path
+    moved_from: Path | None = None
+
+
 class FolderWatch:
-    """Calls `notice` with the path of each file that something happened to, from another thread.
+    """Calls `notify` for each file that something happened to, from another thread.
 
     An emitter ends in silence when its folder is removed, and a folder made anew is never seen again
     (watchdog#648): call `renew` from time to time.
     """
 
-    def __init__(self, folder: Path, notice: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, notify: Callable[[Notice], None]) -> None:
         self._folder = folder
-        self._notice = notice
+        self._notify = notify
         self._observer: BaseObserver | None = None
         self._identity: tuple[int, int] | None = None
         self._has_warned = False
@@ -104,11 +117,15 @@ class FolderWatch:
         )
         from watchdog.observers import Observer
 
-        notice = self._notice
+        notify = self._notify
 
         class Handler(FileSystemEventHandler):
             def on_any_event(self, event: "FileSystemEvent") -> None:
-                notice(os.fsdecode(event.dest_path or event.src_path))
+                source = Path(os.fsdecode(event.src_path))
+                if event.dest_path:
+                    notify(Notice(Path(os.fsdecode(event.dest_path)), source))
+                else:
+                    notify(Notice(source))
 
         # The watch's own reads (opened, closed without a write) are left out, or each would wake it again.
         kinds: list[type[FileSystemEvent]] = [FileCreatedEvent, FileClosedEvent, FileModifiedEvent]

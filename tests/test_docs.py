@@ -1,4 +1,4 @@
-"""Documentation that cannot drift: commands and options that it names exist, files that it links to are there."""
+"""Documentation that cannot drift: what it names exists, and files that it links to are there."""
 
 import re
 from pathlib import Path

@@ -10,6 +10,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from edge.cells import cell_class
+from edge.errors import EdgeError, ImageRejected
+from edge.images import decode
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +22,7 @@ _CORNERS = ("x1", "y1", "x2", "y2")
 _COLUMNS = ("NAME", *_CORNERS, "class")
 
 
-class AnnotationError(ValueError):
+class AnnotationError(EdgeError):
     """A file of annotations cannot be read as such. The message says which, why and what to do."""
 
 
@@ -85,6 +87,18 @@ def read_beside(csvs: Sequence[Path]) -> list[AnnotatedImage]:
             provenance if provenance.exists() else None,
         )
     return images
+
+
+def read_pixels(image: AnnotatedImage) -> NDArray[np.uint8]:
+    """The decoded image, uint8 [H, W, 3] RGB.
+
+    Raises:
+        ImageRejected: as `edge.images.decode`, and the message names the file.
+    """
+    try:
+        return decode(image.path.read_bytes())
+    except ImageRejected as error:
+        raise ImageRejected(error.reason, f"{image.path}: {error.detail}") from error
 
 
 def read_boxes(csv_paths: Sequence[Path]) -> pl.DataFrame:

@@ -13,7 +13,6 @@ import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 
@@ -21,10 +20,11 @@ from build_engines.checkpoint import Checkpoint, CropGeometry, build_network
 from build_engines.graphs import normalise
 from edge.cells import CELL_CLASSES
 from edge.geometry import crop, crop_region
-from edge.images import decode
-from training.annotations import AnnotatedImage
+from training.annotations import AnnotatedImage, read_pixels
 from training.augment import VARIATIONS, Variation, jitter_box, turn, vary_station
+from training.base_weights import read_base_weights
 from training.loop import Schedule, TrainingError, fit
+from training.metric import macro_f1
 from training.options import data_options, one_sentence, read_data, start_logging
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def cells_of(images: Sequence[AnnotatedImage]) -> list[Cell]:
         labelled = [(box, label) for box, label in zip(image.boxes_xyxy, image.labels, strict=True) if label]
         if not labelled:
             continue
-        rgb = decode(image.path.read_bytes())
+        rgb = read_pixels(image)
         height, width = rgb.shape[:2]
         for box, label in labelled:
             left, top, right, bottom = crop_region(box, 0, (_CONTEXT - 1) / 2, "square")
@@ -123,11 +123,10 @@ def balanced_weights(cells: Sequence[Cell]) -> list[float]:
     return [weights[cell.label, cell.source] for cell in cells]
 
 
-def macro_f1(truth: NDArray[np.int64], predicted: NDArray[np.int64], least: int) -> float:
+def macro_f1_of_frequent(truth: Sequence[str], predicted: Sequence[str], least: int) -> float:
     """Macro F1 over the classes that have at least `least` true cells."""
-    counts = np.bincount(truth)
-    covered = np.flatnonzero(counts >= least)
-    return float(f1_score(truth, predicted, labels=covered, average="macro", zero_division=0.0))
+    frequent = [label for label, count in sorted(Counter(truth).items()) if count >= least]
+    return macro_f1(truth, predicted, frequent)
 
 
 def train_classifier(
@@ -194,8 +193,9 @@ def train_classifier(
             for crops, labels in DataLoader(validation_set, 64, num_workers=0):
                 predicted.append(network(normalised(crops, geometry).to(device)).argmax(1).cpu())
                 truth.append(labels)
-        true, found = torch.cat(truth).numpy(), torch.cat(predicted).numpy()
-        macro = macro_f1(true, found, least=_LEAST_VALIDATION_CELLS)
+        codes = np.array(classes)
+        true, found = codes[torch.cat(truth)], codes[torch.cat(predicted)]
+        macro = macro_f1_of_frequent(true.tolist(), found.tolist(), least=_LEAST_VALIDATION_CELLS)
         right = true == found
         sources = np.array([cell.source for cell in known])
         of_source = {f"accuracy_{s}": float(right[sources == s].mean()) for s in np.unique(sources)}
@@ -219,15 +219,19 @@ def train_classifier(
 
 
 def load_base_weights(network: nn.Module, path: Path) -> None:
-    """Take over every base weight that has this network's shape; only the last layer may differ."""
-    base = torch.load(path, map_location="cpu", weights_only=True)
+    """Take over every base weight that has this network's shape; only the last layer may differ.
+
+    Raises:
+        TrainingError: the file holds no weights, or those of another network.
+    """
+    base = read_base_weights(path)
     own = network.state_dict()
     fitting = {
         name: tensor for name, tensor in base.items() if name in own and own[name].shape == tensor.shape
     }
     missing = own.keys() - fitting.keys()
     if len(missing) > 4:
-        raise click.ClickException(
+        raise TrainingError(
             f"{path} fits only {len(fitting)} of the network's {len(own)} tensors; "
             "give the weights of the same model."
         )
@@ -241,14 +245,32 @@ def load_base_weights(network: nn.Module, path: Path) -> None:
     )
 
 
+def _of_timm(_context: click.Context, _option: click.Parameter, model: str) -> str:
+    if not timm.is_model(model):
+        raise click.BadParameter(f"{model!r} is no model of timm; choose one that timm.list_models() gives.")
+    return model
+
+
 @click.command()
 @one_sentence
 @data_options
-@click.option("--model", default="tf_efficientnet_lite0", show_default=True, help="Any model name of timm.")
+@click.option(
+    "--model",
+    callback=_of_timm,
+    default="tf_efficientnet_lite0",
+    show_default=True,
+    help="Any model name of timm.",
+)
 @click.option(
     "--pretrained", type=click.Path(exists=True, path_type=Path), help="Base weights (timm state dict)."
 )
-@click.option("--crop-size", default=160, show_default=True, help="Side of a crop in pixels.")
+@click.option(
+    "--crop-size",
+    type=click.IntRange(1),
+    default=160,
+    show_default=True,
+    help="Side of a crop in pixels.",
+)
 @click.option(
     "--margin",
     type=click.FloatRange(0, 0.4),
@@ -264,7 +286,7 @@ def load_base_weights(network: nn.Module, path: Path) -> None:
     help="Mean and deviation of each crop, or the constants of the model's base weights.",
 )
 @click.option("--variation", type=click.Choice(list(VARIATIONS)), default="extreme", show_default=True)
-@click.option("--batch-size", default=32, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--bf16", is_flag=True, help="Mixed precision in bfloat16.")
 def main(model: str, pretrained: Path | None, crop_size: int, margin: float, normalise_by: str,
          variation: str, batch_size: int, bf16: bool, **data: Any) -> None:  # fmt: skip

@@ -10,16 +10,17 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from click.core import ParameterSource
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
 from build_engines.checkpoint import Checkpoint, TileGeometry, build_network
 from edge.geometry import iou_matrix
-from edge.images import decode
 from training import yolox
-from training.annotations import AnnotatedImage
+from training.annotations import AnnotatedImage, read_pixels
 from training.augment import VARIATIONS, Variation
 from training.loop import Schedule, fit
+from training.metric import match_one_to_one
 from training.options import data_options, one_sentence, read_data, start_logging
 from training.tiles import TileDataset, source_weights
 
@@ -56,7 +57,7 @@ def train_yolox(
         yolox.load_base_weights(network, pretrained, calibration)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device, memory_format=torch.channels_last)
-    pixels = [decode(image.path.read_bytes()) for image in validation]
+    pixels = [read_pixels(image) for image in validation]
 
     def batches(epoch: int) -> DataLoader[Any]:
         generator = torch.Generator().manual_seed(schedule.seed * 1000 + epoch)
@@ -98,7 +99,10 @@ def detection_figures(
 ) -> dict[str, float]:
     """Figures for choosing an epoch: average precision at IoU 0.5, mean IoU, recall of each source.
 
-    A prediction, best score first, takes the free true box that it overlaps most; IoU under 0.5 is none.
+    Args:
+        images: the truth.
+        found: boxes float32 [n, 4] in image pixels and scores float32 [n] of each image.
+        threshold: least score of a prediction that counts in the recall.
     """
     scores: list[float] = []
     right: list[bool] = []
@@ -107,17 +111,12 @@ def detection_figures(
     total: Counter[str] = Counter()
     for image, (boxes, image_scores) in zip(images, found, strict=True):
         total[image.source] += len(image.boxes_xyxy)
-        ious = iou_matrix(boxes, image.boxes_xyxy)
-        free = np.ones(len(image.boxes_xyxy), bool)
-        for row, one in zip(ious, image_scores, strict=True):
-            best = int(np.argmax(np.where(free, row, -1))) if len(row) else 0
-            hit = bool(len(row)) and bool(free[best]) and row[best] >= 0.5
-            scores.append(one)
-            right.append(hit)
-            if hit:
-                free[best] = False
-                overlaps.append(row[best])
-                of_source[image.source] += int(one >= threshold)
+        matches = match_one_to_one(image.boxes_xyxy, boxes, image_scores)
+        matched = np.flatnonzero(matches >= 0)
+        scores += list(image_scores)
+        right += list(matches >= 0)
+        overlaps += list(iou_matrix(image.boxes_xyxy, boxes)[matches[matched], matched])
+        of_source[image.source] += int((image_scores[matched] >= threshold).sum())
     order = np.argsort(-np.array(scores), kind="stable")
     hits = np.array(right, float)[order]
     boxes_total = sum(total.values())
@@ -130,6 +129,32 @@ def detection_figures(
     return {"score": average_precision + mean_iou, "ap50": average_precision, "mean_iou": mean_iou, **recall}
 
 
+_LARGEST_STRIDE = 32
+_ONLY_YOLOX = ("pretrained", "tiles_per_epoch", "ema_decay")
+"""Parameters of the command that ultralytics' training has no use for."""
+
+
+def _whole_strides(_context: click.Context, _option: click.Parameter, tile_size: int) -> int:
+    if tile_size % _LARGEST_STRIDE:
+        raise click.BadParameter(f"{tile_size} is no multiple of {_LARGEST_STRIDE}; choose one, such as 416.")
+    return tile_size
+
+
+def _refuse_options_of_yolox(model: str) -> None:
+    """Refuse what the user gave and this model would ignore."""
+    context = click.get_current_context()
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in _ONLY_YOLOX
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    ]
+    if given:
+        raise click.UsageError(
+            f"{model} is trained by ultralytics, which does not take {', '.join(given)}; leave that out "
+            "(base weights of ultralytics are given as the model, --model yolo11n.pt)."
+        )
+
+
 @click.command()
 @one_sentence
 @data_options
@@ -139,11 +164,24 @@ def detection_figures(
     show_default=True,
     help="yolox-nano, or any model name of ultralytics (yolo11n.pt, yolo26n.yaml, …).",
 )
-@click.option("--pretrained", type=click.Path(exists=True, path_type=Path), help="Base weights of YOLOX.")
-@click.option("--tile-size", default=416, show_default=True, help="Side of a tile in pixels.")
+@click.option(
+    "--pretrained",
+    type=click.Path(exists=True, path_type=Path),
+    help="Base weights of YOLOX, and for YOLOX only.",
+)
+@click.option(
+    "--tile-size",
+    type=click.IntRange(_LARGEST_STRIDE),
+    callback=_whole_strides,
+    default=416,
+    show_default=True,
+    help=f"Side of a tile in pixels, a multiple of {_LARGEST_STRIDE}.",
+)
 @click.option("--variation", type=click.Choice(list(VARIATIONS)), default="strong", show_default=True)
-@click.option("--batch-size", default=16, show_default=True)
-@click.option("--tiles-per-epoch", default=2000, show_default=True, help="For YOLOX.")
+@click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True)
+@click.option(
+    "--tiles-per-epoch", type=click.IntRange(1), default=2000, show_default=True, help="For YOLOX only."
+)
 @click.option("--one-stage", is_flag=True, help="The detector also names the class (ultralytics models).")
 @click.option("--bf16", is_flag=True, help="Mixed precision in bfloat16.")
 def main(model: str, pretrained: Path | None, tile_size: int, variation: str, batch_size: int,
@@ -152,15 +190,22 @@ def main(model: str, pretrained: Path | None, tile_size: int, variation: str, ba
     start_logging()
     if one_stage and model == "yolox-nano":
         raise click.UsageError("yolox-nano only finds cells; choose a model of ultralytics with --one-stage.")
+    if model != "yolox-nano":
+        _refuse_options_of_yolox(model)
     training, validation, schedule = read_data(data, mixed_precision=bf16)
     log.info("%d images to train on, %d to validate on", len(training), len(validation))
+    provenance = {
+        "data": list(data["data_note"]),
+        "sources": dict(Counter(image.source for image in training)),
+        "variation": variation,
+    }
     if model != "yolox-nano":
         from training.ultralytics_yolo import train_ultralytics
 
         best = train_ultralytics(
             training, validation, model=model, tile_size=tile_size, one_stage=one_stage,
             variation=variation, schedule=schedule, batch_size=batch_size, folder=data["out"],
-            resume=data["resume"],
+            provenance=provenance, resume=data["resume"],
         )  # fmt: skip
     else:
         best = train_yolox(
@@ -174,12 +219,7 @@ def main(model: str, pretrained: Path | None, tile_size: int, variation: str, ba
             batch_size=batch_size,
             tiles_per_epoch=tiles_per_epoch,
             folder=data["out"],
-            provenance={
-                "data": list(data["data_note"]),
-                "sources": dict(Counter(image.source for image in training)),
-                "base_weights": pretrained.name if pretrained else "none",
-                "variation": variation,
-            },
+            provenance={**provenance, "base_weights": pretrained.name if pretrained else "none"},
             resume=data["resume"],
         )
     click.echo(best)

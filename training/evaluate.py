@@ -19,10 +19,15 @@ from edge.bundle import Bundle
 from edge.cells import CELL_CLASSES, Finding, cell_class
 from edge.errors import EdgeError, ImageRejected
 from edge.geometry import Boxes
-from edge.images import decode
 from edge.pipeline import Pipeline, open_pipeline
 from training import metric, report
-from training.annotations import AnnotatedImage, AnnotationError, read_annotations, read_beside
+from training.annotations import (
+    AnnotatedImage,
+    AnnotationError,
+    read_annotations,
+    read_beside,
+    read_pixels,
+)
 from training.report import FALSE_DETECTION, MISSED, WRONG_CLASS, Evaluation, Mistake
 
 COVERED = ("BA", "EO", "Er", "LY", "M", "MM", "MO", "PM", "PNN", "Thromb")
@@ -194,9 +199,7 @@ def read_with(
     rejected: dict[str, str] = {}
     for image in track(images, description="Reading images", console=console):
         try:
-            findings[image.name] = pipeline.read(
-                decode(image.path.read_bytes()), detection_threshold=lowest_threshold
-            )
+            findings[image.name] = pipeline.read(read_pixels(image), detection_threshold=lowest_threshold)
         except ImageRejected as error:
             rejected[image.name] = error.reason
     return findings, rejected
@@ -211,6 +214,18 @@ def write_predictions(findings: Mapping[str, Sequence[Finding]], path: Path) -> 
             for one in of_image:
                 box = [f"{corner:.1f}" for corner in one.box_xyxy]
                 rows.writerow([name, *box, one.label, f"{one.class_score:.4f}", f"{one.detection_score:.4f}"])
+
+
+def _require_distinct_names(images: Sequence[AnnotatedImage]) -> None:
+    """Refuse images whose findings nobody could tell apart, here or in predictions.csv."""
+    paths: dict[str, Path] = {}
+    for image in images:
+        if image.name in paths:
+            raise AnnotationError(
+                f"{paths[image.name]} and {image.path} have the same NAME, by which findings are kept; "
+                "rename one of them, or measure the two folders apart."
+            )
+        paths[image.name] = image.path
 
 
 def _codes(_context: click.Context, _option: click.Parameter, value: str) -> tuple[str, ...]:
@@ -268,13 +283,14 @@ def main(
         images = [image for image in images if not sources or image.source in sources]
         if not images:
             raise AnnotationError(f"No image is of the source {', '.join(sources)}; see provenance.csv.")
+        _require_distinct_names(images)
         bundle = Bundle.load(bundle_dir)
         working_threshold = bundle.manifest.thresholds.detection
         with open_pipeline(bundle, backend=backend, precision=precision) as pipeline:
             engine = pipeline.engine_id
             lowest_threshold = min(CURVE_THRESHOLDS[0], working_threshold)
             findings, rejected = read_with(pipeline, images, lowest_threshold, Console(stderr=True))
-    except (EdgeError, AnnotationError) as error:
+    except EdgeError as error:
         raise click.ClickException(str(error)) from error
     evaluation = evaluate(images, findings, working_threshold=working_threshold, covered=covered)
     about = {
@@ -286,9 +302,9 @@ def main(
     }
     out.mkdir(parents=True, exist_ok=True)
     write_predictions(findings, out / "predictions.csv")
-    readable = {image.name: image.path for image in images if image.name not in rejected}
+    readable = {image.name: image for image in images if image.name not in rejected}
     report.write(
-        evaluation, about, out, lambda name: decode(readable[name].read_bytes()) if name in readable else None
+        evaluation, about, out, lambda name: read_pixels(readable[name]) if name in readable else None
     )
     report.print_tables(evaluation, about, Console())
 

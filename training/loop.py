@@ -16,11 +16,13 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from edge.errors import EdgeError
+
 log = logging.getLogger(__name__)
 
 
-class TrainingError(ValueError):
-    """There is nothing to learn from, or nothing to judge by."""
+class TrainingError(EdgeError):
+    """There is nothing to learn from or nothing to judge by, or a file to begin with does not fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ def fit(
         resume: go on from `resume.pt` if there is one.
 
     Raises:
-        TrainingError: there is nothing to learn from, or nothing to judge by.
+        TrainingError: there is nothing to learn from, nothing to judge by, or `resume.pt` does not fit.
     """
     if not len(batches(0)):
         raise TrainingError(
@@ -200,8 +202,14 @@ def _save(
 def _load(
     path: Path, network: nn.Module, averaged: AveragedModel, optimizer: torch.optim.Optimizer
 ) -> _Progress:
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    network.load_state_dict(state["network"])
-    averaged.load_state_dict(state["averaged"])
-    optimizer.load_state_dict(state["optimizer"])
-    return _Progress(*state["progress"])
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        network.load_state_dict(state["network"])
+        averaged.load_state_dict(state["averaged"])
+        optimizer.load_state_dict(state["optimizer"])
+        return _Progress(*state["progress"])
+    except Exception as error:  # torch has no kind of its own for a damaged file or for other tensors
+        raise TrainingError(
+            f"{path} is damaged or of another network than the one to train ({type(error).__name__}); resume "
+            "with the model and the classes that it was trained with, or train into another folder."
+        ) from error

@@ -21,16 +21,20 @@ _OPTIONS = (
                  " provenance.csv beside it names the source of each."),
     click.option("--validation-csv", "validation_csvs", type=_FILE, multiple=True, required=True,
                  help="Annotations to judge on (repeatable)."),
-    click.option("--drawn", default=0, show_default=True, help="Drawn smears to train on, too."),
-    click.option("--exclude-source", multiple=True, help="Leave a source out (repeatable)."),
+    click.option("--drawn", type=click.IntRange(0), default=0, show_default=True,
+                 help="Drawn smears to train on, too."),
+    click.option("--exclude-source", multiple=True,
+                 help="Leave a source out of training and validation (repeatable)."),
     click.option("--data-note", multiple=True,
                  help="Origin and licence of the data, a sentence for the model card (repeatable)."),
     click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run."),
-    click.option("--epochs", default=20, show_default=True),
-    click.option("--learning-rate", default=1e-3, show_default=True),
-    click.option("--ema-decay", default=0.995, show_default=True),
-    click.option("--patience", default=10, show_default=True, help="Epochs to wait for a better score."),
-    click.option("--seed", default=0, show_default=True),
+    click.option("--epochs", type=click.IntRange(1), default=20, show_default=True),
+    click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True),
+    click.option("--ema-decay", type=click.FloatRange(0, 1, max_open=True), default=0.995, show_default=True,
+                 help="Of the moving average of the weights; models of ultralytics have their own."),
+    click.option("--patience", type=click.IntRange(1), default=10, show_default=True,
+                 help="Epochs to wait for a better score."),
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
     click.option("--resume", is_flag=True, help="Go on from the last whole epoch of this run."),
 )  # fmt: skip
 
@@ -49,7 +53,7 @@ def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
     def wrapped(**options: Any) -> None:
         try:
             command(**options)
-        except (EdgeError, AnnotationError, TrainingError) as error:
+        except EdgeError as error:
             raise click.ClickException(str(error)) from error
 
     return wrapped
@@ -58,12 +62,30 @@ def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
 def read_data(
     options: dict[str, Any], *, mixed_precision: bool = False
 ) -> tuple[list[AnnotatedImage], list[AnnotatedImage], Schedule]:
-    """Training images, validation images and schedule of the shared options."""
-    training = [
-        image for image in read_beside(options["csvs"]) if image.source not in options["exclude_source"]
-    ]
+    """Training images, validation images and schedule of the shared options.
+
+    Raises:
+        AnnotationError: as `read_beside`, or a source to leave out is of no image.
+        TrainingError: no image is left to train on or to judge by.
+    """
+    training, validation = read_beside(options["csvs"]), read_beside(options["validation_csvs"])
+    known = {image.source for image in (*training, *validation)}
+    if unknown := set(options["exclude_source"]) - known:
+        raise AnnotationError(
+            f"No image is of the source {', '.join(sorted(unknown))} that is to be left out; choose from "
+            f"{', '.join(sorted(known))}."
+        )
+    training, validation = (
+        [image for image in images if image.source not in options["exclude_source"]]
+        for images in (training, validation)
+    )
     if options["drawn"]:
         training += drawn_images(options["out"] / "drawn", options["drawn"])
+    for images, purpose in ((training, "train on"), (validation, "judge by")):
+        if not images:
+            raise TrainingError(
+                f"No image is left to {purpose}; leave fewer sources out or give more images."
+            )
     schedule = Schedule(
         epochs=options["epochs"],
         learning_rate=options["learning_rate"],
@@ -72,7 +94,7 @@ def read_data(
         seed=options["seed"],
         mixed_precision=mixed_precision,
     )
-    return training, read_beside(options["validation_csvs"]), schedule
+    return training, validation, schedule
 
 
 def start_logging() -> None:

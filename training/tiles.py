@@ -13,8 +13,7 @@ from torch.utils.data import Dataset
 
 from build_engines.checkpoint import TileGeometry
 from edge.geometry import LETTERBOX_PAD, Letterbox, clip_boxes, letterbox
-from edge.images import decode
-from training.annotations import AnnotatedImage
+from training.annotations import AnnotatedImage, read_pixels
 from training.augment import Variation, turn, vary_station
 
 Image = NDArray[np.uint8]
@@ -65,7 +64,7 @@ class TileDataset(Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(tile), torch.from_numpy(padded)
 
     def _keep(self, image: AnnotatedImage) -> None:
-        rgb = decode(image.path.read_bytes())
+        rgb = read_pixels(image)
         scale = min(_LONGEST_SIDE_PX / max(rgb.shape[:2]), 1.0)
         if scale < 1:
             size_wh = (round(rgb.shape[1] * scale), round(rgb.shape[0] * scale))

@@ -4,14 +4,16 @@ ultralytics keeps its loss, its mosaics and its progress; stain, camera and orie
 `training.augment`, so that every family of detectors is prepared for the same stations.
 """
 
+import json
 import logging
 import random
 import shutil
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import click
 import cv2
 import numpy as np
 import torch
@@ -20,10 +22,9 @@ from numpy.typing import NDArray
 from build_engines.families import import_ultralytics
 from edge.cells import CELL_CLASSES
 from edge.geometry import clip_boxes
-from edge.images import decode
-from training.annotations import AnnotatedImage
+from training.annotations import AnnotatedImage, read_pixels
 from training.augment import VARIATIONS, Variation, turn, vary_station
-from training.loop import Schedule
+from training.loop import Schedule, TrainingError
 
 import_ultralytics()  # switches its reports off, which it must find switched when it is first imported
 from ultralytics.data.augment import BaseTransform, Compose  # noqa: E402
@@ -37,6 +38,9 @@ log = logging.getLogger(__name__)
 
 LEUKOCYTE = "leukocyte"
 """The one class of a detector that only finds."""
+
+PROVENANCE = "provenance.json"
+"""Beside the weights, for the model card: a file of ultralytics has no place for it."""
 
 _LONGEST_SIDE_TILES = 2
 """Images are handed to ultralytics no larger than this many tiles, as `training.tiles` keeps them."""
@@ -53,9 +57,12 @@ def train_ultralytics(
     schedule: Schedule,
     batch_size: int,
     folder: Path,
+    provenance: dict[str, Any],
     resume: bool = False,
 ) -> Path:
     """Train a YOLO and keep the best network as `weights/best.pt` in `folder`; returns its path.
+
+    `PROVENANCE` beside it says what it was made from, as a `Checkpoint.provenance` does.
 
     Args:
         training: what to train on.
@@ -69,13 +76,14 @@ def train_ultralytics(
         schedule: see `Schedule`; the moving average is ultralytics' own.
         batch_size: tiles a step.
         folder: gets the dataset, the weights and `results.csv`, a line an epoch.
+        provenance: of the data, for the model card; `sources` becomes that of the images that can be used.
         resume: go on from `weights/last.pt` if there is one; its schedule then holds, but for the patience.
 
     Raises:
-        click.ClickException: the model's name or the data cannot be used.
+        TrainingError: the model's name or the data cannot be used.
     """
     if Path(model).suffix not in (".pt", ".yaml"):
-        raise click.ClickException(
+        raise TrainingError(
             f"{model!r} is neither yolox-nano nor a model of ultralytics; give a name that ends in .yaml (an "
             "architecture) or .pt (base weights)."
         )
@@ -85,8 +93,9 @@ def train_ultralytics(
         log.info("%s has been trained to its end", folder)
         return best
     classes = _classes_of(training) if one_stage else (LEUKOCYTE,)
+    usable = _usable(training, classes, "training")
     data = write_dataset(
-        _usable(training, classes, "training"),
+        usable,
         _usable(validation, classes, "validation"),
         classes,
         folder / "dataset",
@@ -129,6 +138,18 @@ def train_ultralytics(
     }
     if resume:
         settings["resume"] = str(last)
+    facts = {
+        **provenance,
+        "sources": dict(Counter(image.source for image in usable)),
+        "base_weights": Path(model).name if Path(model).suffix == ".pt" else "none",
+        "model": Path(model).name,
+        "schedule": {name: value for name, value in asdict(schedule).items() if name != "ema_decay"},
+        **(
+            {"cells": dict(Counter(label for image in usable for label in image.labels))} if one_stage else {}
+        ),
+    }
+    best.parent.mkdir(parents=True, exist_ok=True)
+    (best.parent / PROVENANCE).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8")
     _LeukocyteTraining(VARIATIONS[variation], settings).train()
     return best
 
@@ -155,7 +176,7 @@ def write_dataset(
         (folder / "images" / split).mkdir(parents=True)
         (folder / "labels" / split).mkdir(parents=True)
         for index, image in enumerate(images):
-            size_wh = _place_image(image.path, folder / "images" / split / f"{index:06d}", longest_side_px)
+            size_wh = _place_image(image, folder / "images" / split / f"{index:06d}", longest_side_px)
             numbers = [0 if label not in classes else classes.index(label) for label in image.labels]
             rows = np.column_stack([numbers, _relative_boxes(image, size_wh)])
             np.savetxt(folder / "labels" / split / f"{index:06d}.txt", rows, ["%d", *["%.6f"] * 4])
@@ -164,18 +185,17 @@ def write_dataset(
     return folder / "data.yaml"
 
 
-def _place_image(path: Path, place: Path, longest_side_px: int) -> tuple[int, int]:
+def _place_image(image: AnnotatedImage, place: Path, longest_side_px: int) -> tuple[int, int]:
     """Link or write an image to `place` (without suffix); returns the width and height that its boxes are in.
 
     Only a whole JPEG of a fitting size is linked. ultralytics reads other formats in another way than the
     station, and writes a JPEG that has bytes behind its end marker anew.
     """
-    content = path.read_bytes()
-    rgb = decode(content)
+    rgb, content = read_pixels(image), image.path.read_bytes()
     height, width = rgb.shape[:2]
     scale = longest_side_px / max(width, height)
     if scale >= 1 and content.startswith(b"\xff\xd8") and content.endswith(b"\xff\xd9"):
-        place.with_suffix(".jpg").symlink_to(path.resolve())
+        place.with_suffix(".jpg").symlink_to(image.path.resolve())
     else:
         if scale < 1:
             inner_wh = max(round(width * scale), 1), max(round(height * scale), 1)
@@ -196,7 +216,7 @@ def _classes_of(images: Sequence[AnnotatedImage]) -> tuple[str, ...]:
     present = {label for image in images if None not in image.labels for label in image.labels}
     classes = tuple(one.code for one in CELL_CLASSES if one.code in present)
     if len(classes) < 2:
-        raise click.ClickException(
+        raise TrainingError(
             f"A one-stage detector needs at least 2 classes and the training images have {len(classes)}; add "
             "images whose leukocytes all have a class, or train without --one-stage."
         )
@@ -215,7 +235,7 @@ def _usable(images: Sequence[AnnotatedImage], classes: tuple[str, ...], what: st
             " and were left out", len(images) - len(usable), len(images), what,
         )  # fmt: skip
     if not usable:
-        raise click.ClickException(
+        raise TrainingError(
             f"None of the {len(images)} {what} images can be used; give images with boxes"
             f"{'' if classes == (LEUKOCYTE,) else ' of the classes ' + ', '.join(classes)}."
         )

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from build_engines.checkpoint import TileGeometry
 from edge.geometry import letterbox
+from training.base_weights import read_base_weights
+from training.loop import TrainingError
 
 Image = NDArray[np.uint8]
 Boxes = NDArray[np.float32]
@@ -73,15 +75,15 @@ def load_base_weights(network: nn.Module, path: Path, calibration: Tensor) -> No
         calibration: uint8 [B, S, S, 3] RGB tiles.
 
     Raises:
-        ValueError: the weights are of another size of network.
+        TrainingError: the file holds no weights, or those of another size of network.
     """
-    base = torch.load(path, map_location="cpu", weights_only=True)
-    base = base.get("model", base)
-    base = {name: tensor for name, tensor in base.items() if ".cls_preds." not in name}
+    base = {name: tensor for name, tensor in read_base_weights(path).items() if ".cls_preds." not in name}
     own = network.state_dict()
     fused = {name for name in base if name.endswith(".conv.bias")}
-    if any(name not in own or own[name].shape != base[name].shape for name in base.keys() - fused):
-        raise ValueError(
+    if not base or any(
+        name not in own or own[name].shape != base[name].shape for name in base.keys() - fused
+    ):
+        raise TrainingError(
             f"{path} is of another network than the one to train; give the weights of its own size."
         )
     network.load_state_dict(

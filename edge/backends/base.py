@@ -105,7 +105,6 @@ def find_backend(name: str) -> Backend:
         found: Backend = getattr(import_module(module), cls)()
     except ImportError as error:
         raise BackendError(
-            f"The backend {wanted!r} is not installed ({error}); run "
-            f"`pip install 'cytologia-edge[{wanted}]'` or choose another."
+            f"The backend {wanted!r} is not installed ({error}); `pip install {wanted}` or choose another."
         ) from error
     return found

@@ -1,17 +1,20 @@
 """Graphs on the CPU through ONNX Runtime: the reference of the gates, and a second engine."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edge.backends.base import Backend, Outputs, Session
 from edge.bundle import GraphFiles
 from edge.errors import BackendError
 
-ort.disable_telemetry_events()
+# Read when the library is loaded: without it, this wheel leaves an id in the home folder and reports to
+# Microsoft. Its function to disable events comes too late for both.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import onnxruntime as ort
 
 
 class OnnxRuntimeBackend(Backend):

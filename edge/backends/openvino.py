@@ -1,16 +1,21 @@
 """Graphs on the CPU through OpenVINO."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
 
 from edge.backends.base import Backend, Outputs, Session
 from edge.bundle import GraphFiles
 from edge.errors import BackendError
+
+# Importing openvino imports its converter, which reports to Google Analytics and leaves an id in the home
+# folder, unless this package is missing; then it takes a stub of its own.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+import openvino as ov  # noqa: E402
 
 _DEVICE = "CPU"
 _CAPABILITY_OF = {"bf16": "BF16", "f16": "FP16", "f32": "FP32"}

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,8 @@ from edge.overlay import encode_jpeg
 _FIELD_CELLS = 20
 _DROP_PERIOD_S = 0.1
 _PATIENCE_S = 120.0
+_MARK = ".edge-demo"
+"""A folder with this file in it was made by the demo and may be removed by the next one."""
 
 Row = Mapping[str, str]
 
@@ -52,49 +54,63 @@ class Agreement:
     findings: int
 
 
-def show(out: Path, tiles: int, fields: int) -> int:
-    """Run the demo; returns the exit code, 0 if every image was answered."""
+def show(out: Path, tiles: int, fields: int) -> None:
+    """Run the demo.
+
+    Raises:
+        StationError: `out` is somebody's folder, or the station did not answer every image.
+    """
     console = Console()
-    if out.exists() and not (out / "inbox").is_dir():
+    if out.exists() and not (out / _MARK).exists():
         raise StationError(f"{out} exists and is not from a demo; give another folder with --out.")
     shutil.rmtree(out, ignore_errors=True)
     inbox, results = out / "inbox", out / "results"
     (inbox / "drawn-smear-1").mkdir(parents=True)
+    (out / _MARK).touch()
     console.print(
         f"Drawing {tiles} tiles and {fields} fields of 2592x1944 px (drawn smears, not real blood)."
     )
     truth = {f"tile-{seed:03}.jpg": draw_tile(seed) for seed in range(tiles)}
     truth |= {f"field-{seed:03}.jpg": draw_field(seed, _FIELD_CELLS) for seed in range(fields)}
-    with _station(inbox, results, console):
+    with _station(inbox, results, console) as is_running:
         for name, smear in truth.items():
             _drop(inbox / "drawn-smear-1" / name, smear)
             time.sleep(_DROP_PERIOD_S)
-        _follow(results, len(truth), console)
+        _follow(results, len(truth), console, is_running)
     images = _read_csv(results / "images.csv")
     findings = _read_csv(results / "results.csv")
     _print_summary(console, images, compare(truth, findings), results)
-    return 0 if len(images) == len(truth) else 1
+    if len(images) < len(truth):
+        raise StationError(f"{len(truth) - len(images)} images have no answer; see {out / 'edge-watch.log'}.")
 
 
 @contextmanager
-def _station(inbox: Path, results: Path, console: Console) -> Iterator[None]:
-    """`edge-watch` as systemd would start it: ready when it says so, stopped by SIGTERM."""
+def _station(inbox: Path, results: Path, console: Console) -> Iterator[Callable[[], bool]]:
+    """`edge-watch` as systemd would start it: ready when it says so, stopped by SIGTERM.
+
+    Yields whether it is still running. Settings of a real station in the environment are not for it.
+    """
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices:
         notices.bind(f"{folder}/notify")
         command = [sys.executable, "-c", "from edge.cli import watch; watch(prog_name='edge-watch')"]
         command += [str(inbox), "--out", str(results), "--overlays"]
         log = results.parent / "edge-watch.log"
-        console.print(f"Starting edge-watch {inbox} --out {results} --overlays")
+        console.print(f"Starting edge-watch {inbox} --out {results} --overlays", markup=False)
+        environment = {key: value for key, value in os.environ.items() if not _is_of_a_station(key)}
         with log.open("wb") as stderr:
             process = subprocess.Popen(
-                command, stderr=stderr, env={**os.environ, "NOTIFY_SOCKET": f"{folder}/notify"}
+                command, stderr=stderr, env={**environment, "NOTIFY_SOCKET": f"{folder}/notify"}
             )
             try:
                 _await_ready(process, notices, log)
-                yield
+                yield lambda: process.poll() is None
             finally:
                 process.send_signal(signal.SIGTERM)
                 process.wait(_PATIENCE_S)
+
+
+def _is_of_a_station(variable: str) -> bool:
+    return variable.upper().startswith("CYTOLOGIA_EDGE_") or variable == "STATE_DIRECTORY"
 
 
 def _await_ready(process: subprocess.Popen[bytes], notices: socket.socket, log: Path) -> None:
@@ -116,11 +132,11 @@ def _drop(path: Path, smear: DrawnSmear) -> None:
     partial.rename(path)
 
 
-def _follow(results: Path, expected: int, console: Console) -> None:
-    """Print the rows as they come, until every image has its row."""
+def _follow(results: Path, expected: int, console: Console, is_running: Callable[[], bool]) -> None:
+    """Print the rows as they come, until every image has its row or the station has ended."""
     shown = 0
     deadline_s = time.monotonic() + _PATIENCE_S
-    while shown < expected and time.monotonic() < deadline_s:
+    while shown < expected and is_running() and time.monotonic() < deadline_s:
         images = _read_csv(results / "images.csv")
         cells: dict[str, list[str]] = {}
         for row in _read_csv(results / "results.csv"):

@@ -1,7 +1,5 @@
 """The graphs answer as the libraries do from which their networks come."""
 
-import os
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -14,18 +12,15 @@ from torch import Tensor, nn
 from build_engines.families import import_ultralytics
 from build_engines.graphs import detector_graph
 from tests.build_engines.untrained import run, spread_outputs
+from tests.real_files import data_path, weights_path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 TILE_SIZE = 320
 
 
 @pytest.fixture(scope="module")
 def smear_images() -> list[np.ndarray]:
     """Two smear images, uint8 [H,W,3] BGR, one of them cut so that letterboxing has an odd rest."""
-    folder = Path(os.environ.get("CYTOLOGIA_DATA", REPOSITORY.parent / "shared/data")) / "smears/images"
-    paths = sorted(folder.glob("*.jpg"))[:2]
-    if len(paths) < 2:
-        pytest.skip(f"needs two smear images in {folder}; set CYTOLOGIA_DATA to the data folder")
+    paths = sorted(data_path("smears/images").glob("*.jpg"))[:2]
     first, second = (cv2.imread(str(path)) for path in paths)
     return [first, second[: second.shape[0] * 2 // 3 + 1]]
 
@@ -130,10 +125,7 @@ def yolox_nano() -> Any:
     from yolox.models import YoloPafpn, YoloxHead, YoloxModule
     from yolox.utils import fuse_model
 
-    folder = Path(os.environ.get("CYTOLOGIA_WEIGHTS", REPOSITORY.parent / "shared/weights"))
-    path = folder / "yolox_nano_fused_torch.pth"
-    if not path.exists():
-        pytest.skip(f"needs {path}; set CYTOLOGIA_WEIGHTS to the folder of base weights")
+    path = weights_path("yolox_nano_fused_torch.pth")
     channels = [256, 512, 1024]
     backbone = YoloPafpn(0.33, 0.25, depthwise=True, in_channels=channels)
     network = YoloxModule(backbone, YoloxHead(80, 0.25, in_channels=channels, depthwise=True)).eval()

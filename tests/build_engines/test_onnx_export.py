@@ -1,7 +1,7 @@
 """The files answer as the torch modules do, in the engines that need no GPU, and keep their promises."""
 
 import copy
-import os
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from build_engines.families import import_ultralytics
 from build_engines.graphs import ClassifierGraph, DetectorGraph, classifier_graph, detector_graph
-from build_engines.onnx_export import ExportError, export, float16_share, refuse_unportable
+from build_engines.onnx_export import ExportError, export, refuse_unportable
+from tests.real_files import weights_path
 
 Graph = DetectorGraph | ClassifierGraph
 SIDE_PIXELS = 320
@@ -57,10 +58,7 @@ def yolox_nano(half: bool) -> DetectorGraph:
     from yolox.models import YoloPafpn, YoloxHead, YoloxModule
     from yolox.models.network_blocks import BaseConv
 
-    folder = Path(os.environ.get("CYTOLOGIA_WEIGHTS", Path(__file__).resolve().parents[3] / "shared/weights"))
-    path = folder / "yolox_nano_fused_torch.pth"
-    if not path.exists():
-        pytest.skip(f"needs {path}; set CYTOLOGIA_WEIGHTS to the folder of base weights")
+    path = weights_path("yolox_nano_fused_torch.pth")
     channels = [256, 512, 1024]
     backbone = YoloPafpn(0.33, 0.25, depthwise=True, in_channels=channels)
     network = YoloxModule(backbone, YoloxHead(80, 0.25, in_channels=channels, depthwise=True)).eval()
@@ -185,6 +183,17 @@ def test_half_files_answer_nearly_the_same(both: tuple[Exported, Exported]) -> N
         same = apart_pixels.argmin(1)
         assert (apart_pixels.min(1) < 6).all()  # of boxes about 100 pixels wide
         np.testing.assert_allclose(answers["scores"][row, :10], expected["scores"][row, same], atol=0.02)
+
+
+def float16_share(model: onnx.ModelProto) -> float:
+    """The share of the floating-point weights that are float16, 0 to 1. A file nobody converted has 0."""
+    floats = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
+    counts = dict.fromkeys(floats, 0)
+    for weight in model.graph.initializer:
+        if weight.data_type in counts:
+            counts[weight.data_type] += math.prod(weight.dims)
+    total = sum(counts.values())
+    return counts[TensorProto.FLOAT16] / total if total else 0.0
 
 
 def test_half_files_have_float16_weights_and_whole_ends(both: tuple[Exported, Exported]) -> None:

@@ -1,5 +1,6 @@
 """Untrained networks that find things, and how they are asked: shared by the tests of graphs."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,30 +9,51 @@ from torch import Tensor, nn
 
 def spread_outputs(network: Any, tiles: Tensor) -> None:
     """Give an untrained ultralytics network boxes and scores that differ from place to place."""
+    head = network.model[-1]
+    branches = [head.one2many, *([head.one2one] if hasattr(head, "one2one_cv2") else [])]
+    wanted = {
+        level[-1]: (mean, 1.0)
+        for branch in branches
+        for kind, mean in (("box_head", 2.0), ("cls_head", -2.0))
+        for level in branch[kind]
+    }
     planes = tiles.permute(0, 3, 1, 2).float() / 255
+    _spread(network, lambda: network(planes), wanted)
+
+
+def spread_yolox_outputs(network: Any, tiles: Tensor) -> None:
+    """The same for an untrained YOLOX."""
+    head = network.head
+    wanted = {
+        **dict.fromkeys(head.reg_preds, (0.5, 0.1)),  # sides are exponentials of it
+        **dict.fromkeys(head.obj_preds, (-1.0, 1.0)),
+        **dict.fromkeys(head.cls_preds, (1.0, 1.0)),
+    }
+    planes = tiles.permute(0, 3, 1, 2).float()
+    _spread(network, lambda: network(planes), wanted)
+
+
+def _spread(
+    network: nn.Module, forward: Callable[[], object], wanted: dict[nn.Conv2d, tuple[float, float]]
+) -> None:
+    """Let signals survive every layer, and give the last ones' outputs the wanted mean and deviation."""
     network.eval()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.train()  # takes the tiles' own statistics, so that signals survive every layer
+            module.train()  # takes the tiles' own statistics
             module.momentum = 1.0
-    with torch.no_grad():
-        network(planes)
-    head = network.model[-1]
-    branches = [head.one2many, *([head.one2one] if hasattr(head, "one2one_cv2") else [])]
-    hooks = []
-    for branch in branches:
-        for kind, mean in (("box_head", 2.0), ("cls_head", -2.0)):
-            for level in branch[kind]:
 
-                def rescale(layer: nn.Conv2d, inputs: Any, output: Tensor, mean: float = mean) -> None:
-                    average = output.mean((0, 2, 3))
-                    scale = 1 / output.std((0, 2, 3)).clamp(min=1e-9)
-                    layer.weight.data *= scale.view(-1, 1, 1, 1)
-                    layer.bias.data = (layer.bias.data - average) * scale + mean
+    def rescale(layer: nn.Conv2d, _inputs: object, output: Tensor) -> None:
+        mean, deviation = wanted[layer]
+        scale = deviation / output.std((0, 2, 3)).clamp(min=1e-9)
+        layer.weight.data *= scale.view(-1, 1, 1, 1)
+        layer.bias.data = (layer.bias.data - output.mean((0, 2, 3))) * scale + mean
 
-                hooks.append(level[-1].register_forward_hook(rescale))
     with torch.no_grad():
-        network.eval()(planes)
+        forward()
+        network.eval()
+        hooks = [layer.register_forward_hook(rescale) for layer in wanted]
+        forward()
     for hook in hooks:
         hook.remove()
 

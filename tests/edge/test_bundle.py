@@ -79,3 +79,18 @@ def test_a_manifest_that_is_not_understood_is_refused(copy: Path, changes: dict[
     change(copy, **changes)
     with pytest.raises(BundleError, match=said):
         Bundle.load(copy)
+
+
+def test_a_bundle_whose_known_answers_tell_nothing_is_refused(bundle: Bundle, copy: Path) -> None:
+    golden = bundle.golden()
+    blank = {**golden.detector, "scores": np.zeros_like(golden.detector["scores"])}
+    arrays = Golden(golden.tiles, blank, golden.crops, golden.classifier).arrays()
+    manifest = json.loads((copy / MANIFEST).read_text())
+    del manifest["sha256"]["golden.npz"]
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    np.savez_compressed(copy / "golden.npz", allow_pickle=False, **arrays)
+    with pytest.raises(BundleError, match="has no finding by which an engine could be tested"):
+        Bundle.load(copy).golden()
+    (copy / "golden.npz").write_bytes(b"no archive")
+    with pytest.raises(BundleError, match=r"golden\.npz cannot be read"):
+        Bundle.load(copy).golden()

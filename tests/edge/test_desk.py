@@ -178,6 +178,17 @@ def test_the_same_bytes_under_another_name_are_a_duplicate_that_names_the_first(
     assert len(bench.rows("results.csv")) == 1
 
 
+def test_a_duplicate_of_an_undecodable_name_names_it_escaped(bench: Bench) -> None:
+    first = bench.put(os.fsdecode(b"\xff1.png"))
+    bench.put("b.png")
+    bench.process(first.name)
+    assert bench.process("b.png").status is State.DUPLICATE
+    reason = bench.answers()[1][2]
+    assert reason == f"{bench.folder}/in/\\xff1.png"
+    assert unescape(reason) == os.fsencode(first)
+    assert bench.journal.pending_paths() == []
+
+
 def test_duplicates_are_read_again_by_policy(bench: Bench) -> None:
     bench.restart(duplicates="again")
     bench.put("a.png")
@@ -193,6 +204,18 @@ def test_a_touched_file_of_the_same_bytes_gives_no_new_row(bench: Bench) -> None
     assert not bench.process("a.png").is_new
     assert bench.journal.knows(path, FileStamp.of(path.lstat()))
     assert len(bench.rows()) == 1
+
+
+def test_new_bytes_of_the_same_size_and_time_are_a_new_result(bench: Bench) -> None:
+    for colour in (200, 100):
+        Image.new("RGB", (8, 6), (colour, colour, colour)).save(bench.path(f"{colour}"), "BMP")
+        os.utime(bench.path(f"{colour}"), (5, 5))
+    first = bench.path("200").rename(bench.path("a.bmp"))
+    assert bench.process("a.bmp").is_new
+    second = FileStamp.of(bench.path("100").rename(first).lstat())
+    assert not bench.journal.knows(first, second)
+    assert bench.process("a.bmp").is_new
+    assert bench.journal.knows(first, second)
 
 
 def test_new_bytes_under_the_same_name_are_a_new_result(bench: Bench) -> None:
@@ -332,6 +355,13 @@ def test_any_other_error_fails_the_image_with_a_traceback_in_the_log(
     bench.pipeline.error = ZeroDivisionError("two\nlines")
     assert bench.process("a.png").reason == "ZeroDivisionError: two lines"
     assert "Traceback" in caplog.text
+
+
+def test_an_error_of_any_text_fails_only_the_image(bench: Bench) -> None:
+    bench.put("a.png")
+    bench.pipeline.error = ValueError("\ud800 \udcff")
+    assert bench.process("a.png").status is State.FAILED
+    assert unescape(bench.answers()[0][2]) == rb"ValueError: \ud800 \udcff"
 
 
 def test_names_of_any_bytes_are_processed_and_logged_on_one_line(

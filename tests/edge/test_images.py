@@ -1,7 +1,6 @@
 """What `edge.images.decode` promises: whole, upright RGB pixels, or a refusal with one of six reasons."""
 
 import csv
-import os
 import struct
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from tests.edge.drawn_files import (
     smear,
     tiff,
 )
+from tests.real_files import data_path
 
 REPO = Path(__file__).resolve().parents[2]
 ORIENTATION_TAG = 0x0112
@@ -297,12 +297,10 @@ def test_no_error_of_a_decoder_leaves_unwrapped(
 
 
 def test_real_smear_images_have_the_size_that_their_list_states() -> None:
-    smears = Path(os.environ.get("CYTOLOGIA_DATA", REPO.parent / "shared" / "data")) / "smears"
-    if not (smears / "provenance.csv").is_file():
-        pytest.skip(f"no real images: {smears} is missing (set CYTOLOGIA_DATA)")
-    with (smears / "provenance.csv").open(newline="", encoding="utf-8") as listing:
+    provenance = data_path("smears/provenance.csv")
+    with provenance.open(newline="", encoding="utf-8") as listing:
         rows = list(csv.DictReader(listing))
     assert rows
     for row in rows[:: max(1, len(rows) // 50)]:
-        height, width, _ = decode((smears / "images" / row["NAME"]).read_bytes()).shape
+        height, width, _ = decode((provenance.parent / "images" / row["NAME"]).read_bytes()).shape
         assert (width, height) == (int(row["width"]), int(row["height"])), row["NAME"]

@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -88,16 +89,19 @@ def test_files_that_were_there_before_the_start_are_found_with_their_sample(
     assert sorted(drain(polling, clock)) == expected
 
 
-def test_a_growing_file_is_taken_once_after_its_last_change(root: Path, polling: Inbox, clock: Clock) -> None:
+def test_a_growing_file_is_taken_once_after_its_last_change(
+    root: Path, polling: Inbox, known: Known, clock: Clock
+) -> None:
     file = root / "a.png"
     for size in range(20):
         file.write_bytes(bytes(size))
         assert drain(polling, clock, 0.3) == []
     began_s = clock.now_s
-    while polling.take() is None:
+    while (ready := polling.take()) is None:
         clock.now_s += 0.1
+    known.finish(ready.path)
     assert 0.1 <= clock.now_s - began_s <= 1.5
-    clock.now_s += 0.1
+    assert drain(polling, clock) == []
 
 
 @pytest.mark.parametrize(
@@ -148,6 +152,78 @@ def test_a_file_that_is_gone_before_its_turn_is_given_once(root: Path, polling: 
     assert polling.take() is None
     (root / "a.png").unlink()
     assert drain(polling, clock, 10) == [("a.png", "")]
+
+
+def test_a_file_that_is_gone_while_it_waits_for_its_turn_is_given_once(
+    root: Path, polling: Inbox, known: Known, clock: Clock
+) -> None:
+    known.finish(two_that_are_ready(root, polling, clock))
+    (root / "b.png").unlink()
+    assert drain(polling, clock, 10) == [("b.png", "")]
+
+
+def two_that_are_ready(root: Path, inbox: Inbox, clock: Clock) -> Path:
+    """Puts a.png and b.png into the folder and takes a.png."""
+    (root / "a.png").write_bytes(b"x")
+    assert inbox.take() is None
+    clock.now_s += 0.3
+    (root / "b.png").write_bytes(b"x")
+    inbox.rescan()
+    assert inbox.take() is None
+    clock.now_s += 0.5
+    ready = inbox.take()
+    assert ready is not None
+    assert ready.path == root / "a.png"
+    return ready.path
+
+
+def test_a_file_that_grows_again_while_it_waits_for_its_turn_is_given_when_it_is_whole(
+    root: Path, polling: Inbox, known: Known, clock: Clock
+) -> None:
+    known.finish(two_that_are_ready(root, polling, clock))
+    for size in range(2, 20):
+        (root / "b.png").write_bytes(bytes(size))
+        assert drain(polling, clock, 0.3) == []
+    assert drain(polling, clock) == [("b.png", "")]
+
+
+@pytest.mark.parametrize("quiet_period_s", [0.5, 5.0])
+@pytest.mark.parametrize("rename_after_s", [0.2, 0.6])
+@pytest.mark.parametrize("is_seen_at_once", [True, False])
+def test_a_rename_leaves_the_old_name_without_a_trace(
+    root: Path,
+    known: Known,
+    clock: Clock,
+    quiet_period_s: float,
+    rename_after_s: float,
+    is_seen_at_once: bool,
+) -> None:
+    inbox = Inbox(root, known.knows, quiet_period_s=quiet_period_s, watch="polling", clock=clock)
+    inbox.start()
+    (root / "cam1.writing").write_bytes(b"x")
+    assert inbox.take() is None
+    clock.now_s += rename_after_s
+    (root / "cam1.writing").rename(root / "img1.jpg")
+    if is_seen_at_once:
+        inbox.rescan()
+    assert drain(inbox, clock, 20) == [("img1.jpg", "")]
+
+
+def test_a_rename_that_comes_with_the_last_bytes_leaves_the_old_name_without_a_trace(
+    root: Path, known: Known, clock: Clock
+) -> None:
+    inbox = Inbox(root, known.knows, watch="events", clock=clock)
+    inbox.start()
+    try:
+        (root / "cam1.writing").touch()
+        assert inbox.take() is None
+        (root / "cam1.writing").write_bytes(b"whole")
+        (root / "cam1.writing").rename(root / "img1.jpg")
+        while (root / "img1.jpg") not in inbox._quiet:
+            inbox.wait_for_wake(10)
+        assert drain(inbox, clock, 200) == [("img1.jpg", "")]
+    finally:
+        inbox.close()
 
 
 def test_a_file_that_is_put_back_comes_after_its_delay(
@@ -237,7 +313,7 @@ def test_a_lost_event_is_made_good_by_the_next_scan(root: Path, known: Known, cl
     inbox = Inbox(root, known.knows, watch="events", rescan_period_s=60, clock=clock)
     inbox.start()
     assert inbox._watch is not None
-    inbox._watch._notice = lambda _: None
+    inbox._watch._notify = lambda _: None
     inbox._watch.close()
     inbox._watch._open()  # events go nowhere now
     try:
@@ -282,10 +358,12 @@ def test_wake_ends_a_wait(root: Path, known: Known) -> None:
     inbox = Inbox(root, known.knows, watch="polling")
     while inbox.take() is None and inbox._scan is not None:
         pass
-    waiting = threading.Timer(0.05, inbox.wake)
-    waiting.start()
-    inbox.wait_for_wake(60)
-    waiting.join()
+    waking = threading.Timer(0.05, inbox.wake)
+    waking.start()
+    began_s = time.monotonic()
+    inbox.wait_for_wake(30)
+    assert time.monotonic() - began_s < 10
+    waking.join()
 
 
 def test_thousands_of_files_are_each_given_once(

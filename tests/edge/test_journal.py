@@ -46,7 +46,7 @@ def test_a_finished_version_of_a_file_is_known_after_a_restart(tmp_path: Path) -
     journal.close()
     journal = Journal(tmp_path)
     assert journal.knows(A, STAMP)
-    assert journal.knows(A, replace(STAMP, inode=99))
+    assert not journal.knows(A, replace(STAMP, inode=99))
     assert not journal.knows(A, replace(STAMP, mtime_ns=21))
     assert not journal.knows(A, replace(STAMP, size_bytes=11))
     assert not journal.knows(B, STAMP)
@@ -90,12 +90,38 @@ def test_the_first_result_of_the_same_bytes_is_found_and_refusals_are_no_results
     assert journal.first_path(b"1") == B
 
 
-def test_all_class_probabilities_are_kept(journal: Journal) -> None:
-    finish(journal, A)
+def test_stamps_of_64_bits_are_kept(journal: Journal) -> None:
+    status = os.stat_result((0o644, 2**64 - 2, 0, 1, 0, 0, 5, 0, 0, 0), {"st_mtime_ns": 2**63 + 7})
+    claim = journal.claim(A, FileStamp.of(status), b"1")
+    journal.finish(claim, ANSWER, [])
+    assert journal.knows(A, FileStamp.of(status))
+
+
+def test_text_of_undecodable_bytes_is_kept_escaped(journal: Journal) -> None:
+    reason = os.fsdecode("é".encode() + b"\xff")
+    claim = journal.claim(A, STAMP, b"1", reason)
+    assert known_reason(journal) == "é\\xff"
+    journal.note(claim.image_id, reason + "2", 1)
+    assert known_reason(journal) == "é\\xff2"
+    journal.finish(claim, replace(ANSWER, reason=reason + "3"), [])
+    assert known_reason(journal) == "é\\xff3"
+
+
+def known_reason(journal: Journal) -> str:
+    entry = journal.latest(A)
+    assert entry is not None
+    return entry.reason
+
+
+def test_all_class_probabilities_are_kept_with_6_digits(journal: Journal) -> None:
+    third = replace(
+        ANSWER.findings[0], class_score=0.800000011920929, probabilities={"LY": 0.800000011920929, "PNN": 0.2}
+    )
+    finish(journal, A, findings=(third,))
     with sqlite3.connect(journal.path) as db:
         (findings,) = db.execute("SELECT findings FROM images").fetchone()
     db.close()
-    assert '"probabilities": {"LY": 0.8, "PNN": 0.2}' in findings
+    assert '"class_score": 0.8, "probabilities": {"LY": 0.8, "PNN": 0.2}' in findings
 
 
 def test_a_transaction_is_all_or_nothing(journal: Journal) -> None:

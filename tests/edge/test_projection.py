@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from edge import projection
+from edge.errors import JournalError
 from edge.journal import Journal
 from edge.locks import FolderLockedError, OutputFullError, OutputUnwritableError
 from edge.records import Answer, FileStamp, State
@@ -209,6 +211,29 @@ def test_a_file_of_an_unknown_origin_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "images.csv").read_text() == "mine"
     assert bench.names("images.2.csv") == ["NAME", "a"]
     bench.close()
+
+
+def test_a_lost_journal_beside_rows_is_refused_until_it_is_back_or_they_are_gone(bench: Bench) -> None:
+    bench.answer("a")
+    bench.close()
+    (bench.folder / "state").rename(bench.folder / "lost")
+    before = sorted(path.name for path in bench.folder.glob("*.csv*"))
+    for _ in range(2):
+        with pytest.raises(JournalError, match=r"images\.csv' has rows .* put the lost journal back"):
+            bench.open()
+        bench.close()
+    assert sorted(path.name for path in bench.folder.glob("*.csv*")) == before
+    shutil.rmtree(bench.folder / "state")
+    (bench.folder / "lost").rename(bench.folder / "state")
+    bench.restart()
+    bench.answer("b")
+    assert bench.names() == ["NAME", "a", "b"]
+    bench.close()
+    shutil.rmtree(bench.folder / "state")
+    for name in before:
+        (bench.folder / name).rename(bench.folder / f"old {name}")
+    bench.open()
+    assert bench.names() == ["NAME"]
 
 
 def test_a_locked_file_is_left_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,15 @@
 """The loop: it starts, works, pauses, stops, dies and starts again, and each image is answered once."""
 
 import csv
+import itertools
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,15 +120,30 @@ def test_a_signal_ends_the_loop_after_the_image_in_hand(
         systemd.wait_for(expected)
 
 
-def test_a_signal_to_an_idle_station_ends_it_at_once(settings: Settings, systemd: Listener) -> None:
+def test_a_signal_to_an_idle_station_ends_it_at_once(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idles = threading.Event()
+    asked_s = 0.0
+    real_wait = Inbox.wait_for_wake
+
+    def wait(self: Inbox, timeout_s: float) -> None:
+        if timeout_s > 5:
+            idles.set()
+        real_wait(self, timeout_s)
+
     def interrupt() -> None:
-        systemd.wait_for("READY=1")
-        systemd.wait_for("STATUS=")
+        nonlocal asked_s
+        assert idles.wait(20)
+        time.sleep(0.2)  # Python tells of the wait only before it begins
+        asked_s = time.monotonic()
         os.kill(os.getpid(), signal.SIGTERM)
 
+    monkeypatch.setattr(Inbox, "wait_for_wake", wait)
     thread = threading.Thread(target=interrupt)
     thread.start()
-    assert run_station(settings, OneCell(), notifier=Notifier(str(systemd.socket.getsockname()))) == 0
+    assert run_station(settings, OneCell(), notifier=Notifier()) is ExitCode.STOPPED
+    assert 0 < time.monotonic() - asked_s < 4
     thread.join()
 
 
@@ -277,6 +295,52 @@ def test_a_full_disk_pauses_intake_warns_once_a_minute_and_goes_on_by_itself(
     journal.close()
     assert names(settings.out) == ["a.png"]
     assert sum("Intake is paused" in record.getMessage() for record in caplog.records) == 2
+
+
+@pytest.mark.parametrize("refused", ["claim", "touch", "finish", "apply"])
+def test_intake_goes_on_only_when_an_image_was_recorded(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, refused: str
+) -> None:
+    now_s, attempts_s, paused = 0.0, [], True
+    owner: type = Results if refused == "apply" else Journal
+    real = getattr(owner, refused)
+
+    def refuse(self: object, *args: object, **kwargs: object) -> object:
+        if paused:
+            attempts_s.append(now_s)
+            raise OutputFullError("no space")
+        return real(self, *args, **kwargs)
+
+    def wait(self: Inbox, timeout_s: float) -> None:
+        nonlocal now_s, paused
+        now_s += timeout_s
+        paused = now_s < 90
+        if now_s > 95:
+            station.stop()
+
+    put(settings.inbox, "a.png", 1)
+    with open_desk(OneCell(), settings.out) as (desk, journal):
+        if refused == "touch":
+            desk.process(settings.inbox / "a.png")
+            os.utime(settings.inbox / "a.png", (5, 5))
+        monkeypatch.setattr(owner, refused, refuse)
+        monkeypatch.setattr(Inbox, "wait_for_wake", wait)
+        inbox = Inbox(settings.inbox, journal.knows, watch="polling", clock=lambda: now_s)
+        station = Station(inbox, desk, Notifier(), clock=lambda: now_s)
+        station.run()
+    assert names(settings.out) == ["a.png"]
+    assert all(later - sooner >= 1 for sooner, later in itertools.pairwise(attempts_s))
+    told = [record.getMessage().split(":")[0] for record in caplog.records if "pa" in record.getMessage()]
+    expected = ["Intake is paused", "Intake is paused", "There is space again; going on."]
+    assert told == (expected[1:] if refused == "apply" else expected)
+
+
+def test_a_lost_journal_beside_rows_ends_with_74(settings: Settings) -> None:
+    put(settings.inbox, "a.png", 1)
+    run_station(settings, OneCell(), notifier=Notifier(), on_result=signal_after(1, signal.SIGTERM).append)
+    shutil.rmtree(settings.state_folder)
+    assert run_station(settings, OneCell(), notifier=Notifier()) is ExitCode.OUTPUT
+    assert sorted(path.name for path in settings.out.glob("*.csv")) == ["images.csv", "results.csv"]
 
 
 RUNNER = """

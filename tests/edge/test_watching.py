@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge import watching
-from edge.watching import FolderWatch, choose_mode, filesystem_of
+from edge.watching import FolderWatch, Notice, choose_mode, filesystem_of
 
 MOUNTINFO = r"""22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
 40 22 0:40 / /mnt/scope rw - cifs //nas/scope rw
@@ -63,10 +63,10 @@ def test_files_that_are_written_moved_in_renamed_or_allowed_are_noticed(tmp_path
     root = tmp_path / "in"
     root.mkdir()
     outside = tmp_path / "outside"
-    seen: queue.SimpleQueue[str] = queue.SimpleQueue()
+    seen: queue.SimpleQueue[Notice] = queue.SimpleQueue()
 
-    def wait_for(name: str) -> None:
-        while Path(seen.get(timeout=10)) != root / name:
+    def wait_for(name: str, moved_from: Path | None = None) -> None:
+        while seen.get(timeout=10) != Notice(root / name, moved_from):
             pass
 
     watch = FolderWatch(root, seen.put)
@@ -77,7 +77,7 @@ def test_files_that_are_written_moved_in_renamed_or_allowed_are_noticed(tmp_path
         outside.rename(root / "moved in")
         wait_for("moved in")
         (root / "moved in").rename(root / "renamed")
-        wait_for("renamed")
+        wait_for("renamed", root / "moved in")
         (root / "sub").mkdir()
         (root / "sub" / "deep").write_bytes(b"1")
         wait_for("sub/deep")
@@ -91,7 +91,7 @@ def test_files_that_are_written_moved_in_renamed_or_allowed_are_noticed(tmp_path
 def test_a_folder_that_is_removed_and_made_anew_is_watched_again(tmp_path: Path) -> None:
     root = tmp_path / "in"
     root.mkdir()
-    seen: queue.SimpleQueue[str] = queue.SimpleQueue()
+    seen: queue.SimpleQueue[Notice] = queue.SimpleQueue()
     watch = FolderWatch(root, seen.put)
     try:
         assert watch.is_alive
@@ -102,7 +102,7 @@ def test_a_folder_that_is_removed_and_made_anew_is_watched_again(tmp_path: Path)
         watch.renew()
         assert watch.is_alive
         (root / "a").touch()
-        assert Path(seen.get(timeout=10)) == root / "a"
+        assert seen.get(timeout=10) == Notice(root / "a")
     finally:
         watch.close()
 

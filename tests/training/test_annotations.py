@@ -1,16 +1,23 @@
 """Annotation files: what is put right, what is left out, what is refused."""
 
 import logging
-import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from training.annotations import AnnotationError, read_annotations, read_beside, read_boxes
-
-DEFAULT_DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
-DATA = Path(os.environ.get("CYTOLOGIA_DATA", DEFAULT_DATA))
+from edge.errors import ImageRejected
+from edge.images import decode
+from tests.real_files import data_path
+from training.annotations import (
+    AnnotatedImage,
+    AnnotationError,
+    read_annotations,
+    read_beside,
+    read_boxes,
+    read_pixels,
+)
 
 
 @pytest.fixture
@@ -141,9 +148,7 @@ def test_missing_images_are_counted_and_one_is_named(tmp_path: Path, images: Pat
 
 
 def test_the_real_smears_are_read_whole() -> None:
-    smears = DATA / "smears"
-    if not smears.is_dir():
-        pytest.skip(f"the smear images are not at {smears}; set CYTOLOGIA_DATA")
+    smears = data_path("smears")
     paths = [smears / "val.csv", smears / "detection_only_val.csv"]
     found = read_annotations(paths, [smears / "images"], smears / "provenance.csv")
     assert len(found) == 393
@@ -164,3 +169,15 @@ def test_images_and_provenance_are_found_beside_each_csv(tmp_path: Path) -> None
         ("lab.jpg", "scanner"),
         ("clinic.jpg", "clinic"),
     ]
+
+
+def test_pixels_are_those_of_the_one_decoder(smears: list[AnnotatedImage]) -> None:
+    assert np.array_equal(read_pixels(smears[0]), decode(smears[0].path.read_bytes()))
+
+
+def test_a_damaged_image_is_named(smears: list[AnnotatedImage], tmp_path: Path) -> None:
+    path = tmp_path / "half.jpg"
+    path.write_bytes(smears[0].path.read_bytes()[:-2000])
+    with pytest.raises(ImageRejected, match=rf"truncated: {path}: .*; copy") as refusal:
+        read_pixels(replace(smears[0], path=path))
+    assert refusal.value.reason == "truncated"

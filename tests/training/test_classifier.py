@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import pytest
 import timm
@@ -27,12 +26,12 @@ from training.classifier import (
     balanced_weights,
     cells_of,
     load_base_weights,
-    macro_f1,
+    macro_f1_of_frequent,
     main,
     normalised,
     train_classifier,
 )
-from training.loop import Schedule
+from training.loop import Schedule, TrainingError
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -118,10 +117,15 @@ class TestTraining:
 
 def test_base_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     torch.save(timm.create_model("test_resnet", pretrained=False).state_dict(), tmp_path / "base.pth")
-    with pytest.raises(
-        click.ClickException, match=r"base\.pth fits only \d+ of the network's \d+ tensors; give"
-    ):
+    with pytest.raises(TrainingError, match=r"base\.pth fits only \d+ of the network's \d+ tensors; give"):
         load_base_weights(timm.create_model(MODEL, pretrained=False), tmp_path / "base.pth")
+
+
+def test_a_model_that_timm_does_not_have_is_refused(smears_csv: Path, tmp_path: Path) -> None:
+    files = ["--csv", str(smears_csv), "--validation-csv", str(smears_csv), "--out", str(tmp_path)]
+    result = CliRunner().invoke(main, [*files, "--model", "nosuch"])
+    assert result.exit_code == 2
+    assert "'nosuch' is no model of timm; choose" in " ".join(result.output.split())
 
 
 def test_the_command_trains_and_goes_on_where_it_was_stopped(smears_csv: Path, tmp_path: Path) -> None:
@@ -216,15 +220,13 @@ class TestBalancedWeights:
 @pytest.mark.parametrize(
     ("truth", "predicted", "expected"),
     [
-        ([0, 0, 1, 1], [0, 0, 1, 1], 1.0),
-        ([0, 0, 1, 1], [0, 1, 1, 1], (2 / 3 + 4 / 5) / 2),
-        ([0, 0, 1, 1, 2], [0, 0, 1, 1, 0], (4 / 5 + 1) / 2),  # one cell of class 2 is too few to count
+        ("aabb", "aabb", 1.0),
+        ("aabb", "abbb", (2 / 3 + 4 / 5) / 2),
+        ("aabbc", "aabba", (4 / 5 + 1) / 2),  # one cell of class c is too few to count
     ],
 )
-def test_macro_f1_counts_the_classes_with_enough_cells(
-    truth: list[int], predicted: list[int], expected: float
-) -> None:
-    assert macro_f1(np.array(truth), np.array(predicted), least=2) == pytest.approx(expected)
+def test_macro_f1_counts_the_classes_with_enough_cells(truth: str, predicted: str, expected: float) -> None:
+    assert macro_f1_of_frequent(truth, predicted, least=2) == pytest.approx(expected)
 
 
 def test_a_detectors_checkpoint_is_no_classifier(

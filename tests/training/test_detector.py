@@ -103,6 +103,59 @@ def test_its_checkpoint_answers_and_says_where_it_comes_from(command_run: Path, 
     assert (boxes <= (200, 180, 200, 180)).all()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--tile-size", "100"], "100 is no multiple of 32; choose one"),
+        (["--tile-size", "0"], "0 is not in the range x>=32"),
+        (["--epochs", "0"], "0 is not in the range x>=1"),
+        (["--batch-size", "0"], "0 is not in the range x>=1"),
+        (["--model", "yolo11n.yaml", "--tiles-per-epoch", "8"], "does not take --tiles-per-epoch; leave"),
+        (["--model", "yolo11n.yaml", "--ema-decay", "0.995"], "does not take --ema-decay; leave"),
+        (["--model", "yolo11n.yaml", "--pretrained", "."], "does not take --pretrained; leave"),
+    ],
+)
+def test_options_that_cannot_be_followed_are_refused(
+    options: list[str], message: str, smears_csv: Path, tmp_path: Path
+) -> None:
+    files = ["--csv", smears_csv, "--validation-csv", smears_csv, "--out", tmp_path / "run"]
+    result = CliRunner().invoke(main, [*map(str, files), *options], env={"COLUMNS": "300"})
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_base_weights_of_another_network_end_the_command_with_one_sentence(
+    smears_csv: Path, tmp_path: Path
+) -> None:
+    torch.save({"another.weight": torch.zeros(1)}, tmp_path / "base.pth")
+    arguments = [
+        "--csv", smears_csv, "--validation-csv", smears_csv, "--tile-size", TILE_SIZE,
+        "--pretrained", tmp_path / "base.pth", "--out", tmp_path / "run",
+    ]  # fmt: skip
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == 1
+    assert "base.pth is of another network than the one to train; give" in result.output
+
+
+def test_an_ultralytics_run_gets_the_notes_on_its_data(
+    smears_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path))
+    given: dict[str, Any] = {}
+    from training import ultralytics_yolo
+
+    monkeypatch.setattr(
+        ultralytics_yolo, "train_ultralytics", lambda *images, **options: given.update(options) or "best.pt"
+    )
+    arguments = ["--csv", smears_csv, "--validation-csv", smears_csv, "--out", tmp_path / "run"]
+    more = ["--model", "yolo11n.yaml", "--data-note", "drawn"]
+    result = CliRunner().invoke(main, [*map(str, arguments), *more], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    folder = smears_csv.parent.name
+    assert given["provenance"] == {"data": ["drawn"], "sources": {folder: 8}, "variation": "strong"}
+
+
 A, B, C = [0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]
 A_SHIFTED = [0, 0, 10, 8]  # IoU 0.8 with A
 NEAR_A = [4, 0, 14, 10]  # IoU 0.43 with A

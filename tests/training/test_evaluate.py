@@ -230,6 +230,21 @@ def test_missing_images_end_the_command_with_one_sentence(files: Path, pipeline:
     assert result.output.startswith("Error: 1 of 3 annotated images are not in")
 
 
+def test_two_images_of_one_name_are_refused(files: Path, pipeline: StubPipeline) -> None:
+    given = ["--bundle", files / "bundle", "--out", files / "out", "--backend", "onnxruntime"]
+    for lab in ("north", "south"):
+        (files / lab / "images").mkdir(parents=True)
+        (files / lab / "images" / "one.png").write_bytes((files / "lab/images/one.png").read_bytes())
+        (files / lab / "boxes.csv").write_text("NAME,x1,y1,x2,y2,class\none.png,0,0,10,10,LY\n")
+        given += ["--csv", files / lab / "boxes.csv"]
+    result = CliRunner().invoke(main, [str(argument) for argument in given])
+    assert result.exit_code == 1
+    assert (
+        f"{files}/north/images/one.png and {files}/south/images/one.png have the same NAME" in result.output
+    )
+    assert not pipeline.thresholds  # nothing was read
+
+
 def test_a_bad_bundle_ends_the_command_with_its_own_sentence(
     files: Path, pipeline: StubPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training.loop import Schedule, fit, learning_rate_factor
+from training.loop import Schedule, TrainingError, fit, learning_rate_factor
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SCHEDULE = Schedule(epochs=6, learning_rate=0.02, ema_decay=0.9)
@@ -130,6 +130,19 @@ class TestResume:
         before = (tmp_path / "resume.pt").read_bytes(), history(tmp_path)
         run(tmp_path, resume=True)
         assert ((tmp_path / "resume.pt").read_bytes(), history(tmp_path)) == before
+
+    def test_in_the_folder_of_another_network_is_refused(self, tmp_path: Path) -> None:
+        run(tmp_path, schedule=replace(SCHEDULE, epochs=2))
+        wider = nn.Sequential(nn.Linear(4, 9), nn.BatchNorm1d(9), nn.ReLU(), nn.Linear(9, 1))
+        with pytest.raises(
+            TrainingError, match=r"resume\.pt is damaged or of another network .*; resume with"
+        ):
+            run(tmp_path, wider, resume=True)
+
+    def test_from_a_damaged_file_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "resume.pt").write_bytes(b"half a file")
+        with pytest.raises(TrainingError, match=r"resume\.pt is damaged or of another network"):
+            run(tmp_path, resume=True)
 
     def test_is_not_done_unasked(self, tmp_path: Path) -> None:
         run(tmp_path, schedule=replace(SCHEDULE, epochs=2))

@@ -1,8 +1,6 @@
 """The score's definition and its traps, on boxes and labels made by hand."""
 
 import math
-import os
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -13,6 +11,7 @@ from hypothesis.extra import numpy as npst
 from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from edge.cells import CELL_CLASSES
+from tests.real_files import data_path
 from training.annotations import read_boxes
 from training.metric import (
     best_by_giou,
@@ -27,8 +26,6 @@ from training.metric import (
 )
 
 CODES = [known.code for known in CELL_CLASSES]
-DEFAULT_DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
-ANNOTATIONS = Path(os.environ.get("CYTOLOGIA_DATA", DEFAULT_DATA)) / "cytologia" / "train.csv"
 
 
 def boxes(*corners: tuple[float, float, float, float]) -> np.ndarray:
@@ -147,9 +144,7 @@ def test_a_missing_prediction_is_no_class_of_its_own_unless_asked_for() -> None:
 def test_a_constant_median_box_already_earns_most_of_the_giou_term(
     single_cell_images: bool, expected: float
 ) -> None:
-    if not ANNOTATIONS.is_file():
-        pytest.skip(f"the challenge's annotations are not at {ANNOTATIONS}; set CYTOLOGIA_DATA")
-    table = read_boxes([ANNOTATIONS])
+    table = read_boxes([data_path("cytologia/train.csv")])
     if single_cell_images:
         table = table.filter(pl.len().over("NAME") == 1)
     true = table.select("x1", "y1", "x2", "y2").to_numpy()

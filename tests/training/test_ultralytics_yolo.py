@@ -1,5 +1,6 @@
 """Ultralytics' own training on our images, with our variation and without the network."""
 
+import json
 import logging
 import socket
 import sys
@@ -9,7 +10,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import click
 import cv2
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from build_engines.checkpoint import Checkpoint, CropGeometry, build_network
 from edge.images import decode
 from training.annotations import AnnotatedImage
 from training.augment import VARIATIONS
-from training.loop import Schedule
+from training.loop import Schedule, TrainingError
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -66,6 +66,7 @@ def train(yolo: ModuleType, smears: Smears, folder: Path, **changes: Any) -> Pat
         "schedule": Schedule(epochs=1, learning_rate=1e-3),
         "batch_size": 4,
         "folder": folder,
+        "provenance": {"data": ["drawn"], "variation": "strong"},
         "resume": False,
         **changes,
     }
@@ -99,6 +100,12 @@ def test_a_trained_detector_goes_into_a_bundle(
     assert networks.classes == classes
     assert networks.detector_spec.names_classes == one_stage
     assert networks.detector_spec.tile_size == TILE_SIZE
+    facts = json.loads((best.parent / "provenance.json").read_text())
+    assert (facts["data"], facts["variation"]) == (["drawn"], "strong")
+    assert (facts["model"], facts["base_weights"]) == ("yolo11n.yaml", "none")
+    assert facts["sources"] == {"lab0": 4, "lab1": 4}
+    assert facts["schedule"]["epochs"] == 1
+    assert facts.get("cells") == ({"PNN": 4, "LY": 4} if one_stage else None)
 
 
 @pytest.mark.usefixtures("no_network")
@@ -221,16 +228,16 @@ class TestOneStage:
         assert yolo._classes_of([*shuffled, half_known]) == ("PNN", "MO", "LY")
 
     def test_one_class_alone_is_refused(self, yolo: ModuleType, smears: Smears, tmp_path: Path) -> None:
-        with pytest.raises(click.ClickException, match="at least 2 classes and the training images have 1"):
+        with pytest.raises(TrainingError, match="at least 2 classes and the training images have 1"):
             train(yolo, smears[::2], tmp_path, one_stage=True)
 
     def test_images_none_of_which_can_be_used_are_refused(self, yolo: ModuleType, smears: Smears) -> None:
-        with pytest.raises(click.ClickException, match=r"None of the 8 training images .* BA, MO"):
+        with pytest.raises(TrainingError, match=r"None of the 8 training images .* BA, MO"):
             yolo._usable(smears, ("BA", "MO"), "training")
 
 
 def test_a_name_that_is_no_model_file_is_refused(yolo: ModuleType, smears: Smears, tmp_path: Path) -> None:
-    with pytest.raises(click.ClickException, match=r"'resnet50' is neither .* \.pt"):
+    with pytest.raises(TrainingError, match=r"'resnet50' is neither .* \.pt"):
         train(yolo, smears, tmp_path, model="resnet50")
     assert list(tmp_path.iterdir()) == []
 

@@ -1,6 +1,5 @@
 """YOLOX in training: base weights compute what they did, targets are its own, boxes are in image pixels."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from build_engines.checkpoint import TileGeometry, build_network
+from tests.real_files import weights_path
 from training import yolox
+from training.loop import TrainingError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-REPOSITORY = Path(__file__).resolve().parents[2]
 SIZE = 96
 
 
@@ -110,16 +110,36 @@ class TestBaseWeights:
 
     def test_of_another_network_are_refused(self, tmp_path: Path) -> None:
         plain = build_network("yolox", {**yolox.NANO, "depthwise": False}, 1)
-        with pytest.raises(ValueError, match=r"base\.pth is of another network .* its own size"):
+        with pytest.raises(TrainingError, match=r"base\.pth is of another network .* its own size"):
             yolox.load_base_weights(build_network("yolox", yolox.NANO, 1), saved(plain, tmp_path), tiles(2))
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"no weights", r"base\.pth cannot be read as weights \(\w+\); give"),
+            ([1, 2], r"base\.pth holds more or other things than weights; give"),
+            (
+                {"format": "cytologia-edge checkpoint 1"},
+                r"base\.pth holds more or other things than weights; give",
+            ),
+            ({}, r"base\.pth is of another network"),
+        ],
+    )
+    def test_of_a_file_that_holds_none_are_refused(
+        self, content: object, message: str, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "base.pth"
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            torch.save(content, path)
+        with pytest.raises(TrainingError, match=message):
+            yolox.load_base_weights(build_network("yolox", yolox.NANO, 1), path, tiles(2))
 
     def test_coco_weights_as_they_come_compute_what_they_did(self) -> None:
         from yolox.models import YoloPafpn, YoloxHead, YoloxModule
 
-        folder = Path(os.environ.get("CYTOLOGIA_WEIGHTS", REPOSITORY.parent / "shared/weights"))
-        path = folder / "yolox_nano_fused_torch.pth"
-        if not path.exists():
-            pytest.skip(f"needs {path}; set CYTOLOGIA_WEIGHTS to the folder of base weights")
+        path = weights_path("yolox_nano_fused_torch.pth")
         channels = [256, 512, 1024]
         base = YoloxModule(
             YoloPafpn(0.33, 0.25, depthwise=True, in_channels=channels),

@@ -30,7 +30,7 @@ common=(
 export OMP_NUM_THREADS=1
 python -m training.detector "${common[@]}" \
     --csv "$smears/detection_only_train.csv" --validation-csv "$smears/detection_only_val.csv" \
-    --pretrained "$weights/yolox_nano_fused_torch.pth" --variation DETECTOR_VARIATION \
+    --pretrained "$weights/yolox_nano_fused_torch.pth" --variation strong \
     --epochs 16 --tiles-per-epoch 1500 --drawn 300 --out "$run/detector" &
 detector=$!
 python -m training.classifier "${common[@]}" \
@@ -39,7 +39,7 @@ python -m training.classifier "${common[@]}" \
 wait $detector
 
 python build_engines/build.py --detector "$run/detector/best.pt" --classifier "$run/classifier/best.pt" \
-    --images "$smears/images" --name demo --threshold 0.5 --out "$bundle"
+    --images "$smears/images" --name demo --threshold 0.4 --out "$bundle"
 
 evaluate() { # name in the card, folder, options
     python -m training.evaluate --bundle "$bundle" --out "$run/$2" "${@:3}"

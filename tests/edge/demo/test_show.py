@@ -39,11 +39,24 @@ def test_the_demo_shows_a_station_at_work(tmp_path: Path) -> None:
 
 
 def test_the_demo_does_not_remove_a_folder_that_is_not_its_own(tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("years of work")
+    """Not even that of a real station, which has an inbox and results as well."""
+    for folder in ("inbox", "results"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "results/results.csv").write_text("years of work")
     result = CliRunner().invoke(cli.demo, ["--out", str(tmp_path)])
     assert result.exit_code == 78
     assert "is not from a demo" in result.output
-    assert (tmp_path / "thesis.txt").exists()
+    assert (tmp_path / "results/results.csv").exists()
+
+
+def test_the_settings_of_a_real_station_are_not_for_the_demo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CYTOLOGIA_EDGE_STATE", str(tmp_path / "real"))
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "real"))
+    result = CliRunner().invoke(cli.demo, ["--out", str(tmp_path / "demo"), "--tiles", "1", "--fields", "0"])
+    assert result.exit_code == 0, result.output
+    assert not (tmp_path / "real").exists()
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,96 @@
+"""The options that both trainers share: which images are left, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from training.annotations import AnnotationError
+from training.loop import TrainingError
+from training.options import data_options, one_sentence, read_data
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> dict[str, Any]:
+    """Training images of lab and clinic, validation images of lab and field."""
+    (tmp_path / "images").mkdir()
+    for split, sources in (("train", ("lab", "clinic")), ("val", ("lab", "field"))):
+        names = [f"{split}-{source}.jpg" for source in sources]
+        for name in names:
+            (tmp_path / "images" / name).touch()
+        rows = "".join(f"{name},1,2,3,4,LY\n" for name in names)
+        (tmp_path / f"{split}.csv").write_text(f"NAME,x1,y1,x2,y2,class\n{rows}")
+    sources = [f"{path.name},{path.stem.split('-')[1]}" for path in (tmp_path / "images").iterdir()]
+    (tmp_path / "provenance.csv").write_text("\n".join(["NAME,source", *sources]) + "\n")
+    return {
+        "csvs": (tmp_path / "train.csv",),
+        "validation_csvs": (tmp_path / "val.csv",),
+        "exclude_source": (),
+        "drawn": 0,
+        "out": tmp_path / "run",
+        "epochs": 1,
+        "learning_rate": 1e-3,
+        "ema_decay": 0.9,
+        "patience": 1,
+        "seed": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("excluded", "training", "validation"),
+    [
+        ((), ["lab", "clinic"], ["lab", "field"]),
+        (("lab",), ["clinic"], ["field"]),
+        (("field",), ["lab", "clinic"], ["lab"]),  # of validation images alone
+        (("clinic", "field"), ["lab"], ["lab"]),
+    ],
+)
+def test_a_source_is_left_out_of_training_and_validation(
+    excluded: tuple[str, ...], training: list[str], validation: list[str], data: dict[str, Any]
+) -> None:
+    train, val, _ = read_data({**data, "exclude_source": excluded})
+    assert [image.source for image in train] == training
+    assert [image.source for image in val] == validation
+
+
+def test_a_source_that_no_image_has_is_refused_with_those_there_are(data: dict[str, Any]) -> None:
+    with pytest.raises(
+        AnnotationError, match=r"No image is of the source Lab .*; choose from clinic, field, lab\."
+    ):
+        read_data({**data, "exclude_source": ("Lab", "field")})
+
+
+@pytest.mark.parametrize(
+    ("excluded", "purpose"), [(("lab", "clinic"), "train on"), (("lab", "field"), "judge by")]
+)
+def test_leaving_every_image_out_is_refused(
+    excluded: tuple[str, ...], purpose: str, data: dict[str, Any]
+) -> None:
+    with pytest.raises(TrainingError, match=f"No image is left to {purpose}; leave fewer sources out"):
+        read_data({**data, "exclude_source": excluded})
+
+
+def test_such_an_error_ends_a_command_with_its_sentence(data: dict[str, Any]) -> None:
+    @click.command()
+    @one_sentence
+    @data_options
+    def command(**options: Any) -> None:
+        read_data(options)
+
+    files = ["--csv", data["csvs"][0], "--validation-csv", data["validation_csvs"][0], "--out", data["out"]]
+    result = CliRunner().invoke(command, [*map(str, files), "--exclude-source", "nosuch"])
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: No image is of the source nosuch")
+
+
+@pytest.mark.parametrize("option", ["--epochs", "--patience", "--learning-rate"])
+def test_a_schedule_of_nothing_is_refused(option: str) -> None:
+    @click.command()
+    @data_options
+    def command(**_: Any) -> None: ...
+
+    result = CliRunner().invoke(command, [option, "0"])
+    assert result.exit_code == 2
+    assert "0 is not in the range" in result.output.replace("0.0", "0")
