@@ -15,6 +15,15 @@ CARD = "MODEL_CARD.md"
 _COVERED_CELLS = 50
 """A class with fewer training cells is experimental."""
 
+_NOT_IN_THE_CARD = ("mistakes", "curve", "confusion")
+"""Parts of an evaluation that only its own report shows."""
+
+_CHOSEN = """\
+The epochs that were kept were chosen on the validation images, so the figures of those flatter a little.
+Precision, recall and GIoU are of boxes at IoU 0.5, one-to-one; F1 and accuracy as the CytologIA challenge
+pairs boxes; a report of `python -m training.evaluate` tells each exactly.
+"""
+
 _NOT_FOR = """\
 This software is no medical device. The bundle must not be used to diagnose, to monitor or to treat, to
 release a differential count that no qualified person has checked cell by cell, or to judge cells of a
@@ -38,7 +47,7 @@ def add_evaluation(folder: Path, evaluation: dict[str, Any], figures_of: str) ->
         figures_of: what it was evaluated on, in words; figures of other data in the manifest stay.
     """
     bundle = Bundle.load(folder)
-    kept = {key: value for key, value in evaluation.items() if key not in ("mistakes", "detection_curve")}
+    kept = {key: value for key, value in evaluation.items() if key not in _NOT_IN_THE_CARD}
     accuracy = {**bundle.manifest.accuracy, figures_of: kept}
     changed = bundle.manifest.model_copy(update={"accuracy": accuracy})
     partial = folder / f"{MANIFEST}.part"
@@ -56,6 +65,7 @@ def model_card(manifest: Manifest) -> str:
         "## Must not be used for\n\n" + _NOT_FOR,
         "## Classes\n\n" + _classes(manifest),
         "## Made from\n\n" + _provenance(manifest),
+        *([_CHOSEN] if manifest.accuracy else []),
         *(f"## Accuracy: {name}\n\n{_accuracy(figures)}" for name, figures in manifest.accuracy.items()),
         "## Engines against FP32 torch when it was built\n\n" + _gates(manifest),
     ]
@@ -79,6 +89,7 @@ def _classes(manifest: Manifest) -> str:
     rows.append(f"| covered | {_named(covered, cells)} |")
     rows.append(f"| experimental, under {_COVERED_CELLS} training cells | {_named(experimental, cells)} |")
     rows.append(f"| unknown to it | {_named(missing, {})} |")
+    rows.append("\nNumbers are training cells, drawn ones among them.")
     return "\n".join(rows)
 
 
@@ -107,6 +118,10 @@ def _provenance(manifest: Manifest) -> str:
 def _flat(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_flat(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return " ".join(map(_flat, value))
+    if value is None:
+        return "-"
     if isinstance(value, float):
         return f"{value:.4g}"
     return str(value)
@@ -117,7 +132,7 @@ def _accuracy(figures: dict[str, Any]) -> str:
     for key, value in figures.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
             lines += ["", f"{key.replace('_', ' ')}:", "", *_table(value), ""]
-        elif not isinstance(value, list):
+        elif value:
             lines.append(f"- {key.replace('_', ' ')}: {_flat(value)}")
     return "\n".join(lines)
 

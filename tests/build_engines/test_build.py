@@ -166,7 +166,7 @@ def test_what_does_not_go_together_is_refused_in_one_sentence(
     (tmp_path / "text.pt").write_text("hello")
     with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
         load_networks(tmp_path / "text.pt", None)
-    with pytest.raises(BuildError, match="holds no image"):
+    with pytest.raises(BuildError, match="holds no readable image"):
         gate_images(tmp_path, 3)
 
 

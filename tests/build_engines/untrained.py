@@ -18,30 +18,35 @@ def spread_outputs(network: Any, tiles: Tensor) -> None:
         for level in branch[kind]
     }
     planes = tiles.permute(0, 3, 1, 2).float() / 255
-    _spread(network, lambda: network(planes), wanted)
+    network.eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.train()  # takes the tiles' own statistics, so that signals survive every layer
+            module.momentum = 1.0
+    with torch.no_grad():
+        network(planes)
+    _rescale(network, lambda: network(planes), wanted)
 
 
 def spread_yolox_outputs(network: Any, tiles: Tensor) -> None:
-    """The same for an untrained YOLOX."""
+    """The same for an untrained YOLOX, which is not chaotic either: what rounding does to it stays small."""
     head = network.head
     wanted = {
         **dict.fromkeys(head.reg_preds, (0.5, 0.1)),  # sides are exponentials of it
         **dict.fromkeys(head.obj_preds, (-1.0, 1.0)),
         **dict.fromkeys(head.cls_preds, (1.0, 1.0)),
     }
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
     planes = tiles.permute(0, 3, 1, 2).float()
-    _spread(network, lambda: network(planes), wanted)
+    _rescale(network, lambda: network(planes), wanted)
 
 
-def _spread(
+def _rescale(
     network: nn.Module, forward: Callable[[], object], wanted: dict[nn.Conv2d, tuple[float, float]]
 ) -> None:
-    """Let signals survive every layer, and give the last ones' outputs the wanted mean and deviation."""
-    network.eval()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.train()  # takes the tiles' own statistics
-            module.momentum = 1.0
+    """Give the outputs of the last layers the wanted mean and deviation."""
 
     def rescale(layer: nn.Conv2d, _inputs: object, output: Tensor) -> None:
         mean, deviation = wanted[layer]
@@ -49,10 +54,9 @@ def _spread(
         layer.weight.data *= scale.view(-1, 1, 1, 1)
         layer.bias.data = (layer.bias.data - output.mean((0, 2, 3))) * scale + mean
 
+    network.eval()
+    hooks = [layer.register_forward_hook(rescale) for layer in wanted]
     with torch.no_grad():
-        forward()
-        network.eval()
-        hooks = [layer.register_forward_hook(rescale) for layer in wanted]
         forward()
     for hook in hooks:
         hook.remove()
