@@ -30,7 +30,7 @@ format: $(VENV)/developer ## Let ruff format the code
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-train-demo: $(VENV)/developer ## Train and build the embedded bundle anew (about three hours on two cores)
+train-demo: $(VENV)/developer ## Train and build the embedded bundle anew (an hour and a half on two cores)
 	PATH=$(abspath $(BIN)):$$PATH training/recipes/demo.sh runs/demo
 
 clean: ## Remove the environment and all that was built

@@ -15,7 +15,9 @@ COMMANDS = {"edge-run": cli.run, "edge-watch": cli.watch, "edge-bench": cli.benc
 
 
 def options(command: click.Command) -> set[str]:
-    return {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    return {"--help"} | {
+        option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

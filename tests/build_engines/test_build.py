@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import onnx
@@ -14,14 +15,14 @@ from click.testing import CliRunner
 from onnx import numpy_helper
 
 from build_engines import build
-from build_engines.build import BuildError, build_bundle, gate_images, load_networks, main
+from build_engines.build import BuildError, build_bundle, gate_images, golden_smears, load_networks, main
 from build_engines.checkpoint import Checkpoint, CheckpointError, CropGeometry, TileGeometry, yolox_network
 from build_engines.model_card import add_evaluation
 from edge.bundle import Bundle, embedded_bundle
 from edge.demo.renderer import draw_field, draw_tile
 from edge.geometry import letterbox
 from edge.pipeline import open_pipeline
-from tests.build_engines.untrained import spread_yolox_outputs
+from tests.build_engines.untrained import spread_outputs, spread_yolox_outputs
 
 pytestmark = pytest.mark.timeout(400)
 """Four exports by torch's own exporter, which takes its time on a busy machine."""
@@ -197,3 +198,31 @@ def test_numpy_numbers_in_the_provenance_stay_readable(
     checkpoint = replace(Checkpoint.load(checkpoints[1]), provenance={"recall": np.float64(0.5)})
     checkpoint.save(tmp_path / "again.pt")
     assert json.dumps(Checkpoint.load(tmp_path / "again.pt").provenance) == '{"recall": 0.5}'
+
+
+def test_a_one_stage_ultralytics_network_becomes_a_bundle_that_names_cells(
+    ultralytics: ModuleType, tmp_path: Path
+) -> None:
+    model = ultralytics.YOLO("yolo11n.yaml", verbose=False)
+    network = ultralytics.nn.tasks.DetectionModel("yolo11n.yaml", nc=len(CLASSES), verbose=False)
+    torch.manual_seed(0)
+    tiles = np.stack([letterbox(smear.rgb, 96, "centre")[0] for smear in golden_smears()])
+    spread_outputs(network, torch.from_numpy(tiles))
+    network.names, network.args = dict(enumerate(CLASSES)), {"imgsz": 96}
+    model.model = network
+    model.save(tmp_path / "one-stage.pt")
+    (tmp_path / "provenance.json").write_text('{"cells": {"LY": 70}}')
+
+    networks = load_networks(tmp_path / "one-stage.pt", None, tile_size=96)
+    bundle = build_bundle(
+        networks, tmp_path / "bundle", name="one-stage", threshold=0.2,
+        images=[smear.rgb for smear in golden_smears()], images_are="drawn smears",
+    )  # fmt: skip
+    assert bundle.classifier is None
+    assert bundle.detector.anchor == "centre"
+    assert "covered | LY (lymphocyte, 70)" in (bundle.path / "MODEL_CARD.md").read_text()
+    with open_pipeline(bundle, "openvino", "f32") as pipeline:
+        findings = pipeline.read(golden_smears()[0].rgb)
+    assert findings
+    assert {finding.label for finding in findings} <= set(CLASSES)
+    assert sum(findings[0].probabilities.values()) == pytest.approx(1, abs=1e-3)

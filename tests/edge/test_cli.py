@@ -272,6 +272,8 @@ def test_the_daemon_answers_what_arrives_and_stops_when_told(camera: Path, tmp_p
             (camera / "late.part").write_bytes(encode_jpeg(draw_tile(9).rgb))
             (camera / "late.part").rename(camera / "late.jpg")
             assert await_rows(4)[-1]["NAME"] == "late.jpg"
+            status = Path(f"/proc/{daemon.pid}/status").read_text()
+            assert int(status.split("VmHWM:")[1].split()[0]) < 500_000  # kB, the most that it ever used
         finally:
             daemon.terminate()
         assert daemon.wait(30) == 0, daemon.stderr and daemon.stderr.read()

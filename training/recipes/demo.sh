@@ -33,6 +33,7 @@ python -m training.detector "${common[@]}" \
     --pretrained "$weights/yolox_nano_fused_torch.pth" --variation strong \
     --epochs 16 --tiles-per-epoch 1500 --drawn 300 --out "$run/detector" &
 detector=$!
+trap 'kill $detector 2>/dev/null || true' EXIT
 python -m training.classifier "${common[@]}" \
     --pretrained "$weights/tf_efficientnet_lite0_timm.pth" --model tf_efficientnet_lite0 \
     --crop-size 192 --variation extreme --epochs 14 --drawn 600 --out "$run/classifier"
