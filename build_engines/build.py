@@ -4,173 +4,43 @@ Exports both networks in FP32 and FP16, holds every engine of this machine again
 bundle only if FP32 on all of them gives torch's answers.
 """
 
-import json
 import logging
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from build_engines.checkpoint import Checkpoint, CheckpointError, CropGeometry, TileGeometry
-from build_engines.compact import store_half, with_half_weights
-from build_engines.families import import_ultralytics
+from build_engines.compact import store_half
 from build_engines.gate import gate, reference_answers
-from build_engines.graphs import ClassifierGraph, DetectorGraph, classifier_graph, detector_graph
 from build_engines.model_card import write_model_card
+from build_engines.networks import BuildError, Networks, load_networks
 from build_engines.onnx_export import export
 from edge.bundle import (
     GOLDEN,
     MANIFEST,
     Bundle,
-    ClassifierSpec,
-    DetectorSpec,
     GateResult,
-    GraphFiles,
     Manifest,
     Thresholds,
     file_sha256,
 )
-from edge.cells import cell_class
 from edge.demo.renderer import DrawnSmear, draw_field, draw_tile
 from edge.errors import EdgeError, ImageRejected
 from edge.images import IMAGE_SUFFIXES, decode
 
 log = logging.getLogger("build_engines.build")  # also when it runs as a script
 
-_DETECTOR = GraphFiles(fp32="detector.onnx", fp16="detector.fp16.onnx")
-_CLASSIFIER = GraphFiles(fp32="classifier.onnx", fp16="classifier.fp16.onnx")
 _GOLDEN_SEEDS = (1, 2, 3)
 _GOLDEN_CROPS = 8
 _GATE_CROPS = 256
-_STRIDE = 32
-"""Of the coarsest level of every supported detector."""
-
-
-class BuildError(EdgeError):
-    """The networks do not become a bundle."""
-
-
-@dataclass(frozen=True, slots=True)
-class Networks:
-    """What a bundle is built from, in the two precisions.
-
-    Attributes:
-        detectors: the FP32 graph and the graph with an FP16 body.
-        classifiers: the same; None where the detector names the classes.
-    """
-
-    detectors: tuple[DetectorGraph, DetectorGraph]
-    detector_spec: DetectorSpec
-    classifiers: tuple[ClassifierGraph, ClassifierGraph] | None
-    classifier_spec: ClassifierSpec | None
-    classes: tuple[str, ...]
-    provenance: dict[str, Any]
-
-
-def load_networks(detector: Path, classifier: Path | None, tile_size: int | None = None) -> Networks:
-    """Read both checkpoints and wrap them as graphs.
-
-    Args:
-        detector: a checkpoint of `python -m training.detector`, or an ultralytics `.pt` file, which is a
-            pickle: open it only if you trust where it comes from.
-        classifier: a checkpoint of `python -m training.classifier`; None for a one-stage bundle.
-        tile_size: overrides the detector's own.
-    """
-    detectors, spec, classes, detector_facts = _load_detector(detector, tile_size)
-    if spec.names_classes == (classifier is not None):
-        raise BuildError(
-            f"{detector} {'names' if spec.names_classes else 'does not name'} classes and "
-            f"{'a' if classifier else 'no'} classifier was given; give exactly one network that names them."
-        )
-    if classifier is None:
-        return Networks(detectors, spec, None, None, classes, {"detector": detector_facts})
-    checkpoint = Checkpoint.load(classifier)
-    if not isinstance(checkpoint.geometry, CropGeometry):
-        raise BuildError(f"{classifier} is a detector's checkpoint; give a classifier's.")
-    crops = checkpoint.geometry
-    example = torch.zeros(1, 3, crops.crop_size, crops.crop_size)
-    network = with_half_weights(checkpoint.network(), example)
-    classifiers = tuple(
-        classifier_graph(network, mean=crops.mean, std=crops.std, half=half) for half in (False, True)
-    )
-    classifier_spec = ClassifierSpec(
-        name=checkpoint.architecture["name"],
-        graph=_CLASSIFIER,
-        crop_size=crops.crop_size,
-        margin_px=crops.margin_px,
-        margin_fraction=crops.margin_fraction,
-        shape=crops.shape,
-    )
-    facts = {"detector": detector_facts, "classifier": checkpoint.provenance}
-    return Networks(
-        detectors, spec, (classifiers[0], classifiers[1]), classifier_spec, checkpoint.classes, facts
-    )
-
-
-def _load_detector(
-    path: Path, tile_size: int | None
-) -> tuple[tuple[DetectorGraph, DetectorGraph], DetectorSpec, tuple[str, ...], dict[str, Any]]:
-    if _is_ultralytics(path):
-        model = import_ultralytics().YOLO(path)
-        names = tuple(model.names.values())
-        classes = _class_codes(path, names) if len(names) > 1 else ()
-        size = tile_size or int(model.overrides.get("imgsz", 640))
-        geometry, network, family = TileGeometry(size, "centre"), model.model.float().eval(), "ultralytics"
-        name, facts = path.stem, {"model": path.name, "framework": "ultralytics (AGPL-3.0)"}
-        beside = path.with_name("provenance.json")
-        facts |= json.loads(beside.read_text()) if beside.exists() else {}
-    else:
-        checkpoint = Checkpoint.load(path)
-        if not isinstance(checkpoint.geometry, TileGeometry):
-            raise BuildError(f"{path} is a classifier's checkpoint; give a detector's.")
-        geometry, network, family = checkpoint.geometry, checkpoint.network(), checkpoint.family
-        classes, name, facts = checkpoint.classes, checkpoint.family, checkpoint.provenance
-        size = tile_size or geometry.tile_size
-    if size % _STRIDE:
-        raise BuildError(f"A tile of {size} px is no multiple of {_STRIDE}; give --tile-size a multiple.")
-    network = with_half_weights(network, torch.zeros(1, 3, size, size))
-    graphs = tuple(
-        detector_graph(network, family=family, tile_size=size, half=half)  # type: ignore[arg-type]
-        for half in (False, True)
-    )
-    spec = DetectorSpec(
-        name=name,
-        graph=_DETECTOR,
-        tile_size=size,
-        anchor=geometry.anchor,
-        max_detections=graphs[0].max_detections,
-        names_classes=bool(classes),
-    )
-    return (graphs[0], graphs[1]), spec, classes, facts
-
-
-def _class_codes(path: Path, names: Sequence[str]) -> tuple[str, ...]:
-    try:
-        return tuple(cell_class(name).code for name in names)
-    except ValueError as error:
-        raise BuildError(f"{path} names cells in another way: {error}") from error
-
-
-def _is_ultralytics(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            return any(b"ultralytics" in archive.read(name) for name in pickles)
-    except FileNotFoundError:
-        raise CheckpointError(f"There is no checkpoint {path}; check the path.") from None
-    except (OSError, zipfile.BadZipFile):
-        return False
 
 
 def build_bundle(
@@ -247,13 +117,7 @@ def golden_smears() -> list[DrawnSmear]:
 
 
 def _export_graphs(networks: Networks, folder: Path) -> None:
-    size = networks.detector_spec.tile_size
-    exports = list(zip(networks.detectors, (_DETECTOR.fp32, _DETECTOR.fp16), (size, size), strict=True))
-    every: list[tuple[DetectorGraph | ClassifierGraph, str, int]] = [*exports]
-    if networks.classifiers and networks.classifier_spec:
-        crop = networks.classifier_spec.crop_size
-        every += zip(networks.classifiers, (_CLASSIFIER.fp32, _CLASSIFIER.fp16), (crop, crop), strict=True)
-    for graph, file, side in every:
+    for graph, file, side in networks.files():
         log.info("exporting %s", file)
         export(
             graph, (1, side, side, 3), folder / file,

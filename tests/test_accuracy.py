@@ -1,4 +1,4 @@
-"""What the embedded bundle promises on real images, end to end from files; in FP32, so that any CPU agrees."""
+"""What the embedded bundle promises on real images, end to end from files; in FP32, alike on any CPU."""
 
 from rich.console import Console
 

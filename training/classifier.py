@@ -1,10 +1,9 @@
 """`python -m training.classifier`: train a classifier of single cells on CytologIA annotations."""
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,115 +11,22 @@ import click
 import numpy as np
 import timm
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, WeightedRandomSampler
 
 from build_engines.checkpoint import Checkpoint, CropGeometry, build_network
-from build_engines.graphs import normalise
 from edge.cells import CELL_CLASSES
-from edge.geometry import crop, crop_region
-from training.annotations import AnnotatedImage, read_pixels
-from training.augment import VARIATIONS, Variation, jitter_box, turn, vary_station
+from training.augment import VARIATIONS, Variation
 from training.base_weights import read_base_weights
+from training.crops import Cell, CropDataset, balanced_weights, cells_of, normalised
 from training.loop import Schedule, TrainingError, fit
 from training.metric import macro_f1
 from training.options import data_options, one_sentence, read_data, start_logging
 
 log = logging.getLogger(__name__)
 
-_CONTEXT = 2.2
-"""Side of the region kept in memory around a cell, in box sides: room for margin and jitter."""
-
 _LEAST_VALIDATION_CELLS = 10
 """A class with fewer does not count in the score by which the best epoch is chosen."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Cell:
-    """One annotated leukocyte, cut out with room around it.
-
-    Attributes:
-        rgb: uint8 [H, W, 3].
-        box_xyxy: float32 [4], pixels of `rgb`.
-        label: class code.
-        source: the collection that it comes from.
-    """
-
-    rgb: NDArray[np.uint8]
-    box_xyxy: NDArray[np.float32]
-    label: str
-    source: str
-
-
-def cells_of(images: Sequence[AnnotatedImage]) -> list[Cell]:
-    """Every leukocyte that has a class."""
-    cells = []
-    for image in images:
-        labelled = [(box, label) for box, label in zip(image.boxes_xyxy, image.labels, strict=True) if label]
-        if not labelled:
-            continue
-        rgb = read_pixels(image)
-        height, width = rgb.shape[:2]
-        for box, label in labelled:
-            left, top, right, bottom = crop_region(box, 0, (_CONTEXT - 1) / 2, "square")
-            left, top, right, bottom = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
-            inside = rgb[top:bottom, left:right].copy()
-            cells.append(
-                Cell(inside, box - np.array([left, top, left, top], np.float32), label, image.source)
-            )
-    return cells
-
-
-class CropDataset(Dataset[tuple[Tensor, int]]):
-    """Crops as the station makes them: (uint8 [S, S, 3] RGB, index of the class)."""
-
-    def __init__(
-        self,
-        cells: Sequence[Cell],
-        classes: Sequence[str],
-        geometry: CropGeometry,
-        variation: Variation | None = None,
-        seed: int = 0,
-    ) -> None:
-        """`variation` None gives the plain crops of the true boxes, for validation."""
-        self.cells, self.geometry, self.variation, self.seed = cells, geometry, variation, seed
-        self.index_of = {code: index for index, code in enumerate(classes)}
-
-    def __len__(self) -> int:
-        return len(self.cells)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        cell, geometry = self.cells[index], self.geometry
-        rgb, box = cell.rgb, cell.box_xyxy
-        if self.variation is not None:
-            rng = np.random.default_rng((self.seed, int(torch.randint(2**31, ()).item())))
-            rgb, boxes = turn(rgb, box[None], rng)
-            box = jitter_box(boxes[0], shift=0.06, scale=0.12, rng=rng)
-        rgb = crop(rgb, box, geometry.crop_size, geometry.margin_px, geometry.margin_fraction, geometry.shape)
-        if self.variation is not None:
-            rgb = vary_station(rgb, self.variation, rng)
-        return torch.from_numpy(rgb), self.index_of[cell.label]
-
-
-def normalised(crops: Tensor, geometry: CropGeometry) -> Tensor:
-    """uint8 [N, S, S, 3] to float32 [N, 3, S, S], the classifier's own scale, channels last in memory."""
-    return normalise(crops.permute(0, 3, 1, 2).float() / 255, geometry.mean, geometry.std)
-
-
-def balanced_weights(cells: Sequence[Cell]) -> list[float]:
-    """Chance of each cell to be drawn: rare classes more often, and in each class its rare sources.
-
-    The square root on both lies between the natural frequencies (which forget the rare) and equal ones
-    (which learn five images by heart).
-    """
-    of_class = Counter(cell.label for cell in cells)
-    of_group = Counter((cell.label, cell.source) for cell in cells)
-    weights = {}
-    for (label, source), count in of_group.items():
-        shares = {s: math.sqrt(n) for (one, s), n in of_group.items() if one == label}
-        weights[label, source] = math.sqrt(of_class[label]) * shares[source] / sum(shares.values()) / count
-    return [weights[cell.label, cell.source] for cell in cells]
 
 
 def macro_f1_of_frequent(truth: Sequence[str], predicted: Sequence[str], least: int) -> float:

@@ -15,9 +15,10 @@ from click.testing import CliRunner
 from onnx import numpy_helper
 
 from build_engines import build
-from build_engines.build import BuildError, build_bundle, gate_images, golden_smears, load_networks, main
+from build_engines.build import build_bundle, gate_images, golden_smears, main
 from build_engines.checkpoint import Checkpoint, CheckpointError, CropGeometry, TileGeometry, yolox_network
 from build_engines.model_card import add_evaluation
+from build_engines.networks import BuildError, load_networks
 from edge.bundle import Bundle, embedded_bundle
 from edge.demo.renderer import draw_field, draw_tile
 from edge.geometry import letterbox

@@ -14,23 +14,14 @@ import timm
 import torch
 from click.testing import CliRunner
 
-from build_engines.build import load_networks
 from build_engines.checkpoint import Checkpoint, CropGeometry
+from build_engines.networks import load_networks
 from edge.geometry import crop
 from edge.images import decode
 from training.annotations import AnnotatedImage
 from training.augment import VARIATIONS
-from training.classifier import (
-    Cell,
-    CropDataset,
-    balanced_weights,
-    cells_of,
-    load_base_weights,
-    macro_f1_of_frequent,
-    main,
-    normalised,
-    train_classifier,
-)
+from training.classifier import load_base_weights, macro_f1_of_frequent, main, train_classifier
+from training.crops import Cell, CropDataset, balanced_weights, cells_of, normalised
 from training.loop import Schedule, TrainingError
 
 pytestmark = [

@@ -16,8 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from build_engines.build import load_networks
 from build_engines.checkpoint import Checkpoint, CropGeometry, build_network
+from build_engines.networks import load_networks
 from edge.images import decode
 from training.annotations import AnnotatedImage
 from training.augment import VARIATIONS
