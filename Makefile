@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 export CYTOLOGIA_DATA ?= $(abspath ../shared/data)
 export CYTOLOGIA_WEIGHTS ?= $(abspath ../shared/weights)
 # Two processes whose OpenMP threads spin for each other are slower than one.
-TEST_ENV := OMP_NUM_THREADS=1 ORT_DISABLE_TELEMETRY=1 YOLO_CONFIG_DIR=$(abspath $(VENV))/ultralytics
+TEST_ENV := OMP_NUM_THREADS=1 YOLO_CONFIG_DIR=$(abspath $(VENV))/ultralytics
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format train-demo clean
