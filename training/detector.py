@@ -71,10 +71,7 @@ def train_yolox(
         return yolox.loss(network, tiles.to(device), boxes.to(device))
 
     def score(network: nn.Module) -> dict[str, float]:
-        network.eval()
-        found = []
-        for start in range(0, len(pixels), 16):
-            found += yolox.predict(network, pixels[start : start + 16], geometry)
+        found = yolox.predict(network, pixels, geometry)
         return detection_figures(validation, found)
 
     def keep(network: nn.Module, figures: dict[str, float]) -> None:

@@ -10,12 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from build_engines.checkpoint import TileGeometry
+from build_engines.graphs import detector_graph
 from edge.geometry import letterbox
 from training.base_weights import read_base_weights
 from training.loop import TrainingError
 
 Image = NDArray[np.uint8]
 Boxes = NDArray[np.float32]
+
+_BATCH = 16
 
 NANO = {"depth": 0.33, "width": 0.25, "depthwise": True}
 
@@ -42,23 +45,23 @@ def loss(network: nn.Module, tiles: Tensor, boxes_xyxy: Tensor) -> Tensor:
     return total
 
 
-@torch.inference_mode()
 def predict(
     network: nn.Module, rgb: Sequence[Image], geometry: TileGeometry, least_score: float = 0.05
 ) -> list[tuple[Boxes, NDArray[np.float32]]]:
-    """Boxes [n, 4] in image pixels and scores [n] of each image, best first, after greedy suppression."""
-    from torchvision.ops import nms
-
-    placed = [letterbox(image, geometry.tile_size, geometry.anchor) for image in rgb]
-    tiles = torch.from_numpy(np.stack([tile for tile, _ in placed]))
-    decoded = network.head(network.backbone(network_input(tiles).to(next(network.parameters()).device)))
+    """Boxes [n, 4] in image pixels and scores [n] of each image, best first, by the graph of a bundle."""
+    device = next(network.parameters()).device
+    graph = detector_graph(network, family="yolox", tile_size=geometry.tile_size).to(device)
     found = []
-    for (_, placement), rows in zip(placed, decoded.cpu(), strict=True):
-        scores = rows[:, 4] * rows[:, 5:].amax(1)
-        rows, scores = rows[scores > least_score], scores[scores > least_score]
-        boxes = torch.cat([rows[:, :2] - rows[:, 2:4] / 2, rows[:, :2] + rows[:, 2:4] / 2], 1)
-        kept = nms(boxes, scores, 0.65)[:100]
-        found.append((placement.to_image(boxes[kept].numpy()), scores[kept].numpy()))
+    for start in range(0, len(rgb), _BATCH):
+        placed = [
+            letterbox(image, geometry.tile_size, geometry.anchor) for image in rgb[start : start + _BATCH]
+        ]
+        tiles = torch.from_numpy(np.stack([tile for tile, _ in placed])).to(device)
+        with torch.inference_mode():
+            boxes, scores, _ = (answer.cpu().numpy() for answer in graph(tiles))
+        for (_, placement), image_boxes, image_scores in zip(placed, boxes, scores, strict=True):
+            kept = image_scores > least_score
+            found.append((placement.to_image(image_boxes[kept]), image_scores[kept]))
     return found
 
 

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from build_engines.checkpoint import TileGeometry, build_network
+from build_engines.graphs import detector_graph
+from edge.geometry import letterbox
+from tests.build_engines.untrained import spread_yolox_outputs
 from tests.real_files import weights_path
 from training import yolox
 from training.loop import TrainingError
@@ -182,58 +185,35 @@ class TestLoss:
         assert torch.isfinite(yolox.loss(network, tiles(0, 2), torch.zeros(2, 60, 4)))
 
 
-class Scripted(nn.Module):
-    """In a YOLOX's place: answers with the rows it was given, and keeps the input that it saw."""
-
-    def __init__(self, rows: list[list[float]]) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1))
-        self.rows, self.seen = torch.tensor(rows), torch.empty(0)
-
-    def backbone(self, planes: Tensor) -> Tensor:
-        self.seen = planes
-        return planes
-
-    def head(self, planes: Tensor) -> Tensor:
-        return self.rows.expand(len(planes), -1, -1)
-
-
-class TestPredict:
+def test_predictions_are_those_of_the_graph_in_image_pixels() -> None:
+    """What a training is judged by is what a bundle gets; more images than one batch keep their order."""
+    network = build_network("yolox", yolox.NANO, 0)
+    spread_yolox_outputs(network, tiles(0))
     geometry = TileGeometry(SIZE, "top_left")
+    graph = detector_graph(network, family="yolox", tile_size=SIZE)
+    sizes_wh = [(96, 96), (192, 96), (48, 60)] * 6
+    images = [
+        np.random.default_rng(seed).integers(0, 255, (height, width, 3), np.uint8)
+        for seed, (width, height) in enumerate(sizes_wh)
+    ]
+    found = yolox.predict(network, images, geometry, least_score=0.3)
+    assert len(found) == len(images)
+    assert sum(len(scores) for _, scores in found) > 0
+    for image, size_wh, (boxes, scores) in zip(images, sizes_wh, found, strict=True):
+        tile, placement = letterbox(image, SIZE, "top_left")
+        with torch.inference_mode():
+            expected, expected_scores, _ = (one[0].numpy() for one in graph(torch.from_numpy(tile[None])))
+        kept = expected_scores > 0.3
+        np.testing.assert_allclose(boxes, placement.to_image(expected[kept]), atol=0.01)
+        np.testing.assert_allclose(scores, expected_scores[kept], atol=1e-4)
+        assert (boxes >= 0).all()
+        assert (boxes[:, 2:] <= np.array(size_wh) + 1e-3).all()
 
-    def test_boxes_are_in_image_pixels(self) -> None:
-        network = Scripted([[48.0, 24, 24, 12, 0.9, 1.0]])  # centre x, centre y, width, height, object, class
-        images = [np.zeros((height, width, 3), np.uint8) for width, height in ((96, 96), (192, 96), (48, 48))]
-        found = yolox.predict(network, images, self.geometry)
-        assert [boxes.tolist() for boxes, _ in found] == [
-            [[36, 18, 60, 30]],
-            [[72, 36, 120, 60]],
-            [[18, 9, 30, 15]],
-        ]
-        assert [scores.tolist() for _, scores in found] == [[pytest.approx(0.9)]] * 3
 
-    def test_images_are_shown_as_the_station_shows_them(self) -> None:
-        network = Scripted([[48.0, 24, 24, 12, 0.9, 1.0]])
-        yolox.predict(network, [np.full((48, 96, 3), (1, 2, 3), np.uint8)], self.geometry)
-        assert network.seen.shape == (1, 3, SIZE, SIZE)
-        assert network.seen[0, :, 10, 10].tolist() == [3, 2, 1]
-        assert network.seen[0, :, 90, 10].tolist() == [114, 114, 114]
-
-    def test_boxes_are_clipped_suppressed_scored_and_best_first(self) -> None:
-        network = Scripted(
-            [
-                [20, 20, 20, 20, 0.8, 0.5],  # score 0.4
-                [70, 70, 20, 20, 0.9, 1.0],
-                [71, 70, 20, 20, 0.7, 1.0],  # IoU 0.9 with the one before
-                [95, 10, 20, 20, 0.5, 1.0],  # half outside
-                [40, 80, 20, 20, 0.04, 1.0],  # too unlikely
-            ]
-        )
-        [(boxes, scores)] = yolox.predict(network, [np.zeros((SIZE, SIZE, 3), np.uint8)], self.geometry)
-        assert scores == pytest.approx([0.9, 0.5, 0.4])
-        assert boxes.tolist() == [[60, 60, 80, 80], [85, 0, 96, 20], [10, 10, 30, 30]]
-
-    def test_an_image_without_findings_gives_empty_arrays(self) -> None:
-        network = Scripted([[48.0, 24, 24, 12, 0.0, 1.0]])
-        [(boxes, scores)] = yolox.predict(network, [np.zeros((50, 60, 3), np.uint8)], self.geometry)
-        assert (boxes.shape, scores.shape) == ((0, 4), (0,))
+def test_an_image_without_findings_gives_empty_arrays() -> None:
+    network = build_network("yolox", yolox.NANO, 0)
+    spread_yolox_outputs(network, tiles(0))
+    [(boxes, scores)] = yolox.predict(
+        network, [np.zeros((50, 60, 3), np.uint8)], TileGeometry(SIZE, "top_left"), least_score=1.0
+    )
+    assert (boxes.shape, scores.shape) == ((0, 4), (0,))
