@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -28,6 +27,7 @@ from edge.bundle import (
     MANIFEST,
     Bundle,
     GateResult,
+    Golden,
     Manifest,
     Thresholds,
     file_sha256,
@@ -69,6 +69,7 @@ def build_bundle(
         Bundle.load(out)  # a folder that is no bundle is not replaced
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    replaced = folder.with_name(f"{folder.name}.old")
     try:
         _export_graphs(networks, folder)
         golden = _answers(networks, [smear.rgb for smear in golden_smears()], threshold, _GOLDEN_CROPS)
@@ -80,8 +81,8 @@ def build_bundle(
                     "be compared with it; train the detector longer, or lower --threshold."
                 )
         np.savez_compressed(folder / GOLDEN, allow_pickle=False, **golden.arrays())
-        log.info("gate on %d tiles and %d crops", len(reference.tiles), 0 if reference.crops is None else
-                 len(reference.crops))  # fmt: skip
+        crop_count = 0 if reference.crops is None else len(reference.crops)
+        log.info("gate on %d tiles and %d crops", len(reference.tiles), crop_count)
         gates = gate(
             folder, networks.detector_spec, networks.classifier_spec, reference, threshold, images_are
         )
@@ -104,8 +105,9 @@ def build_bundle(
         write_model_card(folder)
         folder.chmod(0o755)
         if out.exists():
-            shutil.rmtree(out)
+            out.rename(replaced)
         folder.rename(out)
+        shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return Bundle.load(out)
@@ -126,7 +128,7 @@ def _export_graphs(networks: Networks, folder: Path) -> None:
         store_half(folder / file)
 
 
-def _answers(networks: Networks, images: Sequence[NDArray[np.uint8]], threshold: float, crops: int) -> Any:
+def _answers(networks: Networks, images: Sequence[NDArray[np.uint8]], threshold: float, crops: int) -> Golden:
     return reference_answers(
         networks.detectors[0],
         networks.classifiers[0] if networks.classifiers else None,

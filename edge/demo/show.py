@@ -27,6 +27,7 @@ from edge.demo.renderer import DrawnSmear, draw_field, draw_tile
 from edge.errors import StationError
 from edge.geometry import iou_matrix
 from edge.overlay import encode_jpeg
+from edge.settings import ENVIRONMENT_PREFIX
 
 _FIELD_CELLS = 20
 _DROP_PERIOD_S = 0.1
@@ -110,7 +111,7 @@ def _station(inbox: Path, results: Path, console: Console) -> Iterator[Callable[
 
 
 def _is_of_a_station(variable: str) -> bool:
-    return variable.upper().startswith("CYTOLOGIA_EDGE_") or variable == "STATE_DIRECTORY"
+    return variable.upper().startswith(ENVIRONMENT_PREFIX) or variable == "STATE_DIRECTORY"
 
 
 def _await_ready(process: subprocess.Popen[bytes], notices: socket.socket, log: Path) -> None:
