@@ -7,11 +7,9 @@ A file that is gone before its turn is given when a whole scan has not found it 
 Files go through a scan in slices, between two images; all but the event handler runs in the caller's thread.
 """
 
-import fnmatch
 import logging
 import os
 import queue
-import stat
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -22,13 +20,12 @@ from pathlib import Path
 from edge.errors import StationError
 from edge.quiet import QuietFiles
 from edge.records import FileStamp
-from edge.watching import FolderWatch, Notice, WatchMode, choose_mode, folder_identity
+from edge.walking import is_ignored, stamp_of, walk
+from edge.watching import FolderWatch, Notice, Signal, WatchMode, choose_watch, folder_identity
 
 log = logging.getLogger(__name__)
 
-IGNORED_NAMES = (".*", "*.part", "*.filepart", "*.tmp", "._*", "Thumbs.db", "@eaDir")
-"""Names of files and folders that are never images: hidden, still being copied, or a program's own."""
-
+_LOCAL_QUIET_S, _REMOTE_QUIET_S = 0.5, 5.0
 _POLL_PERIOD_S = 1.0
 _SLICE = 500
 _LONGEST_BACK_OFF_S = 60.0
@@ -52,7 +49,8 @@ class Inbox:
     Args:
         root: the folder.
         knows: whether this version of a file has its answer already.
-        quiet_period_s: how long a file must not change.
+        quiet_period_s: how long a file must not change; None: half a second, or five seconds where other
+            machines write to the file system, whose caches hide what they did last.
         rescan_period_s: how often all paths are looked at when events are on.
         watch: "events", "polling", or "auto": polling where the file system gives no events.
         clock: monotonic seconds.
@@ -66,7 +64,7 @@ class Inbox:
         root: Path,
         knows: Callable[[Path, FileStamp], bool],
         *,
-        quiet_period_s: float = 0.5,
+        quiet_period_s: float | None = None,
         rescan_period_s: float = 60.0,
         watch: WatchMode = "auto",
         clock: Callable[[], float] = time.monotonic,
@@ -77,16 +75,18 @@ class Inbox:
         self._clock = clock
         self._mode = watch
         self._rescan_period_s = rescan_period_s
+        self._quiet_period_s = quiet_period_s
         # Its put is safe in signal handlers.
-        self._signals: queue.SimpleQueue[Notice | None] = queue.SimpleQueue()
+        self._signals: queue.SimpleQueue[Notice | Signal] = queue.SimpleQueue()
         self._watch: FolderWatch | None = None
-        self._quiet = QuietFiles(quiet_period_s)
+        self._quiet = QuietFiles(quiet_period_s or _LOCAL_QUIET_S)
         self._ready: OrderedDict[Path, FileStamp | None] = OrderedDict()
         """Files that wait for their turn, and which version was whole; None: the file is gone."""
         self._later: dict[Path, float] = {}
         self._folder = folder_identity(root)
         self._scan: Iterator[Path] | None = None
         self._scan_began_s = 0.0
+        self._scan_again = False
         self._scan_due_s = clock()
         self._back_off_s = 1.0
 
@@ -106,19 +106,30 @@ class Inbox:
             ) from error
         except OSError as error:
             log.warning("The inbox %r cannot be read yet: %s.", str(self.root), error.strerror)
-        chosen, why = choose_mode(self._mode, self.root)
-        log.info("Watching %r by %s (%s).", str(self.root), chosen, why)
-        if chosen == "events":
+        self._choose_watch()
+
+    def _choose_watch(self) -> None:
+        """Again for each folder that takes the place of another: a share may be mounted after the start."""
+        self.close()
+        chosen = choose_watch(self._mode, self.root)
+        quiet_s = self._quiet_period_s or (_REMOTE_QUIET_S if chosen.is_remote else _LOCAL_QUIET_S)
+        log.info(
+            "Watching %r by %s (%s); files are read when they have not changed for %g s.",
+            *(str(self.root), chosen.mode, chosen.why, quiet_s),
+        )
+        self._quiet = QuietFiles(quiet_s)
+        if chosen.mode == "events":
             self._watch = FolderWatch(self.root, self._signals.put)
 
     def close(self) -> None:
         """End all threads; may be called twice."""
         if self._watch is not None:
             self._watch.close()
+            self._watch = None
 
     def wake(self) -> None:
         """Let `wait` return at once; safe in a signal handler and in any thread."""
-        self._signals.put(None)
+        self._signals.put(Signal.WAKE)
 
     def __len__(self) -> int:
         """How many files wait, whole or still changing."""
@@ -148,8 +159,8 @@ class Inbox:
         for _ in range(self._signals.qsize()):
             self._look_at_signal(self._signals.get())
         if self._folder != folder_identity(self.root):
-            self.rescan()
             self._scan = None
+            self.rescan()
         self._scan_on()
         if self.fault is not None:
             return None
@@ -157,12 +168,12 @@ class Inbox:
         for path in [path for path, due_s in self._later.items() if due_s <= now_s]:
             del self._later[path]
             self._look_at(path)
-            if _stamp_of(path) is None:
+            if stamp_of(path) is None:
                 self._ready[path] = None
-        self._ready.update(self._quiet.settled(now_s, _stamp_of))
+        self._ready.update(self._quiet.settled(now_s, stamp_of))
         while self._ready:
             path, stamp = self._ready.popitem(last=False)
-            seen = _stamp_of(path)
+            seen = stamp_of(path)
             if seen == stamp:
                 return ReadyFile(path, self._sample_of(path))
             if seen is not None:  # it changed while it waited
@@ -180,11 +191,15 @@ class Inbox:
             self._later[path] = self._clock() + delay_s
 
     def rescan(self) -> None:
-        """Look at all paths again, now."""
+        """Look at all paths again, now; also at those that a scan in progress has passed already."""
         self._scan_due_s = self._clock()
+        self._scan_again = self._scan is not None
 
-    def _look_at_signal(self, signal: Notice | None) -> None:
-        if signal is None:
+    def _look_at_signal(self, signal: Notice | Signal) -> None:
+        if isinstance(signal, Signal):
+            if signal is Signal.EVENTS_LOST:
+                log.warning("Too many events at once, some are lost: looking through the whole inbox.")
+                self.rescan()
             return
         path = signal.path
         if path.is_relative_to(self.root) and not any(map(is_ignored, path.relative_to(self.root).parts)):
@@ -194,7 +209,7 @@ class Inbox:
             self._look_at(path)
 
     def _look_at(self, path: Path) -> None:
-        stamp = _stamp_of(path)
+        stamp = stamp_of(path)
         if stamp is None:
             return
         self._quiet.found(stamp)
@@ -207,15 +222,17 @@ class Inbox:
         if self._scan is None:
             if self._clock() < self._scan_due_s:
                 return
-            if self._watch is not None:
-                self._watch.renew()
             if self._folder != (folder := folder_identity(self.root)):
                 # What was seen in a folder that is no longer there is forgotten, not reported as vanished:
                 # the scan finds it again when it comes back.
                 self._forget()
                 self._folder = folder
-            self._scan = self._walk()
-            self._scan_began_s = self._clock()
+                if folder is not None:
+                    self._choose_watch()
+            if self._watch is not None:
+                self._watch.renew()
+            self._scan = walk(self.root)
+            self._scan_began_s, self._scan_again = self._clock(), False
         try:
             count = 0
             for path in islice(self._scan, _SLICE):
@@ -237,9 +254,8 @@ class Inbox:
         watched = self._watch is not None and self._watch.is_alive
         # Polling a folder of many files on a slow server takes at most a tenth of the time.
         polling_s = max(_POLL_PERIOD_S, 10 * (now_s - self._scan_began_s))
-        self._scan_due_s = now_s + (
-            self._rescan_period_s if watched else min(polling_s, self._rescan_period_s)
-        )
+        period_s = self._rescan_period_s if watched else min(polling_s, self._rescan_period_s)
+        self._scan_due_s = now_s + (0.0 if self._scan_again else period_s)
 
     def _degrade(self, error: OSError) -> None:
         self._scan = None
@@ -255,40 +271,6 @@ class Inbox:
         self._ready.clear()
         self._later.clear()
 
-    def _walk(self) -> Iterator[Path]:
-        """Regular files below the root, nothing followed. OSError only for the root itself."""
-        folders = [self.root]
-        while folders:
-            folder = folders.pop()
-            try:
-                with os.scandir(folder) as entries:
-                    for entry in entries:
-                        if is_ignored(entry.name):
-                            continue
-                        if entry.is_dir(follow_symlinks=False):
-                            folders.append(Path(entry.path))
-                        elif entry.is_file(follow_symlinks=False):
-                            yield Path(entry.path)
-            except OSError as error:
-                if folder == self.root:
-                    raise
-                if not isinstance(error, FileNotFoundError):
-                    log.warning("The folder %r cannot be read: %s.", str(folder), error.strerror)
-
     def _sample_of(self, path: Path) -> str:
         sample = path.parent.relative_to(self.root).as_posix()
         return "" if sample == "." else sample
-
-
-def is_ignored(name: str) -> bool:
-    """Whether a file or folder of this name is never looked at."""
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in IGNORED_NAMES)
-
-
-def _stamp_of(path: Path) -> FileStamp | None:
-    """The version of a regular file; None for what is gone or anything else."""
-    try:
-        status = path.lstat()
-    except OSError:
-        return None
-    return FileStamp.of(status) if stat.S_ISREG(status.st_mode) else None

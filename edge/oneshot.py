@@ -13,10 +13,10 @@ from rich.table import Table
 
 from edge.desk import MAX_TRIES, Desk, ImageResult, Reader
 from edge.errors import StationError
-from edge.inbox import is_ignored
 from edge.overlay import save_overlay
 from edge.records import State
 from edge.station import open_desk
+from edge.walking import is_ignored
 
 log = logging.getLogger(__name__)
 

@@ -5,12 +5,14 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from watchdog.events import FileSystemEvent
     from watchdog.observers.api import BaseObserver
+    from watchdog.observers.inotify_c import InotifyEvent, InotifyFD
 
 log = logging.getLogger(__name__)
 
@@ -41,16 +43,40 @@ def filesystem_of(path: str, mountinfo: str) -> str:
     return found
 
 
-def choose_mode(asked: WatchMode, folder: Path) -> tuple[Literal["events", "polling"], str]:
-    """How to watch a folder, and why so."""
-    if asked != "auto":
-        return asked, "as set"
+@dataclass(frozen=True, slots=True)
+class WatchChoice:
+    """How to watch a folder, and why so.
+
+    Attributes:
+        is_remote: whether other machines write to its file system.
+    """
+
+    mode: Literal["events", "polling"]
+    why: str
+    is_remote: bool
+
+
+def choose_watch(asked: WatchMode, folder: Path) -> WatchChoice:
+    """Polling where the file system gives no events, else events, unless something else is asked for."""
     try:
         kind = filesystem_of(os.path.realpath(folder), os.fsdecode(_MOUNTINFO.read_bytes()))
     except OSError:
-        return "events", "the type of the file system is unknown"
-    quiet = kind in WITHOUT_EVENTS or kind.startswith("fuse")
-    return ("polling" if quiet else "events"), f"the file system is {kind or 'unknown'}"
+        kind = ""
+    is_remote = kind in WITHOUT_EVENTS or kind.startswith("fuse")
+    if asked != "auto":
+        return WatchChoice(asked, "as set", is_remote)
+    return WatchChoice(
+        "polling" if is_remote else "events", f"the file system is {kind or 'unknown'}", is_remote
+    )
+
+
+class Signal(Enum):
+    """What an inbox is told besides notices of files."""
+
+    WAKE = auto()
+    """Somebody wants the waiting thread."""
+    EVENTS_LOST = auto()
+    """The kernel's queue of events was full: only a scan finds what they told of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +92,17 @@ class Notice:
 
 
 class FolderWatch:
-    """Calls `notify` for each file that something happened to, from another thread.
+    """Calls `notify` for each file that something happened to, and when events were lost, from other threads.
 
     An emitter ends in silence when its folder is removed, and a folder made anew is never seen again
     (watchdog#648): call `renew` from time to time.
     """
 
-    def __init__(self, folder: Path, notify: Callable[[Notice], None]) -> None:
+    def __init__(self, folder: Path, notify: Callable[[Notice | Signal], None]) -> None:
         self._folder = folder
         self._notify = notify
         self._observer: BaseObserver | None = None
+        self._kernel_queue: InotifyFD | None = None
         self._identity: tuple[int, int] | None = None
         self._has_warned = False
         self.renew()
@@ -105,6 +132,10 @@ class FolderWatch:
             observer.stop()
             if observer.ident is not None:
                 observer.join()
+        kernel_queue, self._kernel_queue = self._kernel_queue, None
+        if kernel_queue is not None:
+            kernel_queue.stop()
+            kernel_queue.join()
 
     def _open(self) -> None:
         from watchdog.events import (
@@ -115,7 +146,9 @@ class FolderWatch:
             FileMovedEvent,
             FileSystemEventHandler,
         )
-        from watchdog.observers import Observer
+        from watchdog.observers.api import BaseObserver
+        from watchdog.observers.inotify import InotifyEmitter
+        from watchdog.observers.inotify_c import InotifyFD
 
         notify = self._notify
 
@@ -127,11 +160,19 @@ class FolderWatch:
                 else:
                     notify(Notice(source))
 
+        class KernelQueue(InotifyFD):
+            def handle_event(self, event: "InotifyEvent") -> None:
+                super().handle_event(event)
+                if event.is_queue_overflow:
+                    notify(Signal.EVENTS_LOST)
+
         # The watch's own reads (opened, closed without a write) are left out, or each would wake it again.
         kinds: list[type[FileSystemEvent]] = [FileCreatedEvent, FileClosedEvent, FileModifiedEvent]
         kinds += [FileMovedEvent, FileAttribEvent]
-        self._observer = observer = Observer()
         try:
+            self._kernel_queue = KernelQueue()
+            self._kernel_queue.start()
+            self._observer = observer = BaseObserver(InotifyEmitter, inotify_fd=self._kernel_queue)
             observer.schedule(Handler(), str(self._folder), recursive=True, event_filter=kinds)
             observer.start()
         except OSError as error:

@@ -10,9 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from edge import inbox as inbox_module
+from edge import watching
 from edge.errors import StationError
-from edge.inbox import Inbox, is_ignored
+from edge.inbox import Inbox
 from edge.records import FileStamp
+from edge.walking import is_ignored
+from edge.watching import Signal, WatchMode
 
 
 class Known(set[tuple[Path, FileStamp]]):
@@ -79,7 +83,7 @@ def drain(inbox: Inbox, clock: Clock, for_s: float = 3.0) -> list[tuple[str, str
     return given
 
 
-def test_files_that_were_there_before_the_start_are_found_with_their_sample(
+def test_promise_07_files_that_were_there_before_the_start_are_found_with_their_sample(
     root: Path, polling: Inbox, clock: Clock
 ) -> None:
     (root / "s1" / "left").mkdir(parents=True)
@@ -89,7 +93,7 @@ def test_files_that_were_there_before_the_start_are_found_with_their_sample(
     assert sorted(drain(polling, clock)) == expected
 
 
-def test_a_growing_file_is_taken_once_after_its_last_change(
+def test_promise_04_a_growing_file_is_taken_once_after_its_last_change(
     root: Path, polling: Inbox, known: Known, clock: Clock
 ) -> None:
     file = root / "a.png"
@@ -108,7 +112,7 @@ def test_a_growing_file_is_taken_once_after_its_last_change(
     "name",
     [".hidden", "a.png.part", "a.filepart", "a.tmp", "._a.png", "Thumbs.db", "@eaDir/a.png", ".x/a.png"],
 )
-def test_junk_is_ignored_and_its_rename_to_a_real_name_is_noticed(
+def test_promise_26_junk_is_ignored_and_its_rename_to_a_real_name_is_noticed(
     root: Path, polling: Inbox, clock: Clock, name: str
 ) -> None:
     (root / name).parent.mkdir(exist_ok=True)
@@ -123,7 +127,7 @@ def test_names_that_only_look_like_junk_are_taken(name: str) -> None:
     assert not is_ignored(name)
 
 
-def test_symlinks_fifos_and_sockets_are_not_given(
+def test_promise_27_symlinks_fifos_and_sockets_are_not_given(
     root: Path, polling: Inbox, clock: Clock, tmp_path: Path
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
@@ -147,7 +151,9 @@ def test_what_is_known_is_not_given_again_and_a_new_version_is(
     assert drain(polling, clock) == [("a.png", "")]
 
 
-def test_a_file_that_is_gone_before_its_turn_is_given_once(root: Path, polling: Inbox, clock: Clock) -> None:
+def test_promise_18_a_file_that_is_gone_before_its_turn_is_given_once(
+    root: Path, polling: Inbox, clock: Clock
+) -> None:
     (root / "a.png").write_bytes(b"x")
     assert polling.take() is None
     (root / "a.png").unlink()
@@ -239,7 +245,7 @@ def test_a_file_that_is_put_back_comes_after_its_delay(
     assert drain(polling, clock) == []
 
 
-def test_a_clock_of_the_camera_that_is_a_day_off_changes_nothing(
+def test_promise_29_a_clock_of_the_camera_that_is_a_day_off_changes_nothing(
     root: Path, polling: Inbox, clock: Clock
 ) -> None:
     for name, mtime_s in (("future.png", 4e9), ("past.png", 1.0)):
@@ -249,7 +255,7 @@ def test_a_clock_of_the_camera_that_is_a_day_off_changes_nothing(
 
 
 @pytest.mark.parametrize("watch", ["events", "polling"])
-def test_a_folder_that_goes_away_degrades_and_its_files_are_not_taken_for_deleted(
+def test_promise_16_a_folder_that_goes_away_degrades_and_its_files_are_not_taken_for_deleted(
     root: Path, known: Known, clock: Clock, watch: str
 ) -> None:
     inbox = Inbox(root, known.knows, watch=watch, clock=clock)  # type: ignore[arg-type]
@@ -267,7 +273,7 @@ def test_a_folder_that_goes_away_degrades_and_its_files_are_not_taken_for_delete
         inbox.close()
 
 
-def test_an_empty_mount_point_in_place_of_the_folder_is_not_a_deletion(
+def test_promise_16_an_empty_mount_point_in_place_of_the_folder_is_not_a_deletion(
     root: Path, polling: Inbox, clock: Clock
 ) -> None:
     (root / "a.png").write_bytes(b"x")
@@ -280,7 +286,7 @@ def test_an_empty_mount_point_in_place_of_the_folder_is_not_a_deletion(
     assert drain(polling, clock) == [("a.png", "")]
 
 
-def test_a_missing_folder_is_waited_for(tmp_path: Path, known: Known, clock: Clock) -> None:
+def test_promise_16_a_missing_folder_is_waited_for(tmp_path: Path, known: Known, clock: Clock) -> None:
     inbox = Inbox(tmp_path / "later", known.knows, watch="events", clock=clock)
     inbox.start()
     try:
@@ -300,7 +306,7 @@ def test_a_file_in_place_of_the_folder_is_a_start_error(tmp_path: Path, known: K
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_without_permission_is_a_start_error(root: Path, known: Known) -> None:
+def test_promise_19_a_folder_without_permission_is_a_start_error(root: Path, known: Known) -> None:
     root.chmod(0)
     try:
         with pytest.raises(StationError, match="right to read"):
@@ -309,7 +315,9 @@ def test_a_folder_without_permission_is_a_start_error(root: Path, known: Known) 
         root.chmod(0o700)
 
 
-def test_a_lost_event_is_made_good_by_the_next_scan(root: Path, known: Known, clock: Clock) -> None:
+def test_promise_07_a_lost_event_is_made_good_by_the_next_scan(
+    root: Path, known: Known, clock: Clock
+) -> None:
     inbox = Inbox(root, known.knows, watch="events", rescan_period_s=60, clock=clock)
     inbox.start()
     assert inbox._watch is not None
@@ -321,6 +329,51 @@ def test_a_lost_event_is_made_good_by_the_next_scan(root: Path, known: Known, cl
         (root / "a.png").write_bytes(b"x")
         assert drain(inbox, clock, 30) == []
         assert drain(inbox, clock, 60) == [("a.png", "")]
+    finally:
+        inbox.close()
+
+
+@pytest.mark.parametrize("in_a_scan", [False, True])
+def test_promise_06_lost_events_lead_to_a_scan_at_once(
+    root: Path, known: Known, clock: Clock, in_a_scan: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox_module, "_SLICE", 1)
+    monkeypatch.setattr(inbox_module, "_POLL_PERIOD_S", 60.0)
+    (root / "there.png").write_bytes(b"x")
+    inbox = Inbox(root, known.knows, watch="polling", rescan_period_s=60, clock=clock)
+    if not in_a_scan:
+        drain(inbox, clock)
+    else:
+        inbox.take()  # the scan has passed the first file
+    assert (inbox._scan is not None) == in_a_scan
+    (root / "missed.png").write_bytes(b"y")
+    inbox._signals.put(Signal.EVENTS_LOST)
+    assert ("missed.png", "") in drain(inbox, clock)
+
+
+def test_promise_08_a_share_that_is_mounted_after_the_start_is_polled_with_a_longer_quiet_period(
+    root: Path, known: Known, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = root.parent / "mountinfo"
+    table.write_text("22 1 254:0 / / rw - ext4 x rw\n")
+    monkeypatch.setattr(watching, "_MOUNTINFO", table)
+    inbox = Inbox(root, known.knows, clock=clock)
+    inbox.start()
+    try:
+        assert drain(inbox, clock) == []
+        share = root.parent / "share"
+        share.mkdir()
+        (share / "a.png").write_bytes(b"x")
+        root.rmdir()
+        share.rename(root)
+        table.write_text(f"22 1 254:0 / / rw - ext4 x rw\n23 22 0:9 / {root} rw - nfs4 x rw\n")
+        with caplog.at_level("INFO"):
+            assert drain(inbox, clock, 4.5) == []
+        assert "by polling (the file system is nfs4); files are read when they have not changed for 5 s" in (
+            caplog.text
+        )
+        assert inbox._watch is None
+        assert drain(inbox, clock) == [("a.png", "")]
     finally:
         inbox.close()
 
@@ -354,6 +407,48 @@ def test_events_bring_new_moved_in_and_renamed_files_without_a_scan(
         inbox.close()
 
 
+def take(inbox: Inbox, known: Known, count: int) -> list[tuple[str, str, int]]:
+    """The next files: name, sample, size in bytes."""
+    given = []
+    for _ in range(1000):
+        while (ready := inbox.take()) is not None:
+            given.append((ready.path.name, ready.sample, ready.path.stat().st_size))
+            known.finish(ready.path)
+        if len(given) >= count:
+            return sorted(given)
+        inbox.wait(0.05)
+    raise AssertionError(f"only these came: {given}")
+
+
+@pytest.mark.parametrize("mode", ["events", "polling"])
+def test_promise_08_events_and_polling_give_the_same_files(
+    root: Path, known: Known, tmp_path: Path, mode: WatchMode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox_module, "_POLL_PERIOD_S", 0.05)
+    (root / "before.png").write_bytes(b"1")
+    inbox = Inbox(root, known.knows, watch=mode, quiet_period_s=0.05)
+    inbox.start()
+    try:
+        assert take(inbox, known, 1) == [("before.png", "", 1)]
+        (root / "sample").mkdir()
+        (root / "sample" / "new.png").write_bytes(b"22")
+        (root / "copied.png.part").write_bytes(b"333")
+        (root / "copied.png.part").rename(root / "copied.png")
+        (tmp_path / "moved").mkdir()
+        (tmp_path / "moved" / "in.png").write_bytes(b"4444")
+        (tmp_path / "moved").rename(root / "moved")
+        assert take(inbox, known, 3) == [
+            ("copied.png", "", 3),
+            ("in.png", "moved", 4),
+            ("new.png", "sample", 2),
+        ]
+        (root / "before.png").write_bytes(b"55555")
+        os.link(root / "copied.png", root / "linked.png")
+        assert take(inbox, known, 2) == [("before.png", "", 5), ("linked.png", "", 3)]
+    finally:
+        inbox.close()
+
+
 def test_wake_ends_a_wait(root: Path, known: Known) -> None:
     inbox = Inbox(root, known.knows, watch="polling")
     while inbox.take() is None and inbox._scan is not None:
@@ -366,7 +461,7 @@ def test_wake_ends_a_wait(root: Path, known: Known) -> None:
     waking.join()
 
 
-def test_thousands_of_files_are_each_given_once(
+def test_promise_06_thousands_of_files_are_each_given_once(
     root: Path, polling: Inbox, known: Known, clock: Clock
 ) -> None:
     for n in range(3000):

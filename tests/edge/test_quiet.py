@@ -18,7 +18,7 @@ class Folder(dict[Path, FileStamp]):
         return self[path]
 
 
-def test_a_growing_file_is_not_taken_until_it_is_quiet() -> None:
+def test_promise_04_a_growing_file_is_not_taken_until_it_is_quiet() -> None:
     folder, files = Folder(), QuietFiles(0.5)
     files.add(A, folder.put(A, 0), 0.0)
     for step in range(1, 20):
@@ -29,7 +29,7 @@ def test_a_growing_file_is_not_taken_until_it_is_quiet() -> None:
     assert len(files) == 0
 
 
-def test_a_long_quiet_period_is_kept_to_within_half_a_second() -> None:
+def test_promise_04_a_long_quiet_period_is_kept_to_within_half_a_second() -> None:
     folder, files = Folder(), QuietFiles(5.0)
     files.add(A, folder.put(A, 0), 0.0)
     changed_s, now_s = 2.2, 0.0

@@ -1,5 +1,6 @@
 """Events where there are any, and a watch that comes back."""
 
+import os
 import queue
 import threading
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edge import watching
-from edge.watching import FolderWatch, Notice, choose_mode, filesystem_of
+from edge.watching import FolderWatch, Notice, Signal, choose_watch, filesystem_of
 
 MOUNTINFO = r"""22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
 40 22 0:40 / /mnt/scope rw - cifs //nas/scope rw
@@ -43,27 +44,28 @@ def test_the_file_system_is_that_of_the_nearest_mount(path: str, kind: str) -> N
     assert filesystem_of(path, MOUNTINFO) == kind
 
 
-def test_auto_polls_where_there_are_no_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_promise_08_auto_polls_where_there_are_no_events(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table = tmp_path / "mountinfo"
     monkeypatch.setattr(watching, "_MOUNTINFO", table)
-    for kind, mode in [
-        ("ext4", "events"),
-        ("nfs", "polling"),
-        ("fuse.rclone", "polling"),
-        ("smb3", "polling"),
-    ]:
+    remote = ["nfs", "nfs4", "cifs", "smb3", "9p", "fuse.rclone", "fuse"]
+    for kind in ["ext4", "tmpfs", *remote]:
         table.write_text(f"22 1 254:0 / / rw - {kind} x rw\n")
-        assert choose_mode("auto", tmp_path) == (mode, f"the file system is {kind}")
+        chosen = choose_watch("auto", tmp_path)
+        assert chosen.mode == ("polling" if kind in remote else "events")
+        assert chosen.why == f"the file system is {kind}"
+        assert chosen.is_remote == choose_watch("events", tmp_path).is_remote == (kind in remote)
     table.unlink()
-    assert choose_mode("auto", tmp_path)[0] == "events"
-    assert choose_mode("polling", tmp_path)[0] == "polling"
+    assert choose_watch("auto", tmp_path).mode == "events"
+    assert choose_watch("polling", tmp_path).mode == "polling"
 
 
 def test_files_that_are_written_moved_in_renamed_or_allowed_are_noticed(tmp_path: Path) -> None:
     root = tmp_path / "in"
     root.mkdir()
     outside = tmp_path / "outside"
-    seen: queue.SimpleQueue[Notice] = queue.SimpleQueue()
+    seen: queue.SimpleQueue[Notice | Signal] = queue.SimpleQueue()
 
     def wait_for(name: str, moved_from: Path | None = None) -> None:
         while seen.get(timeout=10) != Notice(root / name, moved_from):
@@ -88,10 +90,10 @@ def test_files_that_are_written_moved_in_renamed_or_allowed_are_noticed(tmp_path
         watch.close()
 
 
-def test_a_folder_that_is_removed_and_made_anew_is_watched_again(tmp_path: Path) -> None:
+def test_promise_16_a_folder_that_is_removed_and_made_anew_is_watched_again(tmp_path: Path) -> None:
     root = tmp_path / "in"
     root.mkdir()
-    seen: queue.SimpleQueue[Notice] = queue.SimpleQueue()
+    seen: queue.SimpleQueue[Notice | Signal] = queue.SimpleQueue()
     watch = FolderWatch(root, seen.put)
     try:
         assert watch.is_alive
@@ -121,3 +123,29 @@ def test_without_inotify_watches_the_rest_goes_on(
     assert not watch.is_alive
     assert caplog.text.count("polling it instead") == 1
     watch.close()
+
+
+def test_promise_06_a_full_queue_of_the_kernel_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A real overflow: the reading thread is held while more events come than the kernel keeps."""
+    room = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    names = [tmp_path / "a", tmp_path / "b"]
+    for name in names:
+        name.touch()
+    seen: queue.SimpleQueue[Notice | Signal] = queue.SimpleQueue()
+    watch = FolderWatch(tmp_path, seen.put)
+    try:
+        assert watch._observer is not None
+        (emitter,) = watch._observer.emitters
+        with emitter._inotify._lock:  # type: ignore[attr-defined]
+            for n in range(2 * room):  # in turn: the kernel joins equal events that follow each other
+                os.utime(names[n % 2])
+        while seen.get(timeout=10) is not Signal.EVENTS_LOST:
+            pass
+        (tmp_path / "after").touch()
+        while seen.get(timeout=10) != Notice(tmp_path / "after"):
+            pass
+    finally:
+        watch.close()
+    assert "overflowed" in caplog.text

@@ -1,0 +1,50 @@
+"""Which files of a folder may be images, told without opening any; no link is followed, no device given."""
+
+import fnmatch
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from edge.records import FileStamp
+
+log = logging.getLogger(__name__)
+
+IGNORED_NAMES = (".*", "*.part", "*.filepart", "*.tmp", "._*", "Thumbs.db", "@eaDir")
+"""Names of files and folders that are never images: hidden, still being copied, or a program's own."""
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a file or folder of this name is never looked at."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in IGNORED_NAMES)
+
+
+def stamp_of(path: Path) -> FileStamp | None:
+    """The version of a regular file; None for what is gone or anything else."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return FileStamp.of(status) if stat.S_ISREG(status.st_mode) else None
+
+
+def walk(root: Path) -> Iterator[Path]:
+    """Regular files below the root, nothing followed. OSError only for the root itself."""
+    folders = [root]
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if is_ignored(entry.name):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(Path(entry.path))
+                    elif entry.is_file(follow_symlinks=False):
+                        yield Path(entry.path)
+        except OSError as error:
+            if folder == root:
+                raise
+            if not isinstance(error, FileNotFoundError):
+                log.warning("The folder %r cannot be read: %s.", str(folder), error.strerror)
