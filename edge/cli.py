@@ -35,7 +35,7 @@ def _one_sentence(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except EdgeError as error:
-            from edge.station import exit_code_of
+            from edge.exit_codes import exit_code_of
 
             click.echo(f"Error: {error}", err=True)
             sys.exit(exit_code_of(error))
@@ -56,23 +56,31 @@ def _open(bundle: Path | None, backend: str | None, precision: str | None) -> "P
 @_with_engine
 @click.option("--overlays/--no-overlays", default=None, help="Also save annotated copies in OUT/annotated.")
 @click.option("--settings", type=click.Path(dir_okay=False, path_type=Path), help="Settings file (TOML).")
-@_one_sentence
 def watch(settings: Path | None, **flags: Any) -> None:
     """Watch the folder INBOX and read every smear image that arrives in it, until told to stop.
 
     Sub-folders of INBOX are samples. A flag wins over the environment (CYTOLOGIA_EDGE_…), which wins over
     the settings file.
     """
+    from edge.exit_codes import log_and_code_of
     from edge.logs import start_logging
     from edge.overlay import save_overlay
     from edge.settings import load_settings
     from edge.station import run_station
 
-    chosen = load_settings(settings, **flags)
+    try:
+        chosen = load_settings(settings, **flags)
+    except EdgeError as error:
+        start_logging()
+        sys.exit(log_and_code_of(error))
     start_logging(chosen.log_format)
-    with _open(chosen.bundle, chosen.backend, chosen.precision) as pipeline:
-        overlays = functools.partial(save_overlay, chosen.out / "annotated") if chosen.overlays else None
-        sys.exit(run_station(chosen, pipeline, on_result=overlays))
+    overlays = functools.partial(save_overlay, chosen.out / "annotated") if chosen.overlays else None
+    try:
+        with _open(chosen.bundle, chosen.backend, chosen.precision) as pipeline:
+            code = run_station(chosen, pipeline, on_result=overlays)
+    except Exception as error:
+        code = log_and_code_of(error)
+    sys.exit(code)
 
 
 @click.command()
@@ -89,9 +97,9 @@ def run(images: tuple[Path, ...], out: Path, bundle: Path | None, backend: str |
     """
     import logging
 
+    from edge.exit_codes import ExitCode
     from edge.logs import start_logging
     from edge.oneshot import print_summary, run_once
-    from edge.station import ExitCode
 
     start_logging(level=logging.ERROR)  # every file has its row and reason in images.csv
     with _open(bundle, backend, precision) as pipeline:

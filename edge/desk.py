@@ -33,7 +33,9 @@ MAX_TRIES = 3
 """How often an image may stop the engine or meet a passing fault before it is `failed`."""
 
 _REMEMBERED = frozenset({State.DONE, State.EMPTY, State.DUPLICATE, State.REJECTED})
-_PASSING = frozenset({errno.EBUSY, errno.ESTALE, errno.EIO, errno.ENOSPC, errno.EAGAIN, errno.ETIMEDOUT})
+_PASSING = frozenset(
+    {errno.EBUSY, errno.ESTALE, errno.EIO, errno.ENOSPC, errno.EAGAIN, errno.ETIMEDOUT, errno.ENOMEM}
+)
 _NOT_REGULAR = frozenset({errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EISDIR})
 
 
@@ -140,16 +142,18 @@ class Desk:
         except OSError as error:
             return self._unreadable(task, error)
         watch.lap("read")
-        if data is None:
+        task.sha256 = None if data is None else hashlib.sha256(data).digest()
+        known = self._journal.latest(path)
+        is_known = known is not None and known.sha256 == task.sha256 and known.state in _REMEMBERED
+        # Without bytes to compare, only a journal made anew, which knows no stamps, is believed.
+        if known is not None and is_known and (data is not None or known.stamp is None):
+            self._journal.touch(known.image_id, task.stamp)
+            return self._known(task)
+        if data is None or task.sha256 is None:
             log.warning("%r has %d bytes, more than max_bytes.", str(path), task.stamp.size_bytes)
             return self._answer(
                 task, self._journal.claim(path, task.stamp, None), State.REJECTED, "too large"
             )
-        task.sha256 = hashlib.sha256(data).digest()
-        known = self._journal.latest(path)
-        if known is not None and known.sha256 == task.sha256 and known.state in _REMEMBERED:
-            self._journal.touch(known.image_id, task.stamp)
-            return self._known(task)
         first = self._journal.first_path(task.sha256) if self._duplicates == "skip" else None
         claim = self._journal.claim(path, task.stamp, task.sha256)
         if first is not None and first != path:
@@ -162,8 +166,10 @@ class Desk:
 
     def _read(self, task: "_Task", claim: Entry, data: bytes) -> ImageResult:
         try:
-            task.rgb = decode(data, self._limits)
-            task.watch.lap("decode")
+            try:
+                task.rgb = decode(data, self._limits)
+            finally:
+                task.watch.lap("decode")
             findings = self._pipeline.read(task.rgb, task.watch, self._detection_threshold)
         except ImageRejected as error:
             log.warning("%r is rejected: %s", str(task.path), error)
@@ -220,7 +226,7 @@ class Desk:
         finished_at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         size_wh = None if task.rgb is None else (task.rgb.shape[1], task.rgb.shape[0])
         origin = (self._pipeline.bundle_id, self._pipeline.engine_id, finished_at)
-        answer = Answer(state, reason, findings, size_wh, task.watch.total_ms, *origin)
+        answer = Answer(state, reason, findings, size_wh, task.watch.elapsed_ms, *origin)
         name, sample = os.fsencode(task.path.name), os.fsencode(task.sample)
         try:
             writes = self._results.plan(name, sample, task.sha256, answer)
@@ -274,7 +280,10 @@ def _read_regular(path: Path, max_bytes: int) -> tuple[bytes | None, FileStamp]:
         stamp = FileStamp.of(status)
         if stamp.size_bytes > max_bytes:
             return None, stamp
-        data = file.read(stamp.size_bytes + 1)
+        try:
+            data = file.read(stamp.size_bytes + 1)
+        except MemoryError:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from None
         if len(data) != stamp.size_bytes or FileStamp.of(os.fstat(handle)) != stamp:
             raise _ChangingError
     return data, stamp

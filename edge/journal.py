@@ -2,103 +2,40 @@
 
 One transaction stores the final state of an image, its findings, and the exact bytes and place of what
 is then written to the CSV files. The CSV files are therefore a projection: whatever a crash does to
-them, `edge.results` rebuilds them from here. WAL with synchronous=FULL: a commit is on the disk when
-the call returns, and a commit is all or nothing.
+them, `edge.results` rebuilds them from here.
 """
 
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, astuple
 from pathlib import Path
 
 from edge.cells import Finding
-from edge.errors import JournalError
-from edge.locks import OutputFullError, fsync_folder, lock_folder
+from edge.journal_file import JOURNAL_NAME, as_journal_errors, open_file
 from edge.records import Answer, Entry, FileStamp, State, Write
-
-JOURNAL_NAME = "journal.sqlite3"
-
-_MIGRATIONS = (
-    """
-    CREATE TABLE images (
-        id INTEGER PRIMARY KEY,
-        path BLOB NOT NULL,
-        size_bytes INTEGER, mtime_ns INTEGER, inode INTEGER,
-        sha256 BLOB,
-        state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '', tries INTEGER NOT NULL DEFAULT 0,
-        width INTEGER, height INTEGER, findings TEXT, latency_ms REAL,
-        bundle TEXT, engine TEXT, finished_at TEXT
-    );
-    CREATE INDEX images_by_path ON images (path);
-    CREATE INDEX images_by_sha256 ON images (sha256);
-    CREATE INDEX images_by_state ON images (state);
-    CREATE TABLE writes (
-        id INTEGER PRIMARY KEY,
-        image_id INTEGER REFERENCES images (id),
-        output TEXT NOT NULL, file TEXT NOT NULL, offset INTEGER NOT NULL, data BLOB NOT NULL
-    );
-    CREATE UNIQUE INDEX writes_by_place ON writes (file, offset);
-    """,
-)
-"""Statements that lead from schema version n to n + 1. Append only: stations in the field hold data."""
 
 
 class Journal:
-    """The ledger in a folder that nobody else may open meanwhile. For one thread.
+    """The ledger in a folder. For one thread, and one process at a time: its opener has locked the folder.
 
     Raises:
-        FolderLockedError: another process holds the folder.
-        JournalError: the file is damaged, or was written by a newer version.
+        JournalError, OutputFullError: as `edge.journal_file.open_file`.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._lock = lock_folder(folder, "journal.lock")
         self.path = folder / JOURNAL_NAME
-        try:
-            self._db = self._open()
-        except BaseException:
-            os.close(self._lock)
-            raise
-
-    def _open(self) -> sqlite3.Connection:
-        with _as_journal_errors(self.path):
-            db = sqlite3.connect(self.path, isolation_level=None)
-            try:
-                db.execute("PRAGMA journal_mode = WAL")
-                db.execute("PRAGMA synchronous = FULL")
-                (fault,) = db.execute("PRAGMA quick_check(1)").fetchone()
-                if fault != "ok":
-                    raise sqlite3.DatabaseError(fault)
-                self._migrate(db)
-                fsync_folder(self.path.parent)
-            except BaseException:
-                db.close()
-                raise
-        return db
-
-    def _migrate(self, db: sqlite3.Connection) -> None:
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version > len(_MIGRATIONS):
-            raise JournalError(
-                f"the journal {str(self.path)!r} has schema {version} and this version knows up to "
-                f"{len(_MIGRATIONS)}; install the newer version again, or set other state and output folders."
-            )
-        for number, statements in enumerate(_MIGRATIONS[version:], version + 1):
-            db.executescript(f"BEGIN IMMEDIATE; {statements}; PRAGMA user_version = {number}; COMMIT;")
+        self._db = open_file(self.path)
 
     def close(self) -> None:
-        """Close the file and let others in; may be called twice."""
+        """Close the file; may be called twice."""
         self._db.close()
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
 
     def latest(self, path: Path) -> Entry | None:
         """What is known of a path, None if nothing."""
-        with _as_journal_errors(self.path):
+        with as_journal_errors(self.path):
             row = self._db.execute(
                 "SELECT id, size_bytes, mtime_ns, inode, sha256, state, reason, tries FROM images "
                 "WHERE path = ? ORDER BY id DESC LIMIT 1",
@@ -123,13 +60,13 @@ class Journal:
 
     def pending_paths(self) -> list[Path]:
         """Files that were begun and have no final answer."""
-        with _as_journal_errors(self.path):
+        with as_journal_errors(self.path):
             rows = self._db.execute("SELECT path FROM images WHERE state = 'pending' ORDER BY id").fetchall()
         return [Path(os.fsdecode(path)) for (path,) in rows]
 
     def first_path(self, sha256: bytes) -> Path | None:
         """Where the same bytes were first read with a result (done or empty)."""
-        with _as_journal_errors(self.path):
+        with as_journal_errors(self.path):
             row = self._db.execute(
                 "SELECT path FROM images WHERE sha256 = ? AND state IN ('done', 'empty') ORDER BY id LIMIT 1",
                 (sha256,),
@@ -144,9 +81,9 @@ class Journal:
         Returns:
             The pending entry; `tries` counts this one, and starts again at 1 when the bytes are new.
         """
-        old = self.latest(path)
         version = astuple(stamp) if stamp else (None, None, None)
         with self._transaction(durable=False) as db:
+            old = self.latest(path)
             if old is None or old.state is not State.PENDING:
                 tries = 1
                 image_id = db.execute(
@@ -175,18 +112,43 @@ class Journal:
 
     def finish(self, claim: Entry, answer: Answer, writes: list[Write]) -> None:
         """Store the final state of an image and what is to be written for it, in one transaction."""
-        width, height = answer.size_wh or (None, None)
-        findings = json.dumps([_as_json(finding) for finding in answer.findings])
         with self._transaction() as db:
-            db.execute(
-                "UPDATE images SET state = ?, reason = ?, width = ?, height = ?, findings = ?, "
-                "latency_ms = ?, bundle = ?, engine = ?, finished_at = ? WHERE id = ?",
-                (
-                    *(answer.state, _text(answer.reason), width, height, findings, answer.latency_ms),
-                    *(answer.bundle, answer.engine, answer.finished_at, claim.image_id),
-                ),
-            )
+            _store_answer(db, claim.image_id, answer)
             _insert_writes(db, claim.image_id, writes)
+
+    def adopt(self, images: Iterable[tuple[Path, bytes | None, Answer | None, list[Write]]]) -> int:
+        """Take over all images that another record tells of, or none, in one transaction.
+
+        Args:
+            images: path, sha256, answer and rows of each, in order; without an answer: rows of no image.
+
+        Returns:
+            How many images there were.
+        """
+        count = 0
+        with self._transaction() as db:
+            for path, sha256, answer, writes in images:
+                image_id = None
+                if answer is not None:
+                    image_id = db.execute(
+                        "INSERT INTO images (path, sha256, state, tries) VALUES (?, ?, ?, 1)",
+                        (os.fsencode(path), sha256, answer.state),
+                    ).lastrowid
+                    assert image_id is not None
+                    _store_answer(db, image_id, answer)
+                    count += 1
+                _insert_writes(db, image_id, writes)
+        return count
+
+    def has_answer(self, path: Path, finished_at: str) -> bool:
+        """Whether an answer of that time is known for a path."""
+        with as_journal_errors(self.path):
+            return bool(
+                self._db.execute(
+                    "SELECT EXISTS (SELECT 1 FROM images WHERE path = ? AND finished_at = ?)",
+                    (os.fsencode(path), finished_at),
+                ).fetchone()[0]
+            )
 
     def record_writes(self, writes: list[Write]) -> None:
         """Store bytes that belong to no new image: headers, and rows that move to another file."""
@@ -203,7 +165,7 @@ class Journal:
 
     def last_write(self, output: str) -> Write | None:
         """The last bytes of an output, None if there are none."""
-        with _as_journal_errors(self.path):
+        with as_journal_errors(self.path):
             row = self._db.execute(
                 "SELECT output, file, offset, data FROM writes WHERE output = ? ORDER BY id DESC LIMIT 1",
                 (output,),
@@ -212,7 +174,7 @@ class Journal:
 
     def writes_after(self, file: str, position: int) -> Iterator[Write]:
         """What stands in a file from a position on, in order; the first may begin before it."""
-        with _as_journal_errors(self.path):
+        with as_journal_errors(self.path):
             yield from (
                 Write(*row)
                 for row in self._db.execute(
@@ -226,7 +188,7 @@ class Journal:
     def bytes_before(self, file: str, position: int, count: int) -> bytes:
         """The last `count` bytes (or fewer, at the beginning) before a position of a file."""
         block = b""
-        with _as_journal_errors(self.path):
+        with as_journal_errors(self.path):
             for offset, data in self._db.execute(
                 "SELECT offset, data FROM writes WHERE file = ? AND offset < ? ORDER BY offset DESC",
                 (file, position),
@@ -238,13 +200,13 @@ class Journal:
 
     def counts(self) -> dict[State, int]:
         """How many images are in each state; states without any are left out."""
-        with _as_journal_errors(self.path):
+        with as_journal_errors(self.path):
             rows = self._db.execute("SELECT state, count(*) FROM images GROUP BY state").fetchall()
         return {State(state): count for state, count in rows}
 
     @contextmanager
     def _transaction(self, durable: bool = True) -> Iterator[sqlite3.Connection]:
-        with _as_journal_errors(self.path):
+        with as_journal_errors(self.path):
             self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -254,6 +216,19 @@ class Journal:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+
+
+def _store_answer(db: sqlite3.Connection, image_id: int, answer: Answer) -> None:
+    width, height = answer.size_wh or (None, None)
+    findings = json.dumps([_as_json(finding) for finding in answer.findings])
+    db.execute(
+        "UPDATE images SET state = ?, reason = ?, width = ?, height = ?, findings = ?, latency_ms = ?, "
+        "bundle = ?, engine = ?, finished_at = ? WHERE id = ?",
+        (
+            *(answer.state, _text(answer.reason), width, height, findings, answer.latency_ms),
+            *(answer.bundle, answer.engine, answer.finished_at, image_id),
+        ),
+    )
 
 
 def _insert_writes(db: sqlite3.Connection, image_id: int | None, writes: list[Write]) -> None:
@@ -273,18 +248,3 @@ def _as_json(finding: Finding) -> dict[str, object]:
     probabilities = {code: round(p, 6) for code, p in finding.probabilities.items()}
     scores = {name: round(getattr(finding, name), 6) for name in ("detection_score", "class_score")}
     return {**asdict(finding), **scores, "probabilities": probabilities}
-
-
-@contextmanager
-def _as_journal_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-            raise OutputFullError(
-                f"there is no space for the journal {str(path)!r}; free some, the station goes on by itself."
-            ) from error
-        raise JournalError(
-            f"the journal {str(path)!r} cannot be used ({error}); keep a copy of it, and put a whole one "
-            "back, or start anew with other state and output folders."
-        ) from error

@@ -3,6 +3,8 @@
 import errno
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from edge.errors import StationError
@@ -22,11 +24,9 @@ class OutputUnwritableError(StationError):
     """A folder or a file of the outputs cannot be written, and waiting for space does not help."""
 
 
-def lock_folder(folder: Path, lock_name: str) -> int:
-    """Make a folder if it is missing and keep other processes of the station out of it.
-
-    Returns:
-        A file descriptor; the folder is free again when it is closed, or when the process ends.
+@contextmanager
+def locked_folder(folder: Path, lock_name: str) -> Iterator[None]:
+    """Make a folder if it is missing, and keep other processes of the station out of it meanwhile.
 
     Raises:
         FolderLockedError: another process holds it.
@@ -45,13 +45,15 @@ def lock_folder(folder: Path, lock_name: str) -> int:
             "the right to write there, or set another folder."
         ) from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise FolderLockedError(
+                f"another process of the station works in {str(folder)!r}; stop it, or set another folder."
+            ) from error
+        yield
+    finally:
         os.close(lock)
-        raise FolderLockedError(
-            f"another process of the station works in {str(folder)!r}; stop it, or set another folder."
-        ) from error
-    return lock
 
 
 def fsync_folder(folder: Path) -> None:

@@ -1,15 +1,56 @@
-"""The sd_notify protocol: what the service tells systemd, as datagrams to NOTIFY_SOCKET."""
+"""What the service tells systemd: the line of its status, and the sd_notify protocol."""
 
 import logging
 import os
+import reprlib
 import socket
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from edge.records import State
 
 log = logging.getLogger(__name__)
 
+_LONGEST_NAME = 100
+
+
+class StatusLine:
+    """What `systemctl status` shows of the station: engine, queue, last file, failures and counts.
+
+    Args:
+        describe: one phrase on the engine.
+        counts: images by state so far.
+    """
+
+    def __init__(self, describe: str = "", counts: Mapping[State, int] | None = None) -> None:
+        self._describe = describe
+        self._counts = Counter(counts or {})
+        self._last = "none"
+        self._short = reprlib.Repr()
+        # A name of 255 bytes has up to 1530 characters when its bytes are written out.
+        self._short.maxstring = _LONGEST_NAME
+
+    def count(self, name: str, state: State) -> None:
+        """One more image has its answer."""
+        self._counts[state] += 1
+        self._last = f"{self._short.repr(name)} {state}"
+
+    def text(self, queue: int, troubles: Iterable[str] = ()) -> str:
+        """The line.
+
+        Args:
+            queue: how many files wait.
+            troubles: what keeps the station from working, one phrase each; they come first.
+        """
+        failures = self._counts[State.REJECTED] + self._counts[State.FAILED]
+        counts = ", ".join(f"{state} {self._counts[state]}" for state in State if self._counts[state])
+        work = f"queue {queue}; last {self._last}; failures {failures}; {counts or 'no images yet'}"
+        return "; ".join((*troubles, self._describe, work))
+
 
 class Notifier:
-    """Tells systemd that the service is ready, alive, busy with something, or stopping.
+    """Tells systemd that the service is ready, alive, busy with something, or stopping, as datagrams to
+    NOTIFY_SOCKET.
 
     Without a socket (started by hand, or in a test) every call does nothing.
 

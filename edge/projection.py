@@ -11,7 +11,7 @@ import logging
 import os
 from pathlib import Path
 
-from edge.errors import JournalError, StationError
+from edge.errors import StationError
 from edge.journal import Journal
 from edge.locks import OUT_OF_SPACE, OutputFullError, OutputUnwritableError, fsync_folder
 from edge.records import Write
@@ -19,8 +19,9 @@ from edge.records import Write
 log = logging.getLogger(__name__)
 
 _COMPARED_BYTES = 4096
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _NOT_OURS_TO_WRITE = frozenset(
-    {errno.EACCES, errno.EPERM, errno.EBUSY, errno.ETXTBSY, errno.ELOOP, errno.EISDIR}
+    {errno.EACCES, errno.EPERM, errno.EBUSY, errno.EAGAIN, errno.ETXTBSY, errno.ELOOP, errno.EISDIR}
 )
 
 
@@ -32,36 +33,18 @@ class CsvFile:
         self._output = output
         self._header = header
         self._journal = journal
-        self._name = f"{output}.csv"
+        self._name = part_name(output, 1)
         self._end = 0
         self._left_as: tuple[int, int, int] | None = None
         """Inode, size and time of change after our last write; None: not known to agree with the journal."""
 
-    def check_journal(self) -> None:
-        """Tell a lost journal from a new one; before anything is written.
-
-        Raises:
-            JournalError: the journal knows nothing of this output, and its file has rows.
-        """
-        if self._journal.last_write(self._output) is not None:
-            return
-        path = self._folder / f"{self._output}.csv"
-        try:
-            has_rows = path.is_file() and path.stat().st_size > len(self._header)
-        except OSError as error:
-            raise self._as_ours(error) from error
-        if has_rows:
-            raise JournalError(
-                f"{str(path)!r} has rows and the journal {str(self._journal.path)!r} is new and has none; "
-                "put the lost journal back, or move the CSV files away to start anew."
-            )
-
     def mend(self) -> None:
         """Make the file agree with the journal.
 
-        Longer than committed: cut back; what is cut is kept beside it in `<name>.cut`. Shorter: the missing
-        bytes are written again. If the block before that place is not what was written, or the file cannot
-        be opened for writing, it is somebody else's now: it stays as it is and a new part begins.
+        Bytes that are missing at its end, or were never written there (a power cut may leave zeros), are
+        written again. A piece of a line behind them is cut off and kept beside it in `<name>.cut`. If the
+        block before that place is not what was written, if whole lines were added, or if the file cannot be
+        opened for writing, it is somebody else's now: it stays as it is and a new part begins.
 
         Raises:
             OutputFullError: no space; call it again later.
@@ -72,25 +55,38 @@ class CsvFile:
             self._begin_part(None)
             return
         self._name, self._end = last.file, last.end
-        handle = self._open_ours()
-        if handle is None:
+        try:
+            is_ours = self._mend_file(last)
+        except OSError as error:
+            if error.errno not in _NOT_OURS_TO_WRITE:
+                raise self._as_ours(error) from error
+            is_ours = False
+        if not is_ours:
             self._begin_part(last)
-            return
+
+    def _mend_file(self, last: Write) -> bool:
+        """Make the current file whole; False if a human's hand was in it."""
+        handle = self._open()
         try:
             size = os.fstat(handle).st_size
+            excess = os.pread(handle, size - self._end, self._end) if size > self._end else b""
+            if excess.endswith(b"\n"):
+                return False
             common = min(size, self._end)
-            expected = self._journal.bytes_before(self._name, common, _COMPARED_BYTES)
-            agrees = os.pread(handle, len(expected), common - len(expected)) == expected
-            if agrees:
-                self._cut(handle, size)
-                self._replay(handle, size)
-                self._left_as = _identity(os.fstat(handle))
-        except OSError as error:
-            raise self._as_ours(error) from error
+            # Only the last write can be missing: an earlier one was fsynced before it.
+            expected = self._journal.bytes_before(self._name, common, _COMPARED_BYTES + len(last.data))
+            found = os.pread(handle, len(expected), common - len(expected))
+            if found != expected:
+                found = found.rstrip(b"\0")
+                if not expected.startswith(found):
+                    return False
+                size = common - len(expected) + len(found)
+            self._cut(handle, excess)
+            self._replay(handle, size)
+            self._left_as = _identity(os.fstat(handle))
+            return True
         finally:
             os.close(handle)
-        if not agrees:
-            self._begin_part(last)
 
     def plan(self, rows: bytes) -> Write:
         """Where rows will stand. A file that somebody changed since the last write is looked at first."""
@@ -108,20 +104,25 @@ class CsvFile:
         Raises:
             OutputFullError, OutputUnwritableError: as `mend`; what was written of these bytes is taken back.
         """
-        self._left_as = None
         try:
-            is_new = write.offset == 0
-            handle = os.open(self._folder / write.file, _flags(create=True), 0o644)
-            try:
-                self._write(handle, write)
-                os.fsync(handle)
-                self._left_as = _identity(os.fstat(handle))
-            finally:
-                os.close(handle)
-            if is_new:
-                fsync_folder(self._folder)
+            self._put(write)
         except OSError as error:
-            raise self._as_ours(error) from error
+            if error.errno not in _NOT_OURS_TO_WRITE:
+                raise self._as_ours(error) from error
+            self.mend()  # a program has locked the file since it was looked at
+
+    def _put(self, write: Write) -> None:
+        self._left_as = None
+        is_new = write.offset == 0
+        handle = os.open(self._folder / write.file, _FLAGS, 0o644)
+        try:
+            self._write(handle, write)
+            os.fsync(handle)
+            self._left_as = _identity(os.fstat(handle))
+        finally:
+            os.close(handle)
+        if is_new:
+            fsync_folder(self._folder)
         self._end = write.end
 
     def _write(self, handle: int, write: Write) -> None:
@@ -142,33 +143,20 @@ class CsvFile:
         os.fsync(handle)
         log.warning("%s had %d bytes: wrote it again up to byte %d.", self._name, size, self._end)
 
-    def _cut(self, handle: int, size: int) -> None:
-        if size <= self._end:
+    def _cut(self, handle: int, excess: bytes) -> None:
+        if not excess:
             return
-        excess = os.pread(handle, size - self._end, self._end)
-        with (self._folder / f"{self._name}.cut").open("ab") as kept:
-            kept.write(excess)
-            kept.flush()
-            os.fsync(kept.fileno())
+        keep_beside(self._folder / self._name, excess)
         os.ftruncate(handle, self._end)
         os.fsync(handle)
-        log.warning(
-            "%s had %d bytes and the journal has %d: the last %d were moved to %s.cut.",
-            *(self._name, size, self._end, len(excess), self._name),
-        )
 
-    def _open_ours(self) -> int | None:
+    def _open(self) -> int:
         path = self._folder / self._name
-        try:
-            missing = not path.exists()
-            handle = os.open(path, _flags(create=True), 0o644)
-            if missing:
-                fsync_folder(self._folder)
-            return handle
-        except OSError as error:
-            if error.errno in _NOT_OURS_TO_WRITE:
-                return None
-            raise self._as_ours(error) from error
+        missing = not path.exists()
+        handle = os.open(path, _FLAGS, 0o644)
+        if missing:
+            fsync_folder(self._folder)
+        return handle
 
     def _begin_part(self, last: Write | None) -> None:
         """Begin the output's first file, or its next part, with the header.
@@ -177,7 +165,7 @@ class CsvFile:
         the file that is left behind does not name its image, its bytes move to the new part.
         """
         left = self._folder / self._name
-        names = (f"{self._output}{f'.{n}' if n > 1 else ''}.csv" for n in itertools.count(1))
+        names = (part_name(self._output, number) for number in itertools.count(1))
         self._name = next(name for name in names if not self._is_taken(name))
         writes = [Write(self._output, self._name, 0, self._header)]
         if last is not None:
@@ -190,8 +178,11 @@ class CsvFile:
         if last is not None and last.offset > 0 and not _names_image_of(left, self._header, last.data):
             writes.append(Write(self._output, self._name, len(self._header), last.data))
         self._journal.record_writes(writes)
-        for write in writes:
-            self.apply(write)
+        try:
+            for write in writes:
+                self._put(write)
+        except OSError as error:
+            raise self._as_ours(error) from error
 
     def _is_taken(self, name: str) -> bool:
         return os.path.lexists(self._folder / name) or self._journal.bytes_before(name, 1, 1) != b""
@@ -207,8 +198,21 @@ class CsvFile:
         )
 
 
-def _flags(*, create: bool) -> int:
-    return os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
+def part_name(output: str, number: int) -> str:
+    """The file of an output's first, second ... part."""
+    return f"{output}.csv" if number == 1 else f"{output}.{number}.csv"
+
+
+def keep_beside(path: Path, cut: bytes) -> None:
+    """Keep what is cut off the end of a CSV file, durably, in `<name>.cut`."""
+    with path.with_name(f"{path.name}.cut").open("ab") as kept:
+        kept.write(cut)
+        kept.flush()
+        os.fsync(kept.fileno())
+    log.warning(
+        "%s: %d bytes at its end are no row of ours, they were moved to %s.cut.",
+        *(path.name, len(cut), path.name),
+    )
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int]:

@@ -20,7 +20,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from edge.journal import Journal
-from edge.locks import lock_folder
 from edge.projection import CsvFile
 from edge.records import Answer, Write
 
@@ -105,24 +104,16 @@ def _origin(answer: Answer) -> tuple[str, str, str, int]:
 
 
 class Results:
-    """Both CSV files in an output folder that nobody else may write meanwhile.
-
-    Raises:
-        FolderLockedError: another process holds the folder.
-        OutputUnwritableError, OutputFullError: the folder cannot be written.
-    """
+    """Both CSV files in an output folder. For one process at a time: its opener has locked the folder."""
 
     def __init__(self, folder: Path, journal: Journal) -> None:
-        self._lock = lock_folder(folder, ".results.lock")
         self._files = {
             "results": CsvFile(folder, "results", csv_bytes([RESULT_COLUMNS]), journal),
             "images": CsvFile(folder, "images", csv_bytes([IMAGE_COLUMNS]), journal),
         }
 
     def mend(self) -> None:
-        """Make both files agree with the journal; see `CsvFile.mend` and `CsvFile.check_journal`."""
-        for file in self._files.values():
-            file.check_journal()
+        """Make both files agree with the journal; see `CsvFile.mend`."""
         for file in self._files.values():
             file.mend()
 
@@ -138,9 +129,3 @@ class Results:
         """Write and fsync what the journal has committed."""
         for write in writes:
             self._files[write.output].apply(write)
-
-    def close(self) -> None:
-        """Let others in; may be called twice."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1

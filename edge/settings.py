@@ -8,10 +8,11 @@ import difflib
 import os
 import tomllib
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -60,14 +61,17 @@ class Settings(BaseSettings):
     precision: str = "auto"
     detection_threshold: float | None = Field(default=None, ge=0, le=1)
     """In place of the bundle's."""
-    quiet_period_s: float = Field(default=0.5, ge=0.05, le=3600)
-    """How long a file must not change before it is read."""
+    quiet_period_s: float | None = Field(default=None, ge=0.05, le=3600)
+    """How long a file must not change before it is read; None: as `edge.inbox.Inbox` chooses."""
     rescan_period_s: float = Field(default=60, ge=1, le=300)
     watch: Literal["auto", "events", "polling"] = "auto"
     duplicates: Literal["skip", "again"] = "skip"
     overlays: bool = False
     limits: Limits = Limits()
     log_format: Literal["auto", "text", "json"] = "auto"
+    metrics_port: int | None = Field(default=None, ge=1, le=65535)
+    """TCP port at which Prometheus reads the metrics; None: they are not kept."""
+    metrics_address: Annotated[str, AfterValidator(lambda text: str(ip_address(text)))] = "127.0.0.1"
 
     @property
     def state_folder(self) -> Path:

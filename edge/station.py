@@ -1,32 +1,30 @@
 """The daemon: a thin loop that takes whole files from the inbox to the desk until it is told to stop.
 
-Every turn of the loop feeds the watchdog of systemd, so a hung inference does not. What ends the process
-with a code other than 0 is listed in `ExitCode`, which the unit file refers to.
+Every turn of the loop feeds the watchdog of systemd, so a hung inference does not.
 """
 
 import contextlib
 import logging
-import signal
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from enum import IntEnum
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
 from edge.desk import Desk, ImageResult, Reader
-from edge.errors import BackendError, EdgeError, JournalError
+from edge.errors import BackendError
+from edge.exit_codes import ExitCode, log_and_code_of
 from edge.images import ImageLimits
 from edge.inbox import Inbox, ReadyFile
 from edge.journal import Journal
-from edge.locks import FolderLockedError, OutputFullError, OutputUnwritableError
-from edge.notify import Notifier
+from edge.locks import OutputFullError, locked_folder
+from edge.notify import Notifier, StatusLine
 from edge.records import State
+from edge.restore import open_journal
 from edge.results import Results
+from edge.signals import told_to_stop
 
 if TYPE_CHECKING:
+    from edge.metrics import Metrics
     from edge.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -38,37 +36,14 @@ _FULL_WARNING_PERIOD_S = 60.0
 _FIRST_BACK_OFF_S = 1.0
 
 
-class ExitCode(IntEnum):
-    """How the process ends; numbers of sysexits.h where one fits."""
-
-    STOPPED = 0
-    """As asked, by SIGTERM or SIGINT."""
-    ENGINE_FAULT = 70
-    """The inference engine failed or gave non-finite numbers: start again, the image is tried again."""
-    OUTPUT = 74
-    """The journal or a CSV file cannot be written or read, and waiting does not help."""
-    LOCKED = 75
-    """Another process holds the state or the output folder."""
-    CONFIGURATION = 78
-    """Settings, bundle, engine or the inbox are wrong: starting again without a change does not help."""
-
-
-def exit_code_of(error: EdgeError) -> ExitCode:
-    """The code with which a process ends that met an error."""
-    if isinstance(error, FolderLockedError):
-        return ExitCode.LOCKED
-    if isinstance(error, OutputUnwritableError | OutputFullError | JournalError):
-        return ExitCode.OUTPUT
-    return ExitCode.CONFIGURATION
-
-
 class Station:
     """The loop.
 
     Args:
-        describe: one phrase on the engine for the status line.
-        counts: images by state so far, as the journal has them.
-        on_result: called after each new answer, for what is no promise (overlays); its errors are logged.
+        status: what it tells of itself.
+        on_result: called after each new answer, for what is no promise (overlays, metrics).
+        on_turn: called in each turn of the loop with the length of the queue and the reasons why intake is
+            paused, "disk_full" and "inbox". What these calls raise is logged.
         clock: monotonic seconds.
     """
 
@@ -78,25 +53,24 @@ class Station:
         desk: Desk,
         notifier: Notifier,
         *,
-        describe: str = "",
-        counts: dict[State, int] | None = None,
-        on_result: Callable[[ImageResult], None] | None = None,
+        status: StatusLine | None = None,
+        on_result: Sequence[Callable[[ImageResult], None]] = (),
+        on_turn: Callable[[int, Collection[str]], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._inbox = inbox
         self._desk = desk
         self._notifier = notifier
-        self._describe = describe
-        self._counts = Counter(counts or {})
+        self._status = status or StatusLine()
         self._on_result = on_result
+        self._on_turn = on_turn
         self._clock = clock
         self._is_stopping = False
-        self._last = "none"
         self._back_off_s: dict[Path, float] = {}
         self._is_full = False
         self._full_warned_s = float("-inf")
         self._paused_until_s = float("-inf")
-        self._status_due_s = clock()
+        self._told, self._status_due_s = "", clock()
         watchdog_s = notifier.watchdog_period_s
         self._turn_s = min(_LONGEST_TURN_S, watchdog_s / 3) if watchdog_s else _LONGEST_TURN_S
 
@@ -115,32 +89,35 @@ class Station:
         self._inbox.start()
         try:
             self._notifier.ready()
+            self._tell()
             while not self._is_stopping:
                 self._notifier.alive()
-                self._tell_status()
                 pause_s = self._paused_until_s - self._clock()
-                if pause_s > 0:
-                    self._inbox.wait_for_wake(min(pause_s, self._turn_s))
-                    continue
-                try:
-                    self._turn()
-                except OutputFullError as error:
-                    self._pause(error)
+                is_idle = pause_s > 0 or not self._work()
+                longest_s = self._tell()
+                if is_idle and not self._is_stopping:  # the work may have read the wake of `stop`
+                    if pause_s > 0:
+                        self._inbox.wait_for_wake(min(pause_s, longest_s))
+                    else:
+                        self._inbox.wait(longest_s)
         finally:
             self._notifier.stopping()
             self._inbox.close()
 
-    def _turn(self) -> None:
-        if self._is_full:
-            self._desk.recover()
-        ready = self._inbox.take()
-        if ready is not None:
-            self._process(ready)
-            return
-        if self._is_full and not len(self._inbox):
-            self._go_on()  # the answer that met the full disk was in the journal, and now stands in the files
-        if not self._is_stopping:  # `take` may have read the wake of a signal
-            self._inbox.wait(self._turn_s)
+    def _work(self) -> bool:
+        """Process one file; False if none is ready."""
+        try:
+            if self._is_full:
+                self._desk.recover()
+            ready = self._inbox.take()
+            if ready is not None:
+                self._process(ready)
+            elif self._is_full and not len(self._inbox):
+                self._go_on()  # the answer that met the full disk was in the journal, and now is in the files
+        except OutputFullError as error:
+            self._pause(error)
+            return True
+        return ready is not None
 
     def _process(self, ready: ReadyFile) -> None:
         try:
@@ -156,14 +133,17 @@ class Station:
             return
         if self._is_full:
             self._go_on()
-        self._counts[result.status] += 1
-        self._last = f"{ready.path.name!r} {result.status}"
-        log.info("%r: %s, %d leukocytes.", str(ready.path), result.status, len(result.findings))
-        if self._on_result is not None:
-            try:
-                self._on_result(result)
-            except Exception:
-                log.exception("What follows the result of %r failed.", str(ready.path))
+        self._status.count(ready.path.name, result.status)
+        fields = {
+            "image": str(ready.path),
+            "status": result.status,
+            "reason": result.reason,
+            "leukocytes": len(result.findings),
+            "latency_ms": round(sum(result.stage_ms.values()), 3),
+        }
+        log.info("%(image)r: %(status)s, %(leukocytes)d leukocytes.", fields, extra=fields)
+        for follow in self._on_result:
+            _follow(follow, result)
 
     def _put_back(self, result: ImageResult) -> None:
         if result.reason == "still changing":
@@ -185,16 +165,31 @@ class Station:
         self._is_full = False
         log.warning("There is space again; going on.")
 
-    def _tell_status(self) -> None:
-        if self._clock() < self._status_due_s:
-            return
-        self._status_due_s = self._clock() + _STATUS_PERIOD_S
-        counts = ", ".join(f"{state} {self._counts[state]}" for state in State if self._counts[state])
-        trouble = "paused: disk full; " if self._is_full else ""
+    def _tell(self) -> float:
+        """Tell systemd and the metrics how things stand.
+
+        Returns:
+            How long the next turn may wait, in seconds; less than usual when there is more to tell by then.
+        """
+        queue, pauses = len(self._inbox), {}
+        if self._is_full:
+            pauses["disk_full"] = "paused: disk full"
         if self._inbox.fault is not None:
-            trouble += f"degraded: the inbox cannot be read ({self._inbox.fault}); "
-        done = f"queue {len(self._inbox)}; last {self._last}; {counts or 'no images yet'}"
-        self._notifier.status(f"{trouble}{self._describe}; {done}")
+            pauses["inbox"] = f"degraded: the inbox cannot be read ({self._inbox.fault})"
+        if self._on_turn is not None:
+            _follow(self._on_turn, queue, pauses)
+        text, now_s = self._status.text(queue, pauses.values()), self._clock()
+        if now_s >= self._status_due_s:
+            self._told, self._status_due_s = text, now_s + _STATUS_PERIOD_S
+            self._notifier.status(text)
+        return self._turn_s if text == self._told else min(self._turn_s, _STATUS_PERIOD_S)
+
+
+def _follow(call: Callable[..., None], *args: object) -> None:
+    try:
+        call(*args)
+    except Exception:
+        log.exception("What follows the work failed; the work goes on.")
 
 
 @contextlib.contextmanager
@@ -203,6 +198,7 @@ def open_desk(
     out: Path,
     state: Path | None = None,
     *,
+    inbox: Path | None = None,
     limits: ImageLimits | None = None,
     duplicates: Literal["skip", "again"] = "skip",
     detection_threshold: float | None = None,
@@ -212,14 +208,18 @@ def open_desk(
     Args:
         out: the folder of the CSV files.
         state: the folder of the journal; None: `.edge` in `out`.
+        inbox: the watched folder, without which a damaged journal is not made anew.
         limits, duplicates, detection_threshold: as `Desk` takes them.
 
     Raises:
         EdgeError: they cannot be used; `exit_code_of` tells the exit code.
     """
     with contextlib.ExitStack() as closing:
-        journal = closing.enter_context(contextlib.closing(Journal(state or out / ".edge")))
-        results = closing.enter_context(contextlib.closing(Results(out, journal)))
+        state = state or out / ".edge"
+        closing.enter_context(locked_folder(state, "journal.lock"))
+        closing.enter_context(locked_folder(out, ".results.lock"))
+        journal = closing.enter_context(contextlib.closing(open_journal(state, out, inbox)))
+        results = Results(out, journal)
         desk = Desk(
             pipeline,
             journal,
@@ -249,6 +249,7 @@ def run_station(
             pipeline,
             settings.out,
             settings.state_folder,
+            inbox=settings.inbox,
             limits=settings.limits.as_image_limits(),
             duplicates=settings.duplicates,
             detection_threshold=settings.detection_threshold,
@@ -262,35 +263,33 @@ def run_station(
             )
             for path in journal.pending_paths():
                 inbox.put_back(path)
-            describe = f"{pipeline.engine_id}, bundle {pipeline.bundle_id}"
-            station = Station(
-                inbox, desk, notifier, describe=describe, counts=journal.counts(), on_result=on_result
-            )
-            with _stopped_by_signals(station):
-                station.run()
+            counts = journal.counts()
+            with _metrics(settings, pipeline, counts) as metrics:
+                station = Station(
+                    *(inbox, desk, notifier),
+                    status=StatusLine(f"{pipeline.engine_id}, bundle {pipeline.bundle_id}", counts),
+                    on_result=[call for call in (on_result, metrics and metrics.on_result) if call],
+                    on_turn=metrics.on_turn if metrics else None,
+                )
+                with told_to_stop(station.stop):
+                    station.run()
         return ExitCode.STOPPED
     except BackendError as error:
         log.critical("%s", error)
         return ExitCode.ENGINE_FAULT
-    except EdgeError as error:
-        log.critical("%s", error)
-        return exit_code_of(error)
+    except Exception as error:
+        return log_and_code_of(error)
     finally:
         notifier.close()
 
 
 @contextlib.contextmanager
-def _stopped_by_signals(station: Station) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
+def _metrics(settings: "Settings", pipeline: Reader, counts: dict[State, int]) -> Iterator["Metrics | None"]:
+    if settings.metrics_port is None:
+        yield None
         return
+    from edge.metrics import Metrics, served
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        station.stop()
-
-    old = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+    metrics = Metrics(pipeline.engine_id, pipeline.bundle_id, counts)
+    with served(metrics.registry, settings.metrics_address, settings.metrics_port):
+        yield metrics

@@ -11,7 +11,7 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.stage_ms: dict[str, float] = {}
-        self._last_ns = time.perf_counter_ns()
+        self._start_ns = self._last_ns = time.perf_counter_ns()
 
     def lap(self, stage: str) -> None:
         """Book the time since the last lap (or the start) on a stage."""
@@ -20,6 +20,6 @@ class Stopwatch:
         self._last_ns = now_ns
 
     @property
-    def total_ms(self) -> float:
-        """Sum of all laps."""
-        return sum(self.stage_ms.values())
+    def elapsed_ms(self) -> float:
+        """Milliseconds since the start."""
+        return (time.perf_counter_ns() - self._start_ns) / 1e6

@@ -50,7 +50,7 @@ def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
         Bundle.load(tmp_path)
 
 
-def test_a_flipped_byte_is_noticed(copy: Path) -> None:
+def test_promise_12_a_flipped_byte_is_noticed(copy: Path) -> None:
     file = copy / "detector.onnx"
     content = bytearray(file.read_bytes())
     content[1000] ^= 1

@@ -74,7 +74,7 @@ def test_results_within_the_images_folder_are_not_read_as_images(camera: Path) -
 @pytest.mark.skipif(
     not os.geteuid() and shutil.which("setpriv") is None, reason="root may read everything, without setpriv"
 )
-def test_bad_files_are_answered_and_the_good_one_after_them_is_read(tmp_path: Path) -> None:
+def test_promise_09_bad_files_are_answered_and_the_good_one_after_them_is_read(tmp_path: Path) -> None:
     folder = tmp_path / "bad"
     folder.mkdir()
     good = encode_jpeg(draw_tile(1).rgb)
@@ -109,7 +109,7 @@ def test_bad_files_are_answered_and_the_good_one_after_them_is_read(tmp_path: Pa
         (["--precision", "int3"], "has no precision 'int3'"),
     ],
 )
-def test_what_cannot_be_opened_ends_with_one_sentence_and_78(
+def test_promise_12_what_cannot_be_opened_ends_with_one_sentence_and_78(
     camera: Path, tmp_path: Path, args: list[str], said: str
 ) -> None:
     result = run(camera, "--out", tmp_path / "out", *args)

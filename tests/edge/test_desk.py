@@ -16,7 +16,7 @@ from PIL import Image
 from edge import desk as desk_module
 from edge.cells import Finding
 from edge.desk import Desk, ImageResult
-from edge.errors import BackendError
+from edge.errors import BackendError, ImageRejected
 from edge.images import ImageLimits
 from edge.journal import Journal
 from edge.locks import OutputFullError
@@ -54,7 +54,8 @@ class Bench:
     options: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        (self.folder / "in").mkdir()
+        for name in ("in", "state", "out"):
+            (self.folder / name).mkdir()
         self.open()
 
     def open(self) -> None:
@@ -64,7 +65,6 @@ class Bench:
         self.desk.recover()
 
     def close(self) -> None:
-        self.results.close()
         self.journal.close()
 
     def restart(self, **options: object) -> None:
@@ -124,7 +124,7 @@ def test_an_image_without_leukocytes_is_empty(bench: Bench) -> None:
     assert bench.rows("results.csv") == []
 
 
-def test_a_restart_neither_repeats_nor_forgets(bench: Bench) -> None:
+def test_promise_01_a_restart_neither_repeats_nor_forgets(bench: Bench) -> None:
     bench.put("a.png")
     bench.put("b.png", 100)
     bench.process("a.png")
@@ -146,7 +146,7 @@ def test_a_known_file_is_not_opened_again(bench: Bench, monkeypatch: pytest.Monk
     ("data", "reason"),
     [(b"", "empty"), (b"some notes", "not an image"), (b"\x89PNG\r\n\x1a\n\0\0", "truncated")],
 )
-def test_a_bad_file_is_rejected_and_its_whole_replacement_is_read(
+def test_promise_05_a_bad_file_is_rejected_and_its_whole_replacement_is_read(
     bench: Bench, data: bytes, reason: str
 ) -> None:
     bench.path("a.jpg").write_bytes(data)
@@ -162,14 +162,18 @@ def test_two_bad_files_of_the_same_bytes_are_both_rejected(bench: Bench) -> None
     assert [bench.process(name).status for name in ("a.txt", "b.txt")] == [State.REJECTED] * 2
 
 
-def test_a_file_past_the_limit_is_not_read_into_memory(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_promise_21_a_file_past_the_limit_is_not_read_into_memory(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench.restart(limits=ImageLimits(max_bytes=1000))
     with bench.path("huge.tif").open("wb") as file:
         file.truncate(10**12)
     assert bench.process("huge.tif").reason == "too large"
 
 
-def test_the_same_bytes_under_another_name_are_a_duplicate_that_names_the_first(bench: Bench) -> None:
+def test_promise_17_the_same_bytes_under_another_name_are_a_duplicate_that_names_the_first(
+    bench: Bench,
+) -> None:
     bench.put("a.png")
     bench.put("b.png")
     assert [bench.process(name).status for name in ("a.png", "b.png")] == [State.DONE, State.DUPLICATE]
@@ -189,7 +193,7 @@ def test_a_duplicate_of_an_undecodable_name_names_it_escaped(bench: Bench) -> No
     assert bench.journal.pending_paths() == []
 
 
-def test_duplicates_are_read_again_by_policy(bench: Bench) -> None:
+def test_promise_17_duplicates_are_read_again_by_policy(bench: Bench) -> None:
     bench.restart(duplicates="again")
     bench.put("a.png")
     bench.put("b.png")
@@ -218,14 +222,14 @@ def test_new_bytes_of_the_same_size_and_time_are_a_new_result(bench: Bench) -> N
     assert bench.journal.knows(first, second)
 
 
-def test_new_bytes_under_the_same_name_are_a_new_result(bench: Bench) -> None:
+def test_promise_17_new_bytes_under_the_same_name_are_a_new_result(bench: Bench) -> None:
     for colour in (200, 100):
         bench.put("a.png", colour)
         assert bench.process("a.png").is_new
     assert len(bench.rows()) == len(bench.rows("results.csv")) == 2
 
 
-def test_a_file_that_is_gone_is_vanished_once_and_read_when_it_is_back(
+def test_promise_18_a_file_that_is_gone_is_vanished_once_and_read_when_it_is_back(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert bench.process("a.png").status is State.VANISHED
@@ -242,7 +246,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(desk_module, "_read_regular", open_)
 
 
-def test_a_file_without_permission_fails_once_and_is_read_when_it_is_granted(
+def test_promise_19_a_file_without_permission_fails_once_and_is_read_when_it_is_granted(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench.put("a.png").chmod(0o640)
@@ -263,7 +267,7 @@ def test_a_file_of_mode_0_fails(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EBUSY, errno.ESTALE, errno.ENOSPC])
-def test_a_fault_that_can_pass_is_tried_three_times_across_restarts(
+def test_promise_20_a_fault_that_can_pass_is_tried_three_times_across_restarts(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     bench.put("a.png")
@@ -286,13 +290,45 @@ def test_a_fault_that_passed_leaves_no_trace_in_the_result(
     assert bench.answers() == [("a.png", "done", "")]
 
 
-def test_a_permanent_fault_is_not_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_promise_20_a_file_for_which_there_is_no_memory_is_tried_three_times(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoMemory(io.BufferedReader):
+        def read(self, size: int | None = -1, /) -> bytes:
+            raise MemoryError
+
+    bench.put("a.png")
+    monkeypatch.setattr(desk_module.os, "fdopen", lambda handle, mode: NoMemory(io.FileIO(handle, mode)))
+    assert [bench.process("a.png").status for _ in range(3)] == [State.PENDING, State.PENDING, State.FAILED]
+    assert bench.answers() == [("a.png", "failed", "ENOMEM")]
+
+
+def test_the_time_of_a_rejected_image_is_that_of_all_that_was_done(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_ns = 0
+    monkeypatch.setattr("edge.stopwatch.time.perf_counter_ns", lambda: now_ns)
+
+    def decode(*_: object) -> None:
+        nonlocal now_ns
+        now_ns += 50_000_000
+        raise ImageRejected("damaged", "x")
+
+    monkeypatch.setattr(desk_module, "decode", decode)
+    bench.put("a.png")
+    assert bench.process("a.png").stage_ms["decode"] == 50
+    assert [row["latency_ms"] for row in bench.rows()] == ["50.0"]
+
+
+def test_promise_20_a_permanent_fault_is_not_tried_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench.put("a.png")
     refuse(monkeypatch, errno.ENAMETOOLONG)
     assert bench.process("a.png").status is State.FAILED
 
 
-def test_symlinks_and_fifos_are_neither_opened_nor_recorded(bench: Bench) -> None:
+def test_promise_27_symlinks_and_fifos_are_neither_opened_nor_recorded(bench: Bench) -> None:
     bench.path("link.png").symlink_to(bench.put("a.png"))
     os.mkfifo(bench.path("fifo.png"))
     for name in ("link.png", "fifo.png"):
@@ -301,7 +337,7 @@ def test_symlinks_and_fifos_are_neither_opened_nor_recorded(bench: Bench) -> Non
     assert bench.rows() == []
 
 
-def test_a_file_that_changes_while_it_is_read_is_put_off(
+def test_promise_04_a_file_that_changes_while_it_is_read_is_put_off(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = bench.put("a.png")
@@ -319,7 +355,9 @@ def test_a_file_that_changes_while_it_is_read_is_put_off(
     assert bench.rows() == []
 
 
-def test_an_engine_fault_is_published_only_after_three_tries_and_intake_goes_on(bench: Bench) -> None:
+def test_promise_10_an_engine_fault_is_published_only_after_three_tries_and_intake_goes_on(
+    bench: Bench,
+) -> None:
     bench.put("a.png")
     bench.put("b.png", 100)
     bench.pipeline.error = BackendError("Xid 31")
@@ -334,7 +372,9 @@ def test_an_engine_fault_is_published_only_after_three_tries_and_intake_goes_on(
     assert bench.answers() == [("a.png", "failed", "engine fault"), ("b.png", "done", "")]
 
 
-def test_an_image_that_kills_the_process_three_times_is_failed_without_a_fourth(bench: Bench) -> None:
+def test_promise_10_an_image_that_kills_the_process_three_times_is_failed_without_a_fourth(
+    bench: Bench,
+) -> None:
     class Killed(BaseException):
         pass
 
@@ -357,14 +397,14 @@ def test_any_other_error_fails_the_image_with_a_traceback_in_the_log(
     assert "Traceback" in caplog.text
 
 
-def test_an_error_of_any_text_fails_only_the_image(bench: Bench) -> None:
+def test_promise_09_an_error_of_any_text_fails_only_the_image(bench: Bench) -> None:
     bench.put("a.png")
     bench.pipeline.error = ValueError("\ud800 \udcff")
     assert bench.process("a.png").status is State.FAILED
     assert unescape(bench.answers()[0][2]) == rb"ValueError: \ud800 \udcff"
 
 
-def test_names_of_any_bytes_are_processed_and_logged_on_one_line(
+def test_promise_23_names_of_any_bytes_are_processed_and_logged_on_one_line(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     names = [b"new\nline.png", '🩸,\u202e".png'.encode(), b"\xff\xfe.png", b"=1+1.png", b"x" * 255]

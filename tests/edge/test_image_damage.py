@@ -39,7 +39,7 @@ EVERY_FORMAT = {
 
 @pytest.mark.parametrize("name", EVERY_FORMAT)
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.6, 0.9, 0.99])
-def test_a_cut_file_is_truncated(name: str, share: float) -> None:
+def test_promise_22_a_cut_file_is_truncated(name: str, share: float) -> None:
     whole = EVERY_FORMAT[name]
     decode(whole)
     assert refusal(whole[: int(len(whole) * share)]).reason == "truncated"
@@ -47,7 +47,7 @@ def test_a_cut_file_is_truncated(name: str, share: float) -> None:
 
 @pytest.mark.parametrize("name", EVERY_FORMAT)
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.8])
-def test_a_zero_filled_tail_is_refused(name: str, share: float) -> None:
+def test_promise_22_a_zero_filled_tail_is_refused(name: str, share: float) -> None:
     whole = EVERY_FORMAT[name]
     kept = int(len(whole) * share)
     assert refusal(whole[:kept] + bytes(len(whole) - kept)).reason in {"damaged", "truncated"}
@@ -97,7 +97,7 @@ DEFLATE = EVERY_FORMAT["deflate"]
         (tiff(64, 64, (8,), bytes([9] * 4096), {279: 4000}), "4000 of 4096"),  # a strip that is too short
     ],
 )
-def test_lost_pixels_inside_a_complete_file_are_damage(data: bytes, found: str) -> None:
+def test_promise_22_lost_pixels_inside_a_complete_file_are_damage(data: bytes, found: str) -> None:
     rejected = refusal(data)
     assert rejected.reason == "damaged"
     assert found in rejected.detail
@@ -178,7 +178,7 @@ FUZZED = [
     zeros=st.floats(0, 0.5),
 )
 @pytest.mark.filterwarnings("ignore")
-def test_a_mutated_file_gives_pixels_or_a_known_reason(
+def test_promise_09_a_mutated_file_gives_pixels_or_a_known_reason(
     whole: bytes,
     flips: list[tuple[float, int]],
     header_flips: list[tuple[int, int]],

@@ -222,7 +222,9 @@ LIMITS = ImageLimits(max_bytes=50_000, max_side_px=100, max_pixels=6200)
         (encode(smear(90, 70), "TIFF"), ("6300", "6200")),
     ],
 )
-def test_what_is_too_large_names_both_numbers_and_a_way_out(data: bytes, numbers: tuple[str, str]) -> None:
+def test_promise_21_what_is_too_large_names_both_numbers_and_a_way_out(
+    data: bytes, numbers: tuple[str, str]
+) -> None:
     rejected = refusal(data, LIMITS)
     assert rejected.reason == "too large"
     assert all(number in rejected.detail for number in numbers)
@@ -258,7 +260,7 @@ except ImageRejected as rejected:
     ],
     ids=["png", "tiff", "bmp", "png of 100 MP"],
 )
-def test_a_bomb_is_refused_before_its_pixels_cost_memory(bomb: bytes) -> None:
+def test_promise_21_a_bomb_is_refused_before_its_pixels_cost_memory(bomb: bytes) -> None:
     child = [sys.executable, "-c", BOMB_MEMORY]  # peak memory never falls, so it needs a process of its own
     answer = subprocess.run(child, input=bomb, capture_output=True, check=True, cwd=REPO, timeout=60)
     reason, growth_kb = answer.stdout.decode().split(",")
@@ -284,7 +286,7 @@ def test_every_suffix_is_lower_case_and_decodes() -> None:
         (Image.DecompressionBombError("bomb"), "too large"),
     ],
 )
-def test_no_error_of_a_decoder_leaves_unwrapped(
+def test_promise_09_no_error_of_a_decoder_leaves_unwrapped(
     monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
 ) -> None:
     def fail(_: Any) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from edge.cells import Finding
-from edge.errors import JournalError, StationError
+from edge.errors import JournalError
 from edge.journal import Journal
-from edge.locks import FolderLockedError, OutputFullError
-from edge.records import Answer, FileStamp, State, Write
+from edge.locks import OutputFullError
+from edge.records import Answer, Entry, FileStamp, State, Write
 
 STAMP = FileStamp(10, 20, 30)
 ANSWER = Answer(
@@ -74,6 +74,30 @@ def test_tries_are_counted_before_they_are_made_and_start_again_with_new_bytes(j
     assert journal.claim(A, STAMP, b"2").tries == 1
     assert journal.pending_paths() == [A]
     assert not journal.knows(A, STAMP)
+
+
+def test_a_try_that_is_asked_for_meanwhile_is_the_one_that_is_made(
+    journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between looking and claiming nobody else may write: what was asked for would stay pending for ever."""
+    path = tmp_path / "a.png"
+    path.touch()
+    finish(journal, path, state=State.REJECTED)
+    real = journal.latest
+
+    def latest(path: Path) -> Entry | None:
+        found = real(path)
+        with (
+            pytest.raises(sqlite3.OperationalError, match="locked"),
+            sqlite3.connect(journal.path, 0) as other,
+        ):
+            other.execute("INSERT INTO images (path, state) VALUES (?, 'pending')", (os.fsencode(path),))
+        other.close()
+        return found
+
+    monkeypatch.setattr(journal, "latest", latest)
+    journal.claim(path, STAMP, b"new")
+    assert journal.counts() == {State.REJECTED: 1, State.PENDING: 1}
 
 
 def test_undecodable_paths_are_kept_as_bytes(journal: Journal) -> None:
@@ -147,16 +171,6 @@ def test_bytes_are_found_by_their_place(journal: Journal) -> None:
     assert last.end == 15
 
 
-def test_a_second_process_is_kept_out(tmp_path: Path, journal: Journal) -> None:
-    with pytest.raises(FolderLockedError, match="another process"):
-        Journal(tmp_path)
-
-
-def test_a_closed_journal_lets_others_in(tmp_path: Path) -> None:
-    Journal(tmp_path).close()
-    Journal(tmp_path).close()
-
-
 def test_a_journal_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.close()
@@ -172,12 +186,6 @@ def test_a_damaged_journal_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="keep a copy"):
         Journal(tmp_path)
     assert (tmp_path / "journal.sqlite3").read_bytes().startswith(b"not a database")
-
-
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(StationError, match="cannot be written"):
-        Journal(tmp_path / "file" / "state")
 
 
 def test_a_full_disk_is_told_from_a_damaged_one(journal: Journal) -> None:

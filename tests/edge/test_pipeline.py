@@ -128,7 +128,7 @@ def test_a_one_stage_bundle_takes_its_classes_from_the_detector(bundle: Bundle, 
     assert detector.batches[0].shape == (1, 64, 64, 3)
 
 
-def test_an_engine_that_gives_no_number_is_an_error(bundle: Bundle) -> None:
+def test_promise_10_an_engine_that_gives_no_number_is_an_error(bundle: Bundle) -> None:
     nan = FixedSession(64, {"scores": np.array([[np.nan]], np.float32)})
     with pytest.raises(BackendError, match="'scores' that is not finite"):
         nan.run(np.zeros((1, 64, 64, 3), np.uint8))
@@ -155,7 +155,7 @@ def test_an_unknown_backend_and_precision_are_refused_with_the_known_ones(bundle
         open_pipeline(bundle, "onnxruntime", "int4")
 
 
-def test_a_graph_that_is_none_is_refused_by_each_engine(tmp_path: Path) -> None:
+def test_promise_12_a_graph_that_is_none_is_refused_by_each_engine(tmp_path: Path) -> None:
     (tmp_path / "graph.onnx").write_bytes(b"nothing of the kind")
     files = GraphFiles(fp32="graph.onnx", fp16="graph.onnx")
     for name in ("openvino", "onnxruntime"):
@@ -180,12 +180,12 @@ def with_other_answers(bundle: Bundle, folder: Path) -> Bundle:
     return Bundle.load(folder)
 
 
-def test_an_engine_without_the_known_answers_is_not_used(bundle: Bundle, tmp_path: Path) -> None:
+def test_promise_11_an_engine_without_the_known_answers_is_not_used(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="does not give the known answers"):
         open_pipeline(with_other_answers(bundle, tmp_path / "bundle"), "onnxruntime", "f32")
 
 
-def test_a_precision_that_failed_its_gate_is_not_chosen(bundle: Bundle) -> None:
+def test_promise_12_a_precision_that_failed_its_gate_is_not_chosen(bundle: Bundle) -> None:
     fastest = find_backend("openvino").precisions()[0]
     if fastest == "f32":
         pytest.skip("this processor has no precision below f32")

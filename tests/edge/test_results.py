@@ -72,7 +72,7 @@ def test_no_leukocytes_no_bytes() -> None:
         bytes(byte for byte in range(1, 256) if byte != 0x2F),
     ],
 )
-def test_a_name_reads_back_to_the_same_bytes(name: bytes) -> None:
+def test_promise_23_a_name_reads_back_to_the_same_bytes(name: bytes) -> None:
     image = read_back(IMAGE_COLUMNS, image_row(name, name, None, answer(State.DUPLICATE, os.fsdecode(name))))
     result = read_back(RESULT_COLUMNS, result_rows(name, name, SHA, answer(findings=(BLAST,))))
     for rows in (image, result):
@@ -83,18 +83,18 @@ def test_a_name_reads_back_to_the_same_bytes(name: bytes) -> None:
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
-def test_text_that_a_spreadsheet_would_calculate_is_neutralised(start: str) -> None:
+def test_promise_24_text_that_a_spreadsheet_would_calculate_is_neutralised(start: str) -> None:
     assert escape(f"{start}cmd".encode()) == f"'{start}cmd"
     assert escape(f"x{start}".encode()) == f"x{start}"
 
 
-def test_numbers_are_never_neutralised() -> None:
+def test_promise_24_numbers_are_never_neutralised() -> None:
     outside = Finding((-3.0, -0.4, 5.0, 5.0), "LY", 0.5, 1.0, {"LY": 1.0})
     row = read_back(RESULT_COLUMNS, result_rows(b"a", b"", SHA, answer(findings=(outside,))))[0]
     assert (row["x1"], row["y1"]) == ("-3", "0")
 
 
-def test_the_bytes_are_the_same_under_every_locale() -> None:
+def test_promise_25_the_bytes_are_the_same_under_every_locale() -> None:
     code = (
         "import locale, sys\n"
         "try: locale.setlocale(locale.LC_ALL, '')\n"

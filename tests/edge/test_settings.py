@@ -34,7 +34,16 @@ def test_flags_beat_the_environment_which_beats_the_file_which_beats_the_default
     assert settings.out == Path("/f-out")
     assert settings.backend == "environment"
     assert settings.precision == "file"
-    assert settings.quiet_period_s == 0.5
+    assert settings.quiet_period_s is None
+
+
+def test_metrics_are_off_unless_a_port_is_set_and_then_for_this_machine_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert load_settings(**FOLDERS).metrics_port is None
+    monkeypatch.setenv("CYTOLOGIA_EDGE_METRICS_PORT", "9464")
+    settings = load_settings(**FOLDERS)
+    assert (settings.metrics_address, settings.metrics_port) == ("127.0.0.1", 9464)
 
 
 def test_limits_of_two_sources_are_merged_key_by_key(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,6 +71,10 @@ def test_the_state_lies_in_the_state_directory_of_systemd_or_beside_the_results(
         ('watch = "sometimes"', ["'watch'", "'sometimes'", "'polling'"]),
         ("detection_threshold = 1.5", ["'detection_threshold'", "1.5"]),
         ('overlays = "perhaps"', ["'overlays'", "'perhaps'"]),
+        ("metrics_port = 0", ["'metrics_port'", "0", "1"]),
+        ("metrics_port = 70000", ["'metrics_port'", "70000", "65535"]),
+        ('metrics_address = "localhost"', ["'metrics_address'", "'localhost'", "IPv4 or IPv6 address"]),
+        ('log_format = "xml"', ["'log_format'", "'xml'", "'json'"]),
         ("inbox = ", ["station.toml", "not TOML"]),
     ],
 )

@@ -1,16 +1,18 @@
 """The loop: it starts, works, pauses, stops, dies and starts again, and each image is answered once."""
 
+import contextlib
 import csv
 import itertools
 import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +21,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edge.cells import Finding
-from edge.desk import Desk, ImageResult
+from edge.desk import ImageResult
 from edge.errors import BackendError
+from edge.exit_codes import ExitCode
 from edge.inbox import Inbox
 from edge.journal import Journal
-from edge.locks import OutputFullError
-from edge.notify import Notifier
+from edge.locks import OutputFullError, locked_folder
+from edge.notify import Notifier, StatusLine
 from edge.records import State
 from edge.results import Results
 from edge.settings import Settings, load_settings
-from edge.station import ExitCode, Station, open_desk, run_station
+from edge.station import Station, open_desk, run_station
 from edge.stopwatch import Stopwatch
 
 
@@ -83,6 +86,19 @@ class Listener:
             pass
         return heard
 
+    def heard(self) -> list[str]:
+        """What has come since the last call; never waits."""
+        texts = []
+        self.socket.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                texts.append(self.socket.recv(4096).decode())
+        self.socket.settimeout(10)
+        return texts
+
+    def notifier(self, watchdog_period_s: float | None = None) -> Notifier:
+        return Notifier(str(self.socket.getsockname()), watchdog_period_s)
+
 
 @pytest.fixture
 def systemd(tmp_path: Path) -> Iterator[Listener]:
@@ -104,65 +120,178 @@ def signal_after(count: int, number: signal.Signals) -> "list[ImageResult]":
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_loop_after_the_image_in_hand(
+def test_promise_14_a_signal_ends_the_loop_after_the_image_in_hand(
     settings: Settings, systemd: Listener, number: signal.Signals
 ) -> None:
     for n in range(3):
         put(settings.inbox, f"{n}.png", n)
     results = signal_after(2, number)
     before = signal.getsignal(number)
-    notifier = Notifier(str(systemd.socket.getsockname()), watchdog_period_s=30)
+    notifier = systemd.notifier(watchdog_period_s=30)
     assert run_station(settings, OneCell(), notifier=notifier, on_result=results.append) is ExitCode.STOPPED
     assert len(results) == 2
     assert len(names(settings.out)) == len(names(settings.out, "results.csv")) == 2
     assert signal.getsignal(number) == before
+    assert signal.set_wakeup_fd(-1) == -1
     for expected in ("READY=1", "WATCHDOG=1", "STOPPING=1"):
         systemd.wait_for(expected)
 
 
-def test_a_signal_to_an_idle_station_ends_it_at_once(
+def test_promise_14_a_signal_that_does_not_interrupt_the_wait_ends_it_at_once(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Like one that arrives just before the wait begins, one that another thread gets does not interrupt it:
+    Python runs its handler only when the wait is over.
+    """
+    longest_s = 30.0
     idles = threading.Event()
-    asked_s = 0.0
     real_wait = Inbox.wait_for_wake
 
     def wait(self: Inbox, timeout_s: float) -> None:
         if timeout_s > 5:
             idles.set()
+            timeout_s = longest_s
         real_wait(self, timeout_s)
 
     def interrupt() -> None:
-        nonlocal asked_s
         assert idles.wait(20)
-        time.sleep(0.2)  # Python tells of the wait only before it begins
-        asked_s = time.monotonic()
-        os.kill(os.getpid(), signal.SIGTERM)
+        stat = Path(f"/proc/self/task/{threading.main_thread().native_id}/stat")
+        while ") S " not in stat.read_text():
+            pass  # the main thread does not sleep yet
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
 
     monkeypatch.setattr(Inbox, "wait_for_wake", wait)
     thread = threading.Thread(target=interrupt)
+    started_s = time.monotonic()
     thread.start()
     assert run_station(settings, OneCell(), notifier=Notifier()) is ExitCode.STOPPED
-    assert 0 < time.monotonic() - asked_s < 4
+    assert time.monotonic() - started_s < longest_s / 2
     thread.join()
 
 
-def test_the_status_line_names_engine_queue_last_file_and_counts(
+@contextlib.contextmanager
+def at_work(settings: Settings, pipeline: OneCell, notifier: Notifier) -> Iterator[None]:
+    """A station in a thread of its own, which is stopped at the end."""
+    stations = []
+
+    def work() -> None:
+        with contextlib.closing(notifier), open_desk(pipeline, settings.out) as (desk, journal):
+            inbox = Inbox(settings.inbox, journal.knows, quiet_period_s=0.05)
+            stations.append(Station(inbox, desk, notifier))
+            stations[0].run()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        stations[0].stop()
+        thread.join()
+
+
+class Hanging(OneCell):
+    """A pipeline that hangs in its first image until it is let go on."""
+
+    def __init__(self) -> None:
+        self.hangs, self.goes_on = threading.Event(), threading.Event()
+
+    def read(
+        self, rgb: NDArray[np.uint8], watch: Stopwatch | None = None, detection_threshold: float | None = None
+    ) -> list[Finding]:
+        self.hangs.set()
+        assert self.goes_on.wait(20)
+        return super().read(rgb, watch, detection_threshold)
+
+
+def test_promise_13_a_hung_inference_does_not_feed_the_watchdog(
+    settings: Settings, systemd: Listener
+) -> None:
+    period_s, pipeline = 0.03, Hanging()
+    put(settings.inbox, "a.png", 1)
+    with at_work(settings, pipeline, systemd.notifier(period_s)):
+        try:
+            systemd.wait_for("WATCHDOG=1")
+            assert pipeline.hangs.wait(20)
+            systemd.heard()
+            systemd.socket.settimeout(10 * period_s)
+            with pytest.raises(TimeoutError):
+                systemd.socket.recv(4096)
+        finally:
+            pipeline.goes_on.set()
+        systemd.socket.settimeout(20)
+        systemd.wait_for("WATCHDOG=1")
+
+
+def test_promise_13_a_long_batch_that_moves_feeds_the_watchdog(settings: Settings, systemd: Listener) -> None:
+    for n in range(20):
+        put(settings.inbox, f"{n}.png", n)
+    fed = []
+    results = signal_after(20, signal.SIGTERM)
+
+    def look(result: ImageResult) -> None:
+        fed.append("WATCHDOG=1" in systemd.heard())
+        results.append(result)
+
+    run_station(settings, OneCell(), notifier=systemd.notifier(watchdog_period_s=60), on_result=look)
+    assert fed == [True] * 20
+
+
+def test_promise_34_the_status_line_names_engine_queue_last_file_failures_and_counts(
     settings: Settings, systemd: Listener
 ) -> None:
     put(settings.inbox, "a\nb.png", 1)
     (settings.inbox / "notes.txt").write_text("x")
     results = signal_after(2, signal.SIGTERM)
-    notifier = Notifier(str(systemd.socket.getsockname()))
-    run_station(settings, OneCell(), notifier=notifier, on_result=results.append)
-    status = systemd.wait_for("STATUS=double:fp32, bundle demo-1a2b3c4d5e6f")
-    assert "queue" in status
-    results = signal_after(1, signal.SIGTERM)
+    run_station(settings, OneCell(), notifier=systemd.notifier(), on_result=results.append)
+    begins = "STATUS=double:fp32, bundle demo-1a2b3c4d5e6f; queue "
+    assert systemd.wait_for(begins).endswith("; last none; failures 0; no images yet")
     put(settings.inbox, "c.png", 2)
-    run_station(
-        settings, OneCell(), notifier=Notifier(str(systemd.socket.getsockname())), on_result=results.append
+    results = signal_after(1, signal.SIGTERM)
+    run_station(settings, OneCell(), notifier=systemd.notifier(), on_result=results.append)
+    status = systemd.wait_for("failures 1; done 1, rejected 1")
+    assert status.startswith(begins)
+
+
+@pytest.mark.parametrize("name", [b"\xff" * 251 + b".png", "\u202e".encode() * 85, b"a\n" * 127, b"n" * 255])
+def test_promise_34_the_status_line_is_one_short_line_whatever_the_name(name: bytes) -> None:
+    line = StatusLine("openvino:bf16, bundle demo-1a2b3c4d5e6f", dict.fromkeys(State, 10**9))
+    line.count(os.fsdecode(name), State.REJECTED)
+    trouble = (
+        "paused: disk full",
+        "degraded: the inbox cannot be read (Transport endpoint is not connected)",
     )
-    assert "done 1, rejected 1" in systemd.wait_for("done 1")
+    text = line.text(10**6, trouble)
+    assert len(text) < 500
+    assert text.isprintable()
+    assert f"last {os.fsdecode(name)!r}"[:20] in text
+
+
+def test_promise_34_an_idle_station_soon_tells_the_last_file(settings: Settings, systemd: Listener) -> None:
+    put(settings.inbox, "a.png", 1)
+    systemd.socket.settimeout(5)  # an idle turn takes ten seconds
+    with at_work(settings, OneCell(), systemd.notifier()):
+        assert "last 'a.png' done" in systemd.wait_for("queue 0; last 'a.png'")
+
+
+def test_on_turn_hears_of_the_queue_and_of_an_inbox_that_cannot_be_read(settings: Settings) -> None:
+    heard: list[tuple[int, set[str]]] = []
+
+    def listen(queue: int, pauses: Collection[str]) -> None:
+        heard.append((queue, set(pauses)))
+        if pauses:
+            settings.inbox.mkdir()
+            put(settings.inbox, "a.png", 1)
+        raise OSError("what listens may fail")
+
+    settings.inbox.rmdir()
+    with open_desk(OneCell(), settings.out) as (desk, journal):
+        inbox = Inbox(settings.inbox, journal.knows, quiet_period_s=0.05)
+        station = Station(inbox, desk, Notifier(), on_result=[lambda _: station.stop()], on_turn=listen)
+        station.run()
+    assert heard[0] == (0, set())
+    assert [pauses for _, pauses in heard].count({"inbox"}) == 1
+    assert (1, set()) in heard
+    assert heard[-1] == (0, set())
 
 
 def test_a_restart_neither_repeats_nor_forgets(settings: Settings) -> None:
@@ -175,7 +304,7 @@ def test_a_restart_neither_repeats_nor_forgets(settings: Settings) -> None:
     assert sorted(names(settings.out)) == [f"{n}.png" for n in range(6)]
 
 
-def test_an_engine_fault_ends_the_process_with_70_and_after_three_the_rest_is_read(
+def test_promise_10_an_engine_fault_ends_the_process_with_70_and_after_three_the_rest_is_read(
     settings: Settings,
 ) -> None:
     put(settings.inbox, "bad.png", 1)
@@ -190,15 +319,10 @@ def test_an_engine_fault_ends_the_process_with_70_and_after_three_the_rest_is_re
     assert names(settings.out, "results.csv") == ["good.png"]
 
 
-def test_a_second_daemon_is_refused_with_75(settings: Settings, tmp_path: Path) -> None:
-    journal = Journal(settings.state_folder)
-    assert run_station(settings, OneCell(), notifier=Notifier()) is ExitCode.LOCKED
-    journal.close()
-    other = Journal(tmp_path / "other state")
-    results = Results(settings.out, other)
-    assert run_station(settings, OneCell(), notifier=Notifier()) is ExitCode.LOCKED
-    results.close()
-    other.close()
+def test_promise_28_a_second_daemon_is_refused_with_75(settings: Settings) -> None:
+    for folder, name in ((settings.state_folder, "journal.lock"), (settings.out, ".results.lock")):
+        with locked_folder(folder, name):
+            assert run_station(settings, OneCell(), notifier=Notifier()) is ExitCode.LOCKED
 
 
 def test_an_output_folder_that_cannot_be_written_ends_with_74(settings: Settings) -> None:
@@ -232,7 +356,7 @@ def test_a_damaged_journal_ends_with_74_and_is_never_replaced_by_an_empty_one(se
     assert journal.read_bytes() == b"damaged" * 1000
 
 
-def test_an_image_whose_file_went_away_between_two_runs_is_vanished(settings: Settings) -> None:
+def test_promise_18_an_image_whose_file_went_away_between_two_runs_is_vanished(settings: Settings) -> None:
     put(settings.inbox, "gone.png", 1)
     pipeline = OneCell()
     pipeline.error = BackendError("x")
@@ -256,7 +380,7 @@ def test_what_follows_a_result_cannot_stop_the_work(settings: Settings) -> None:
     assert len(names(settings.out)) == 3
 
 
-def test_a_full_disk_pauses_intake_warns_once_a_minute_and_goes_on_by_itself(
+def test_promise_15_a_full_disk_pauses_intake_warns_once_a_minute_and_goes_on_by_itself(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     put(settings.inbox, "a.png", 1)
@@ -269,7 +393,7 @@ def test_a_full_disk_pauses_intake_warns_once_a_minute_and_goes_on_by_itself(
         real_finish(*args)  # type: ignore[arg-type]
 
     def mend(self: Results) -> None:
-        if paused and next(refusals, None) is not None:
+        if next(refusals, None) is not None:
             raise OutputFullError("no space")
         real_mend(self)
 
@@ -279,26 +403,26 @@ def test_a_full_disk_pauses_intake_warns_once_a_minute_and_goes_on_by_itself(
         nonlocal now_s
         now_s += timeout_s
 
-    paused = False
-    journal = Journal(settings.state_folder)
-    results = Results(settings.out, journal)
-    desk = Desk(OneCell(), journal, results)
-    desk.recover()
-    paused = True
-    monkeypatch.setattr(Journal, "finish", finish)
-    monkeypatch.setattr(Results, "mend", mend)
-    monkeypatch.setattr(Inbox, "wait_for_wake", wait)
-    inbox = Inbox(settings.inbox, journal.knows, watch="polling", quiet_period_s=0.05, clock=lambda: now_s)
-    station = Station(inbox, desk, Notifier(), on_result=lambda _: station.stop(), clock=lambda: now_s)
-    station.run()
-    results.close()
-    journal.close()
+    pauses: list[Collection[str]] = []
+    with open_desk(OneCell(), settings.out) as (desk, journal):
+        monkeypatch.setattr(Journal, "finish", finish)
+        monkeypatch.setattr(Results, "mend", mend)
+        monkeypatch.setattr(Inbox, "wait_for_wake", wait)
+        inbox = Inbox(settings.inbox, journal.knows, watch="polling", clock=lambda: now_s)
+        station = Station(
+            *(inbox, desk, Notifier()),
+            on_result=[lambda _: station.stop()],
+            on_turn=lambda _, now: pauses.append(set(now)),
+            clock=lambda: now_s,
+        )
+        station.run()
     assert names(settings.out) == ["a.png"]
+    assert [now for now, _ in itertools.groupby(pauses)] == [set(), {"disk_full"}, set()]
     assert sum("Intake is paused" in record.getMessage() for record in caplog.records) == 2
 
 
 @pytest.mark.parametrize("refused", ["claim", "touch", "finish", "apply"])
-def test_intake_goes_on_only_when_an_image_was_recorded(
+def test_promise_15_intake_goes_on_only_when_an_image_was_recorded(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, refused: str
 ) -> None:
     now_s, attempts_s, paused = 0.0, [], True
@@ -335,12 +459,33 @@ def test_intake_goes_on_only_when_an_image_was_recorded(
     assert told == (expected[1:] if refused == "apply" else expected)
 
 
-def test_a_lost_journal_beside_rows_ends_with_74(settings: Settings) -> None:
+def test_promise_32_a_lost_journal_beside_rows_is_made_anew_and_nothing_is_read_twice(
+    settings: Settings,
+) -> None:
     put(settings.inbox, "a.png", 1)
     run_station(settings, OneCell(), notifier=Notifier(), on_result=signal_after(1, signal.SIGTERM).append)
     shutil.rmtree(settings.state_folder)
-    assert run_station(settings, OneCell(), notifier=Notifier()) is ExitCode.OUTPUT
-    assert sorted(path.name for path in settings.out.glob("*.csv")) == ["images.csv", "results.csv"]
+    put(settings.inbox, "b.png", 2)
+    run_station(settings, OneCell(), notifier=Notifier(), on_result=signal_after(1, signal.SIGTERM).append)
+    assert names(settings.out) == names(settings.out, "results.csv") == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("no memory"), sqlite3.OperationalError("no such table"), OSError(5, "I/O error")]
+)
+def test_an_error_that_nobody_thought_of_is_logged_and_ends_with_1(
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+) -> None:
+    def fail(self: Inbox) -> None:
+        raise error
+
+    monkeypatch.setattr(Inbox, "take", fail)
+    assert run_station(settings, OneCell(), notifier=Notifier()) is ExitCode.UNFORESEEN == 1
+    assert str(error) in caplog.text
+    assert "Traceback" in caplog.text
 
 
 RUNNER = """
@@ -369,7 +514,7 @@ raise SystemExit(run_station(settings, Crowd(), on_result=tell))
 """
 
 
-def test_every_image_has_its_rows_exactly_once_after_a_dozen_kills(settings: Settings) -> None:
+def test_promise_1_every_image_has_its_rows_exactly_once_after_a_dozen_kills(settings: Settings) -> None:
     count = 300
     for n in range(count):
         put(settings.inbox, f"{n}.png", n)

@@ -1,0 +1,193 @@
+"""The journal made anew from the CSV files, when it is lost, damaged or older than they are.
+
+Every row tells its image, its answer and its time, so the files hold all that exactly-once needs. What they
+do not hold is lost: the probabilities of other classes than the two best, and the stamps of the files, so
+that each is hashed once more. CSV files that contradict themselves are not taken for a journal.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import chain, islice
+from pathlib import Path
+
+from edge.cells import Finding
+from edge.csv_parts import Part, Row, parts_of
+from edge.errors import JournalError
+from edge.journal import Journal
+from edge.journal_file import JOURNAL_NAME, JournalDamagedError
+from edge.locks import fsync_folder
+from edge.projection import keep_beside
+from edge.records import Answer, State, Write
+from edge.results import IMAGE_COLUMNS, RESULT_COLUMNS, unescape
+
+log = logging.getLogger(__name__)
+
+_Image = tuple[Path, bytes | None, Answer | None, list[Write]]
+
+
+def open_journal(state: Path, out: Path, inbox: Path | None) -> Journal:
+    """Open the journal; make it anew first if the CSV files know more than it does. Both folders are locked.
+
+    The old one is kept beside it as `journal.damaged-<time>.sqlite3` or `journal.older-<time>.sqlite3`.
+
+    Args:
+        state: folder of the journal.
+        out: folder of the CSV files.
+        inbox: the folder whose files the rows are about; None: there is no such one, nothing is made anew.
+
+    Raises:
+        JournalError: it cannot be opened, and the CSV files cannot stand in for it.
+    """
+    try:
+        journal = Journal(state)
+    except JournalDamagedError as error:
+        if inbox is None or not parts_of(out, "images", IMAGE_COLUMNS, strict=True):
+            raise
+        log.error("%s", error)
+        _replace(state, out, inbox, "damaged")
+        return Journal(state)
+    with contextlib.ExitStack() as closing:
+        closing.callback(journal.close)
+        if journal.last_write("images") is None:
+            fault = "lost" if _has_rows(out) else ""
+        else:
+            fault = "older" if inbox is not None and _is_behind(journal, out, inbox) else ""
+        if not fault:
+            closing.pop_all()
+            return journal
+    if inbox is None:
+        raise JournalError(
+            f"the journal {str(state / JOURNAL_NAME)!r} is lost: the CSV files in {str(out)!r} have rows "
+            "that it does not know; put the journal back, or move the CSV files away to start anew."
+        )
+    try:
+        _replace(state, out, inbox, fault)
+    except JournalError as error:
+        if fault == "lost":
+            raise
+        log.error("The CSV files have rows that the journal does not know, and that are not ours: %s", error)
+    return Journal(state)
+
+
+def _has_rows(out: Path) -> bool:
+    return any(next(part.rows(), None) for part in parts_of(out, "images", IMAGE_COLUMNS, strict=True))
+
+
+def _is_behind(journal: Journal, out: Path, inbox: Path) -> bool:
+    """Whether images.csv tells, behind the last bytes that the journal has, of an answer unknown to it."""
+    last = journal.last_write("images")
+    parts = parts_of(out, "images", IMAGE_COLUMNS)
+    names = [part.path.name for part in parts]
+    if last is None or last.file not in names:
+        return False
+    current, *newer = parts[names.index(last.file) :]
+    rows = chain(current.rows(last.end), *(part.rows() for part in newer))
+    return any(row.cells and not journal.has_answer(_path_of(row, inbox), row["finished_at"]) for row in rows)
+
+
+def _replace(state: Path, out: Path, inbox: Path, fault: str) -> None:
+    building = state / ".restoring"
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir()
+    with contextlib.closing(Journal(building)) as journal:
+        number = journal.adopt(_images(out, inbox))
+    kept = f"journal.{fault}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.sqlite3"
+    if fault != "lost":
+        # The log of changes first: it must never be found beside another journal.
+        for suffix in ("-wal", "-shm", ""):
+            with contextlib.suppress(FileNotFoundError):
+                (state / f"{JOURNAL_NAME}{suffix}").rename(state / f"{kept}{suffix}")
+    (building / JOURNAL_NAME).rename(state / JOURNAL_NAME)
+    fsync_folder(state)
+    shutil.rmtree(building)
+    log.error(
+        "The journal in %r was %s: it was made anew from the rows of %d images%s.",
+        *(str(state), fault, number, f", and the old one is kept as {kept}" if fault != "lost" else ""),
+    )
+
+
+def _images(out: Path, inbox: Path) -> Iterator[_Image]:
+    """What both CSV files tell, image by image, and their headers."""
+    cells = parts_of(out, "results", RESULT_COLUMNS, strict=True)
+    images = parts_of(out, "images", IMAGE_COLUMNS, strict=True)
+    # The last bytes of an output must come last: there the station goes on.
+    begun = [part for part in (*cells[-1:], *images[-1:]) if next(part.rows(), None) is None]
+    for part in (*cells, *images):
+        if part not in begun:
+            yield _header(part)
+    cell_rows = chain.from_iterable(part.rows() for part in cells)
+    for row in chain.from_iterable(part.rows() for part in images):
+        count = int(row.number("leukocytes"))
+        found = list(islice(cell_rows, count))
+        if len(found) < count or any(_origin(cell) != _origin(row) for cell in found):
+            raise row.contradiction(f"tells of {count} leukocytes whose rows do not follow in results.csv")
+        yield _path_of(row, inbox), row.digest, _answer(row, found), [*_joined(found), row.write]
+    for part in begun:
+        yield _header(part)
+    _cut_unfinished(list(cell_rows))
+
+
+def _header(part: Part) -> _Image:
+    return Path(), None, None, [Write(part.output, part.path.name, 0, part.header)]
+
+
+def _joined(rows: list[Row]) -> list[Write]:
+    """The rows of one image as one write."""
+    if not rows:
+        return []
+    first = rows[0].write
+    if any(row.write.file != first.file for row in rows):
+        raise rows[-1].contradiction(f"belongs to an image whose rows begin in {first.file!r}")
+    return [Write(first.output, first.file, first.offset, b"".join(row.write.data for row in rows))]
+
+
+def _cut_unfinished(rows: list[Row]) -> None:
+    """Cut off the rows of an image that the end of the process left without its row in images.csv."""
+    if not rows:
+        return
+    first, last = rows[0], rows[-1]
+    if _origin(first) != _origin(last) or first.path != last.path:
+        raise first.contradiction("belongs to an image that images.csv does not have")
+    with first.path.open("r+b") as file:
+        file.seek(first.write.offset)
+        keep_beside(first.path, file.read())
+        file.truncate(first.write.offset)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _origin(row: Row) -> tuple[str, ...]:
+    return tuple(row[column] for column in ("NAME", "sample", "image_sha256", "finished_at"))
+
+
+def _path_of(row: Row, inbox: Path) -> Path:
+    name, sample = (os.fsdecode(unescape(row[column])) for column in ("NAME", "sample"))
+    return Path(os.path.abspath(inbox)) / sample / name  # noqa: PTH100, as the inbox gives it
+
+
+def _answer(row: Row, cells: list[Row]) -> Answer:
+    try:
+        state = State(row["status"])
+    except ValueError:
+        raise row.contradiction(f"has the unknown status {row['status']!r}") from None
+    size_wh = (int(row.number("width")), int(row.number("height"))) if row["width"] else None
+    reason, bundle, engine = (os.fsdecode(unescape(row[name])) for name in ("reason", "bundle", "engine"))
+    findings = tuple(map(_finding, cells))
+    return Answer(
+        *(state, reason, findings, size_wh, row.number("latency_ms"), bundle, engine, row["finished_at"])
+    )
+
+
+def _finding(row: Row) -> Finding:
+    label, runner_up = (os.fsdecode(unescape(row[name])) for name in ("class", "runner_up"))
+    probabilities = {label: row.number("class_score")}
+    if runner_up:
+        probabilities[runner_up] = row.number("runner_up_score")
+    x1, y1, x2, y2 = (row.number(side) for side in ("x1", "y1", "x2", "y2"))
+    return Finding(
+        (x1, y1, x2, y2), label, row.number("detection_score"), row.number("class_score"), probabilities
+    )

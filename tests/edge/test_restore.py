@@ -1,0 +1,290 @@
+"""A journal that is lost, damaged or older than the CSV files is made anew from them, or all stops."""
+
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from edge.cells import Finding
+from edge.desk import Desk
+from edge.errors import BackendError, JournalError
+from edge.images import ImageLimits
+from edge.journal import Journal
+from edge.locks import OutputFullError
+from edge.records import State
+from edge.station import open_desk
+from edge.stopwatch import Stopwatch
+
+
+class AsManyAsBright:
+    """A double of the pipeline: as many leukocytes as the first pixel is bright; at 255 the engine fails."""
+
+    bundle_id = "demo-1a2b3c4d5e6f"
+    engine_id = "double:fp32"
+
+    def read(
+        self, rgb: NDArray[np.uint8], watch: Stopwatch | None = None, detection_threshold: float | None = None
+    ) -> list[Finding]:
+        if rgb[0, 0, 0] == 255:
+            raise BackendError("x")
+        return [
+            Finding((n, 0, n + 4, 4), "PNN", 0.9, 0.8, {"PNN": 0.8, "EO": 0.2}) for n in range(rgb[0, 0, 0])
+        ]
+
+
+class Station:
+    """An inbox with files of every fate, and what stands beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.inbox, self.out, self.state = (folder / name for name in ("in", "out", "state"))
+        (self.inbox / "sample, 1").mkdir(parents=True)
+        for n in (0, 1, 3):
+            Image.new("RGB", (8, 6), (n, 7, 7)).save(self.inbox / f"{n}.png")
+        shutil.copy(self.inbox / "3.png", self.inbox / "sample, 1" / "=copy \udcff\n.png")
+        Image.new("RGB", (8, 6), (2, 7, 7)).save(self.inbox / "sample, 1" / "2.png")
+        (self.inbox / "text.png").write_text("no image")
+        (self.inbox / "large.png").write_bytes(bytes(5000))
+        (self.inbox / "empty.png").touch()
+
+    def run(self, more: Callable[[Desk], object] = lambda _: None, state: Path | None = None) -> int:
+        """Process all files once; how many new answers there were."""
+        new = 0
+        options = {"inbox": self.inbox, "limits": ImageLimits(max_bytes=4096)}
+        with open_desk(AsManyAsBright(), self.out, state or self.state, **options) as (desk, _):
+            for path in [*sorted(self.inbox.rglob("*.png")), self.inbox / "gone.png"]:
+                new += desk.process(path, self.sample(path)).is_new
+            more(desk)
+        return new
+
+    def sample(self, path: Path) -> str:
+        return "" if path.parent == self.inbox else path.parent.name
+
+    @property
+    def journal(self) -> Path:
+        return self.state / "journal.sqlite3"
+
+    def csv(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in sorted(self.out.glob("*.csv"))}
+
+    def kept(self) -> list[str]:
+        return sorted(path.name.split("-")[0] for path in self.state.glob("journal.*-*.sqlite3"))
+
+
+@pytest.fixture
+def station(tmp_path: Path) -> Station:
+    station = Station(tmp_path)
+    assert station.run() == 9
+    return station
+
+
+def damage(station: Station) -> None:
+    with station.journal.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * 20_000)
+
+
+def blank(station: Station) -> None:
+    station.journal.write_bytes(b"")
+
+
+def nonsense(station: Station) -> None:
+    station.journal.write_bytes(b"damaged" * 1000)
+
+
+def lose(station: Station) -> None:
+    shutil.rmtree(station.state)
+
+
+@pytest.mark.parametrize(
+    ("harm", "kept"),
+    [(damage, ["journal.damaged"]), (nonsense, ["journal.damaged"]), (blank, []), (lose, [])],
+)
+def test_promise_32_a_journal_that_is_gone_is_made_anew_from_the_csv_files(
+    station: Station,
+    harm: Callable[[Station], None],
+    kept: list[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    before = station.csv()
+    harm(station)
+    assert station.run() == 0
+    assert station.csv() == before
+    assert station.kept() == kept
+    assert "made anew from the rows of 9 images" in caplog.text
+    Image.new("RGB", (8, 6), (4, 7, 7)).save(station.inbox / "4.png")
+    assert station.run() == 1
+    after = station.csv()
+    assert all(after[name].startswith(before[name]) for name in before)
+    assert after["results.csv"].count(b"\n4.png,") == 4
+
+
+def test_promise_32_what_the_rows_tell_is_in_the_journal_again(station: Station) -> None:
+    def told() -> list[tuple[object, ...]]:
+        with sqlite3.connect(station.journal) as db:
+            columns = "path, sha256, state, reason, width, height, bundle, engine, finished_at"
+            rows = db.execute(
+                f"SELECT {columns}, json_array_length(findings) FROM images ORDER BY id"
+            ).fetchall()
+            rows += db.execute(
+                "SELECT output, file, offset, data, image_id FROM writes ORDER BY file, offset"
+            )
+        db.close()
+        return rows
+
+    before = told()
+    lose(station)
+    station.run()
+    assert told() == before
+
+
+def test_promise_32_a_journal_without_csv_files_is_neither_replaced_nor_ignored(station: Station) -> None:
+    nonsense(station)
+    for path in station.out.glob("*.csv"):
+        path.unlink()
+    for _ in range(2):
+        with pytest.raises(JournalError, match="keep a copy"):
+            station.run()
+    assert station.journal.read_bytes().startswith(b"damaged")
+    assert station.csv() == {}
+
+
+def test_promise_32_without_an_inbox_nothing_is_made_anew(station: Station) -> None:
+    lose(station)
+    for _ in range(2):
+        with (
+            pytest.raises(JournalError, match=r"lost: the CSV files in .* have rows that it does not know"),
+            open_desk(AsManyAsBright(), station.out, station.state),
+        ):
+            pass
+
+
+def test_an_older_journal_that_was_put_back_is_made_anew(station: Station, tmp_path: Path) -> None:
+    shutil.copytree(station.state, tmp_path / "backup")
+    for n in (4, 5):
+        Image.new("RGB", (8, 6), (n, 7, 7)).save(station.inbox / f"{n}.png")
+    assert station.run() == 2
+    before = station.csv()
+    shutil.rmtree(station.state)
+    (tmp_path / "backup").rename(station.state)
+    assert station.run() == 0
+    assert station.csv() == before
+    assert station.kept() == ["journal.older"]
+
+
+def test_an_older_journal_is_told_though_the_files_have_new_parts(station: Station, tmp_path: Path) -> None:
+    shutil.copytree(station.state, tmp_path / "backup")
+    for name in ("results.csv", "images.csv"):
+        text = (station.out / name).read_text()
+        (station.out / name).write_text(text.replace("double:fp32", "double, by hand".replace(",", "")))
+    Image.new("RGB", (8, 6), (4, 7, 7)).save(station.inbox / "4.png")
+    assert station.run() == 1
+    before = station.csv()
+    assert list(before) == ["images.2.csv", "images.csv", "results.2.csv", "results.csv"]
+    shutil.rmtree(station.state)
+    (tmp_path / "backup").rename(station.state)
+    assert station.run() == 0
+    assert station.csv() == before
+
+
+def test_a_row_that_was_copied_by_hand_makes_no_journal_older(station: Station) -> None:
+    images = station.out / "images.csv"
+    images.write_bytes(images.read_bytes() + images.read_bytes().splitlines(keepends=True)[1])
+    assert station.run() == 0
+    assert station.kept() == []
+    assert (station.out / "images.2.csv").exists()
+
+
+def test_a_row_that_was_typed_by_hand_neither_stops_the_station_nor_enters_the_journal(
+    station: Station, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = station.out / "images.csv"
+    row = images.read_bytes().splitlines(keepends=True)[2]
+    images.write_bytes(images.read_bytes() + row.replace(b"1.png", b"typed.png"))
+    Image.new("RGB", (8, 6), (4, 7, 7)).save(station.inbox / "4.png")
+    assert station.run() == 1
+    assert station.kept() == []
+    assert "not ours" in caplog.text
+    assert (station.out / "images.2.csv").read_bytes().count(b"4.png,") == 1
+
+
+def test_rows_of_an_image_that_was_not_finished_are_cut_off_and_the_image_is_read_again(
+    station: Station,
+) -> None:
+    """The process ended between the two files, and the journal is lost, too."""
+    images = station.out / "images.csv"
+    Image.new("RGB", (8, 6), (4, 7, 7)).save(station.inbox / "4.png")
+    old = images.read_bytes()
+    station.run()
+    images.write_bytes(old)
+    results = (station.out / "results.csv").read_bytes()
+    (station.out / "results.csv").write_bytes(results[:-5])
+    lose(station)
+    assert station.run() == 1
+    assert (station.out / "results.csv").read_bytes().count(b"\n4.png,") == 4
+    assert len((station.out / "results.csv").read_bytes()) == len(results)
+    assert (station.out / "results.csv.cut").read_bytes().count(b"4.png,") == 4
+    assert images.read_bytes().count(b"4.png,") == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "edit", "told"),
+    [
+        ("results.csv", lambda data: b"".join(data.splitlines(keepends=True)[:-1]), "tells of 2 leukocytes"),
+        ("images.csv", lambda data: b"".join(data.splitlines(keepends=True)[:2]), "images.csv does not have"),
+        ("images.csv", lambda data: data.replace(b",", b";"), "first line was changed"),
+        ("images.csv", lambda data: data.replace(b"rejected", b"refused"), "unknown status 'refused'"),
+        ("images.csv", lambda data: data + b"a,row,by,hand\n", "more or fewer cells"),
+    ],
+    ids=["row missing", "image missing", "delimiter", "status", "row added"],
+)
+def test_promise_32_csv_files_that_contradict_themselves_stop_the_station(
+    station: Station, file: str, edit: Callable[[bytes], bytes], told: str
+) -> None:
+    path = station.out / file
+    path.write_bytes(edit(path.read_bytes()))
+    before = station.csv()
+    damage(station)
+    for _ in range(2):
+        with pytest.raises(JournalError, match=told):
+            station.run()
+        assert station.csv() == before
+        assert station.kept() == []
+
+
+def test_a_full_disk_while_the_journal_is_made_anew_leaves_all_as_it_is(
+    station: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage(station)
+    before = station.journal.read_bytes()
+
+    def full(*_: object) -> int:
+        raise OutputFullError("no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "adopt", full)
+        with pytest.raises(OutputFullError):
+            station.run()
+    assert station.journal.read_bytes() == before
+    assert station.run() == 0
+
+
+def test_an_image_that_failed_before_the_loss_is_tried_again(station: Station) -> None:
+    Image.new("RGB", (8, 6), (255, 7, 7)).save(station.inbox / "fault.png")
+    for _ in range(3):
+        with pytest.raises(BackendError):
+            station.run()
+    assert station.run() == 0
+    lose(station)
+    with pytest.raises(BackendError):
+        station.run()
+    with sqlite3.connect(station.journal) as db:
+        states = db.execute(
+            "SELECT state FROM images WHERE CAST(path AS TEXT) LIKE '%fault.png' ORDER BY id"
+        ).fetchall()
+    db.close()
+    assert states == [(State.FAILED,), (State.PENDING,)]
