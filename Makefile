@@ -10,10 +10,10 @@ export CYTOLOGIA_WEIGHTS ?= $(abspath ../shared/weights)
 TEST_ENV := OMP_NUM_THREADS=1 YOLO_CONFIG_DIR=$(abspath $(VENV))/ultralytics
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format train-demo clean
+.PHONY: help demo test lint format chaos chaos-quick train-demo install-station uninstall-station clean
 
 help: ## List the commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
 
 demo: $(VENV)/station ## Watch the station at work on drawn smears
 	$(BIN)/edge-demo
@@ -30,8 +30,25 @@ format: $(VENV)/developer ## Let ruff format the code
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
+# ONLY=kills runs tests/chaos/test_kills.py alone. Folders of tests that failed are kept in the temporary folder.
+CHAOS_TESTS = $(BIN)/python -m pytest -s -o tmp_path_retention_policy=failed \
+	tests/chaos$(if $(ONLY),/test_$(ONLY).py)
+
+chaos: $(VENV)/developer ## The long proofs: kill, flood, starve and fool the real station (ONLY=kills for one)
+	CHAOS=full $(CHAOS_TESTS)
+
+chaos-quick: $(VENV)/developer ## The same at a tenth or less of the size
+	CHAOS=quick $(CHAOS_TESTS)
+
 train-demo: $(VENV)/developer ## Train and build the embedded bundle anew (an hour and a half on two cores)
 	PATH=$(abspath $(BIN)):$$PATH training/recipes/demo.sh runs/demo
+
+# Both read the variables at the head of systemd/install-station, which make passes on when they are given to it.
+install-station: ## Install or upgrade the service, as root (docs/station.md)
+	@systemd/install-station
+
+uninstall-station: ## Take the service back; settings, journal and results stay
+	@systemd/uninstall-station
 
 clean: ## Remove the environment and all that was built
 	rm -rf $(VENV) build runs *.egg-info

@@ -40,9 +40,11 @@ def locked_folder(folder: Path, lock_name: str) -> Iterator[None]:
             raise OutputFullError(
                 f"there is no space for {str(folder)!r}; free some, then start again."
             ) from error
+        cure = "give the station's user the right to write there"
+        if error.errno == errno.EROFS:
+            cure = "mount it for writing, or add it to ReadWritePaths= (`systemctl edit cytologia-edge`)"
         raise OutputUnwritableError(
-            f"the folder {str(folder)!r} cannot be written ({error.strerror}); give the station's user "
-            "the right to write there, or set another folder."
+            f"the folder {str(folder)!r} cannot be written ({error.strerror}); {cure}, or set another folder."
         ) from error
     try:
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edge.errors import SettingsError
 
+SERVICE_SETTINGS = "station.toml"
 SERVICE_STATE = Path("/var/lib/cytologia-edge")
 """Where systemd keeps the journal of cytologia-edge.service; an instance has a folder of its name there."""
 
@@ -44,10 +45,9 @@ class Folders:
         if chosen.state is not None or os.environ.get("STATE_DIRECTORY"):
             return chosen.state_folder
         # The settings of a service need not say where its journal is: systemd tells the service.
-        instance = SERVICE_STATE / self.settings.stem
-        if os.path.lexists(instance / JOURNAL_NAME):
-            return instance
-        places = [chosen.state_folder, SERVICE_STATE]
+        is_instance = self.settings.name != SERVICE_SETTINGS
+        service = SERVICE_STATE / self.settings.stem if is_instance else SERVICE_STATE
+        places = [chosen.state_folder, service]
         found = [place for place in places if os.path.lexists(place / JOURNAL_NAME)]
         if len(found) > 1:
             raise SettingsError(

@@ -655,7 +655,7 @@ def test_settings_say_where_the_journal_of_a_service_is(
     monkeypatch.delenv("STATE_DIRECTORY", raising=False)
     service = tmp_path / "var/lib/cytologia-edge"
     monkeypatch.setattr(folders, "SERVICE_STATE", service)
-    settings = settings_file(tmp_path)
+    settings = settings_file(tmp_path).rename(tmp_path / "station.toml")
     station.read("a.png", 1)
     assert "a.png" in ask("--settings", settings, "list").stdout
     assert ask("--settings", settings, "verify").exit_code == 0
@@ -666,26 +666,10 @@ def test_settings_say_where_the_journal_of_a_service_is(
     assert "hold a journal; give the right one with --state" in result.output
     (station.out / ".edge").rename(tmp_path / "elsewhere")
     assert "a.png" in ask("--settings", settings, "list").stdout
-    service.rename(tmp_path / "aside")
-    shutil.copytree(tmp_path / "aside", service / "ward-1")
-    assert "a.png" in ask("--settings", settings, "list").stdout
-    (service / "ward-1" / JOURNAL_NAME).unlink()
-    result = ask("--settings", settings, "list")
-    assert result.exit_code == 74
-    assert "there is no journal" in result.output
-    given = settings_file(tmp_path, f"state = {str(tmp_path / 'elsewhere')!r}")
-    assert "a.png" in ask("--settings", given, "list").stdout
-
-
-def test_help_loads_nothing_heavy() -> None:
-    heavy = ("numpy", "cv2", "pydantic", "rich", "openvino", "watchdog", "sqlite3")
-    code = (
-        "import sys\nfrom edge.journal_tool.command import journal\n"
-        "for args in (['--help'], ['retry', '--help']):\n    journal(args, standalone_mode=False)\n"
-        f"print('loaded:', [name for name in {heavy!r} if name in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert "loaded: []" in done.stdout
-    assert "--status" in done.stdout
+    instance = settings.rename(tmp_path / "ward-1.toml")
+    assert (
+        ask("--settings", instance, "list").exit_code == 74
+    )  # that of the other station is not taken for it
+    shutil.copytree(service, tmp_path / "aside")
+    (tmp_path / "aside").rename(service / "ward-1")
+    assert "a.png" in ask("--settings", instance, "list").stdout
