@@ -2,15 +2,18 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
 from edge.errors import JournalError
-from edge.projection import part_name
 from edge.records import Write
+
+
+class ContradictionError(JournalError):
+    """The CSV files contradict themselves, or hold what the station did not write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,29 +30,28 @@ class Row:
     cells: dict[str, str] | None
 
     def __getitem__(self, column: str) -> str:
-        """The text of a cell. JournalError: the row has other columns than the file."""
+        """The text of a cell. ContradictionError: the row has other columns than the file."""
         if self.cells is None:
             raise self.contradiction("has more or fewer cells than there are columns")
         return self.cells[column]
 
     def number(self, column: str) -> float:
-        """The number in a cell. JournalError: there is none."""
-        try:
-            return float(self[column])
-        except ValueError:
-            raise self.contradiction(f"has {self[column]!r} as {column}") from None
+        """The number in a cell, without a sign. ContradictionError: there is none."""
+        if not re.fullmatch(r"[0-9]+(\.[0-9]*)?", self[column], re.ASCII):
+            raise self.contradiction(f"has {self[column]!r} as {column}")
+        return float(self[column])
 
     @property
     def digest(self) -> bytes | None:
-        """The sha256 of the image, None if it has none. JournalError: it is no hexadecimal number."""
+        """The sha256 of the image, None if it has none. ContradictionError: it is no hexadecimal number."""
         try:
             return bytes.fromhex(self["image_sha256"]) or None
         except ValueError:
             raise self.contradiction(f"has {self['image_sha256']!r} as image_sha256") from None
 
-    def contradiction(self, what: str) -> JournalError:
+    def contradiction(self, what: str) -> ContradictionError:
         """An error that names this row."""
-        return JournalError(
+        return ContradictionError(
             f"the journal cannot be made anew from {str(self.path)!r}: the row at byte {self.write.offset} "
             f"{what}; put back the file as the station wrote it, or the right journal, or move the CSV files "
             "away to start anew."
@@ -75,7 +77,7 @@ class Part:
         offset = len(self.header) if position is None else position
         with self.path.open("rb") as file:
             file.seek(offset)
-            for line in _records(file):
+            for line in _records(file, len(self.columns)):
                 cells = _cells(line)
                 named = None
                 if cells is not None and len(cells) == len(self.columns):
@@ -89,34 +91,52 @@ def parts_of(folder: Path, output: str, columns: tuple[str, ...], *, strict: boo
 
     Args:
         strict: refuse a file that was the station's, and was saved so that its columns cannot be told.
+
+    Raises:
+        ContradictionError: by `strict`.
+        OSError: the folder, or by `strict` a file, cannot be read.
     """
-    parts: list[Part] = []
-    for number in count(1):
-        path = folder / part_name(output, number)
-        if not path.is_file():
-            return parts
-        with path.open("rb") as file:
-            header = next(_records(file), b"")
+    parts = []
+    for number, path in _numbered(folder, output):
+        try:
+            with path.open("rb") as file:
+                header = next(_records(file), b"")
+        except OSError:
+            if strict:
+                raise
+            continue
         found = tuple(_cells(header) or ())
         if set(columns) <= set(found):
             parts.append(Part(path, output, number, header, found))
         elif strict and columns[-1].encode() in header:
-            raise JournalError(
+            raise ContradictionError(
                 f"the journal cannot be made anew from {str(path)!r}: its first line was changed; put "
                 "back the file as the station wrote it, or the right journal, or move the CSV files away to "
                 "start anew."
             )
-    raise AssertionError("count() has no end")
+    return parts
 
 
-def _records(file: BinaryIO) -> Iterator[bytes]:
-    """Lines with their ends; one that ends inside quotes goes on in the next."""
+def _numbered(folder: Path, output: str) -> list[tuple[int, Path]]:
+    """Files that have the name of a part, in order; a number may be missing."""
+    names = re.compile(rf"{output}(?:\.([0-9]+))?\.csv")
+    found = ((names.fullmatch(path.name), path) for path in folder.iterdir() if path.is_file())
+    return sorted((int(name[1] or 1), path) for name, path in found if name)
+
+
+def _records(file: BinaryIO, columns: int = 0) -> Iterator[bytes]:
+    """Lines with their ends; one that ends inside quotes goes on in the next.
+
+    What is left at the end is given, too, if whole rows of so many columns are in it: a quote too many.
+    """
     record = b""
     for line in file:
         record += line
         if record.endswith(b"\n") and record.count(b'"') % 2 == 0:
             yield record
             record = b""
+    if columns and any(len(_cells(line) or ()) == columns for line in record.splitlines()[1:]):
+        yield record
 
 
 def _cells(record: bytes) -> list[str] | None:

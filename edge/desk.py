@@ -190,6 +190,12 @@ class Desk:
 
     def _unreadable(self, task: "_Task", error: OSError) -> ImageResult:
         path, known = task.path, self._journal.latest(task.path)
+        if known is not None and known.state in _REMEMBERED:
+            # Perhaps the same bytes as before: a claim now would have them read, and written, twice.
+            log.warning("%r has its answer and cannot be read again (%s).", str(path), error.strerror)
+            if error.errno in _PASSING:
+                return ImageResult(path, task.sample, State.PENDING, _name_of(error))
+            return self._known(task)
         if isinstance(error, FileNotFoundError | NotADirectoryError):
             if known is not None and known.state is State.VANISHED:
                 return self._known(task)
@@ -200,7 +206,7 @@ class Desk:
                 return self._known(task)
             log.warning("%r may not be read (%s).", str(path), _owner_and_mode(path))
             return self._answer(task, self._journal.claim(path, task.stamp, None), State.FAILED, "permission")
-        reason = errno.errorcode.get(error.errno or 0, type(error).__name__)
+        reason = _name_of(error)
         claim = self._journal.claim(path, task.stamp, None, reason)
         if error.errno in _PASSING and claim.tries < MAX_TRIES:
             log.warning(
@@ -287,6 +293,10 @@ def _read_regular(path: Path, max_bytes: int) -> tuple[bytes | None, FileStamp]:
         if len(data) != stamp.size_bytes or FileStamp.of(os.fstat(handle)) != stamp:
             raise _ChangingError
     return data, stamp
+
+
+def _name_of(error: OSError) -> str:
+    return errno.errorcode.get(error.errno or 0, type(error).__name__)
 
 
 def _owner_and_mode(path: Path) -> str:

@@ -83,10 +83,12 @@ class Inbox:
         self._ready: OrderedDict[Path, FileStamp | None] = OrderedDict()
         """Files that wait for their turn, and which version was whole; None: the file is gone."""
         self._later: dict[Path, float] = {}
+        self._expected: set[Path] = set()
+        self._unreadable: set[Path] = set()
         self._folder = folder_identity(root)
         self._scan: Iterator[Path] | None = None
         self._scan_began_s = 0.0
-        self._scan_again = False
+        self._scan_again = self._scan_found = False
         self._scan_due_s = clock()
         self._back_off_s = 1.0
 
@@ -190,6 +192,14 @@ class Inbox:
         if path.is_relative_to(self.root):
             self._later[path] = self._clock() + delay_s
 
+    def expect(self, path: Path) -> None:
+        """Give a file that was there before the start also if it is gone: when a scan finds others, not it.
+
+        An inbox without any file may be a share that is not mounted yet.
+        """
+        if path.is_relative_to(self.root):
+            self._expected.add(path)
+
     def rescan(self) -> None:
         """Look at all paths again, now; also at those that a scan in progress has passed already."""
         self._scan_due_s = self._clock()
@@ -198,7 +208,7 @@ class Inbox:
     def _look_at_signal(self, signal: Notice | Signal) -> None:
         if isinstance(signal, Signal):
             if signal is Signal.EVENTS_LOST:
-                log.warning("Too many events at once, some are lost: looking through the whole inbox.")
+                log.warning("Events of the inbox are lost: looking through all of it.")
                 self.rescan()
             return
         path = signal.path
@@ -231,13 +241,14 @@ class Inbox:
                     self._choose_watch()
             if self._watch is not None:
                 self._watch.renew()
-            self._scan = walk(self.root)
-            self._scan_began_s, self._scan_again = self._clock(), False
+            self._scan = walk(self.root, self._unreadable)
+            self._scan_began_s, self._scan_again, self._scan_found = self._clock(), False, False
         try:
             count = 0
             for path in islice(self._scan, _SLICE):
                 count += 1
                 self._look_at(path)
+            self._scan_found = self._scan_found or count > 0
         except OSError as error:
             self._degrade(error)
             return
@@ -248,6 +259,9 @@ class Inbox:
         now_s = self._clock()
         self._scan = None
         self._ready.update(dict.fromkeys(self._quiet.lost(self._scan_began_s)))
+        if self._scan_found:
+            self._ready.update({path: None for path in self._expected if stamp_of(path) is None})
+            self._expected.clear()
         if self.fault is not None:
             log.warning("The inbox %r can be read again.", str(self.root))
         self.fault, self._back_off_s = None, 1.0

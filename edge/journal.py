@@ -14,6 +14,7 @@ from dataclasses import asdict, astuple
 from pathlib import Path
 
 from edge.cells import Finding
+from edge.errors import JournalError
 from edge.journal_file import JOURNAL_NAME, as_journal_errors, open_file
 from edge.records import Answer, Entry, FileStamp, State, Write
 
@@ -140,15 +141,24 @@ class Journal:
                 _insert_writes(db, image_id, writes)
         return count
 
-    def has_answer(self, path: Path, finished_at: str) -> bool:
-        """Whether an answer of that time is known for a path."""
+    def settle(self) -> None:
+        """Bring all commits from the log of changes into the file itself, so that it may be moved.
+
+        Raises:
+            JournalError, OutputFullError: that did not succeed.
+        """
         with as_journal_errors(self.path):
-            return bool(
-                self._db.execute(
-                    "SELECT EXISTS (SELECT 1 FROM images WHERE path = ? AND finished_at = ?)",
-                    (os.fsencode(path), finished_at),
-                ).fetchone()[0]
+            (is_busy, _, _) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if is_busy:
+            raise JournalError(
+                f"the journal {str(self.path)!r} is in use; end what reads it, then start again."
             )
+
+    def has_answer_of(self, finished_at: str) -> bool:
+        """Whether an answer of that time is known."""
+        query = "SELECT EXISTS (SELECT 1 FROM images WHERE finished_at = ?)"
+        with as_journal_errors(self.path):
+            return bool(self._db.execute(query, (finished_at,)).fetchone()[0])
 
     def record_writes(self, writes: list[Write]) -> None:
         """Store bytes that belong to no new image: headers, and rows that move to another file."""

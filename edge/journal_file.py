@@ -3,6 +3,7 @@
 WAL with synchronous=FULL: a commit is on the disk when the call returns, and a commit is all or nothing.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from edge.errors import JournalError
 from edge.locks import OutputFullError, fsync_folder
 
 JOURNAL_NAME = "journal.sqlite3"
+
+_LEAST_SPACE_BYTES = 1 << 16
 
 MIGRATIONS = (
     """
@@ -83,16 +86,27 @@ def as_journal_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest tells what was done when it failed
+        if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and not _has_space(path)):
             raise OutputFullError(
                 f"there is no space for the journal {str(path)!r}; free some, the station goes on by itself."
             ) from error
-        damaged = getattr(error, "sqlite_errorcode", 0) & 0xFF in (
-            sqlite3.SQLITE_CORRUPT,
-            sqlite3.SQLITE_NOTADB,
-        )
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise JournalError(
+                f"the journal {str(path)!r} is held by another program; end it, then start again."
+            ) from error
+        damaged = code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
         kind = JournalDamagedError if damaged else JournalError
         raise kind(_cannot_be_used(path, error)) from error
+
+
+def _has_space(path: Path) -> bool:
+    """Whether SQLite could still enlarge its files: without space some of its errors name only the disk."""
+    try:
+        status = os.statvfs(path.parent)
+    except OSError:
+        return True
+    return status.f_bavail * status.f_frsize > _LEAST_SPACE_BYTES
 
 
 def _cannot_be_used(path: Path, fault: object) -> str:

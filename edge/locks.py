@@ -24,6 +24,20 @@ class OutputUnwritableError(StationError):
     """A folder or a file of the outputs cannot be written, and waiting for space does not help."""
 
 
+def output_error(error: OSError, path: Path) -> StationError:
+    """What an error of the file system means for an output."""
+    if error.errno in OUT_OF_SPACE:
+        return OutputFullError(
+            f"there is no space for {str(path)!r}; free some, the station goes on by itself."
+        )
+    cure = "mend the disk or the rights, then start again"
+    if error.errno == errno.EROFS:
+        cure = "mount it for writing, or add it to ReadWritePaths= (`systemctl edit cytologia-edge`)"
+    elif error.errno in (errno.EACCES, errno.EPERM):
+        cure = "give the station's user the right to read and write there, or set another folder"
+    return OutputUnwritableError(f"{str(path)!r} cannot be read or written ({error.strerror}); {cure}.")
+
+
 @contextmanager
 def locked_folder(folder: Path, lock_name: str) -> Iterator[None]:
     """Make a folder if it is missing, and keep other processes of the station out of it meanwhile.
@@ -36,16 +50,7 @@ def locked_folder(folder: Path, lock_name: str) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / lock_name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     except OSError as error:
-        if error.errno in OUT_OF_SPACE:
-            raise OutputFullError(
-                f"there is no space for {str(folder)!r}; free some, then start again."
-            ) from error
-        cure = "give the station's user the right to write there"
-        if error.errno == errno.EROFS:
-            cure = "mount it for writing, or add it to ReadWritePaths= (`systemctl edit cytologia-edge`)"
-        raise OutputUnwritableError(
-            f"the folder {str(folder)!r} cannot be written ({error.strerror}); {cure}, or set another folder."
-        ) from error
+        raise output_error(error, folder) from error
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -59,6 +59,8 @@ def start_logging(form: Literal["auto", "text", "json"] = "auto", level: int = l
     """Send the log to standard error. "auto" is text."""
     handler = logging.StreamHandler()
     if form == "json":
+        if hasattr(handler.stream, "reconfigure"):
+            handler.stream.reconfigure(encoding="utf-8")  # JSON is, under every locale
         handler.setFormatter(JsonFormatter())
     else:
         stream = handler.stream

@@ -79,6 +79,10 @@ class Notifier:
         """The service has started and takes work."""
         self._send("READY=1")
 
+    def starting(self, longer_s: float) -> None:
+        """The start goes on, and may take so much longer."""
+        self._send(f"EXTEND_TIMEOUT_USEC={longer_s * 1e6:.0f}")
+
     def alive(self) -> None:
         """Feed the watchdog."""
         if self.watchdog_period_s is not None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from edge.errors import StationError
 from edge.journal import Journal
-from edge.locks import OUT_OF_SPACE, OutputFullError, OutputUnwritableError, fsync_folder
+from edge.locks import fsync_folder, output_error
 from edge.records import Write
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,8 @@ class CsvFile:
         self._journal = journal
         self._name = part_name(output, 1)
         self._end = 0
+        self._written: tuple[str, int] | None = None
+        """File and end of the last write that is known to stand there."""
         self._left_as: tuple[int, int, int] | None = None
         """Inode, size and time of change after our last write; None: not known to agree with the journal."""
 
@@ -83,6 +85,7 @@ class CsvFile:
                 size = common - len(expected) + len(found)
             self._cut(handle, excess)
             self._replay(handle, size)
+            self._written = last.file, last.end
             self._left_as = _identity(os.fstat(handle))
             return True
         finally:
@@ -123,7 +126,7 @@ class CsvFile:
             os.close(handle)
         if is_new:
             fsync_folder(self._folder)
-        self._end = write.end
+        self._written, self._end = (write.file, write.end), write.end
 
     def _write(self, handle: int, write: Write) -> None:
         view, at = memoryview(write.data), write.offset
@@ -175,7 +178,7 @@ class CsvFile:
             )
         elif left.name != self._name:
             log.error("%s is not the station's: it is left alone, rows begin in %s.", left.name, self._name)
-        if last is not None and last.offset > 0 and not _names_image_of(left, self._header, last.data):
+        if last is not None and last.offset > 0 and not self._is_written(last):
             writes.append(Write(self._output, self._name, len(self._header), last.data))
         self._journal.record_writes(writes)
         try:
@@ -184,23 +187,34 @@ class CsvFile:
         except OSError as error:
             raise self._as_ours(error) from error
 
+    def _is_written(self, last: Write) -> bool:
+        """Whether rows stand in a file that is not ours any more; where that cannot be told they do not."""
+        if self._written == (last.file, last.end):
+            return True
+        row = next(csv.DictReader(io.StringIO((self._header + last.data).decode("utf-8"), newline="")))
+        key = (row["image_sha256"] or row["finished_at"]).encode("utf-8")
+        try:
+            found = (self._folder / last.file).read_bytes().count(key)
+        except OSError:
+            return False
+        return found >= sum(write.data.count(key) for write in self._journal.writes_after(last.file, 0))
+
     def _is_taken(self, name: str) -> bool:
         return os.path.lexists(self._folder / name) or self._journal.bytes_before(name, 1, 1) != b""
 
     def _as_ours(self, error: OSError) -> StationError:
-        path = str(self._folder / self._name)
-        if error.errno in OUT_OF_SPACE:
-            return OutputFullError(
-                f"there is no space for {path!r}; free some, the station goes on by itself."
-            )
-        return OutputUnwritableError(
-            f"{path!r} cannot be written ({error.strerror}); mend the disk or the rights, then start again."
-        )
+        return output_error(error, self._folder / self._name)
 
 
 def part_name(output: str, number: int) -> str:
     """The file of an output's first, second ... part."""
     return f"{output}.csv" if number == 1 else f"{output}.{number}.csv"
+
+
+def part_number(name: str) -> int:
+    """The number of the part in a file name of `part_name`."""
+    _, *number, _ = name.split(".")
+    return int(number[0]) if number else 1
 
 
 def keep_beside(path: Path, cut: bytes) -> None:
@@ -217,13 +231,3 @@ def keep_beside(path: Path, cut: bytes) -> None:
 
 def _identity(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _names_image_of(path: Path, header: bytes, rows: bytes) -> bool:
-    """Whether a file holds the image that rows are about; it may have been saved by a spreadsheet since."""
-    row = next(csv.DictReader(io.StringIO((header + rows).decode("utf-8"), newline="")))
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return False
-    return (row["image_sha256"] or row["NAME"]).encode("utf-8") in content

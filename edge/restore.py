@@ -15,12 +15,12 @@ from itertools import chain, islice
 from pathlib import Path
 
 from edge.cells import Finding
-from edge.csv_parts import Part, Row, parts_of
+from edge.csv_parts import ContradictionError, Part, Row, parts_of
 from edge.errors import JournalError
 from edge.journal import Journal
 from edge.journal_file import JOURNAL_NAME, JournalDamagedError
-from edge.locks import fsync_folder
-from edge.projection import keep_beside
+from edge.locks import fsync_folder, output_error
+from edge.projection import keep_beside, part_number
 from edge.records import Answer, State, Write
 from edge.results import IMAGE_COLUMNS, RESULT_COLUMNS, unescape
 
@@ -41,21 +41,23 @@ def open_journal(state: Path, out: Path, inbox: Path | None) -> Journal:
 
     Raises:
         JournalError: it cannot be opened, and the CSV files cannot stand in for it.
+        OutputFullError, OutputUnwritableError: a folder or file cannot be read or written.
     """
     try:
         journal = Journal(state)
     except JournalDamagedError as error:
-        if inbox is None or not parts_of(out, "images", IMAGE_COLUMNS, strict=True):
-            raise
-        log.error("%s", error)
-        _replace(state, out, inbox, "damaged")
+        with _as_output_errors(out):
+            if inbox is None or not parts_of(out, "images", IMAGE_COLUMNS, strict=True):
+                raise
+            log.error("%s", error)
+            _replace(state, out, inbox, "damaged")
         return Journal(state)
     with contextlib.ExitStack() as closing:
         closing.callback(journal.close)
         if journal.last_write("images") is None:
             fault = "lost" if _has_rows(out) else ""
         else:
-            fault = "older" if inbox is not None and _is_behind(journal, out, inbox) else ""
+            fault = "older" if inbox is not None and _is_behind(journal, out) else ""
         if not fault:
             closing.pop_all()
             return journal
@@ -65,8 +67,9 @@ def open_journal(state: Path, out: Path, inbox: Path | None) -> Journal:
             "that it does not know; put the journal back, or move the CSV files away to start anew."
         )
     try:
-        _replace(state, out, inbox, fault)
-    except JournalError as error:
+        with _as_output_errors(state):
+            _replace(state, out, inbox, fault)
+    except ContradictionError as error:
         if fault == "lost":
             raise
         log.error("The CSV files have rows that the journal does not know, and that are not ours: %s", error)
@@ -74,19 +77,27 @@ def open_journal(state: Path, out: Path, inbox: Path | None) -> Journal:
 
 
 def _has_rows(out: Path) -> bool:
-    return any(next(part.rows(), None) for part in parts_of(out, "images", IMAGE_COLUMNS, strict=True))
+    with _as_output_errors(out):
+        outputs = (("images", IMAGE_COLUMNS), ("results", RESULT_COLUMNS))
+        parts = chain.from_iterable(parts_of(out, *output, strict=True) for output in outputs)
+        return any(next(part.rows(), None) for part in parts)
 
 
-def _is_behind(journal: Journal, out: Path, inbox: Path) -> bool:
-    """Whether images.csv tells, behind the last bytes that the journal has, of an answer unknown to it."""
+def _is_behind(journal: Journal, out: Path) -> bool:
+    """Whether images.csv tells, behind the last bytes that the journal has, of an answer unknown to it.
+
+    A row that was copied by hand has the time of another one.
+    """
     last = journal.last_write("images")
-    parts = parts_of(out, "images", IMAGE_COLUMNS)
-    names = [part.path.name for part in parts]
-    if last is None or last.file not in names:
-        return False
-    current, *newer = parts[names.index(last.file) :]
-    rows = chain(current.rows(last.end), *(part.rows() for part in newer))
-    return any(row.cells and not journal.has_answer(_path_of(row, inbox), row["finished_at"]) for row in rows)
+    assert last is not None
+    try:
+        parts = {part.path.name: part for part in parts_of(out, "images", IMAGE_COLUMNS)}
+        current = parts.get(last.file)
+        newer = (part for name, part in parts.items() if part.number > part_number(last.file))
+        behind = chain(current.rows(last.end) if current else (), *(part.rows() for part in newer))
+        return any(row.cells and not journal.has_answer_of(row["finished_at"]) for row in behind)
+    except OSError:
+        return False  # what cannot be read is not ours; `CsvFile.mend` goes on in a new part
 
 
 def _replace(state: Path, out: Path, inbox: Path, fault: str) -> None:
@@ -95,19 +106,35 @@ def _replace(state: Path, out: Path, inbox: Path, fault: str) -> None:
     building.mkdir()
     with contextlib.closing(Journal(building)) as journal:
         number = journal.adopt(_images(out, inbox))
+        journal.settle()
+    with contextlib.closing(Journal(building)) as journal:  # which looks at every page of it
+        if sum(journal.counts().values()) != number or (building / f"{JOURNAL_NAME}-wal").stat().st_size:
+            raise JournalError(
+                f"the journal that was made anew in {str(building)!r} is not whole; start again."
+            )
     kept = f"journal.{fault}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.sqlite3"
-    if fault != "lost":
-        # The log of changes first: it must never be found beside another journal.
-        for suffix in ("-wal", "-shm", ""):
-            with contextlib.suppress(FileNotFoundError):
-                (state / f"{JOURNAL_NAME}{suffix}").rename(state / f"{kept}{suffix}")
+    # The log of changes first: it must never be found beside another journal.
+    for suffix in ("-wal", "-shm", ""):
+        old = state / f"{JOURNAL_NAME}{suffix}"
+        if fault == "lost":  # what is there now was begun a moment ago
+            old.unlink(missing_ok=True)
+        elif old.exists():
+            old.rename(state / f"{kept}{suffix}")
     (building / JOURNAL_NAME).rename(state / JOURNAL_NAME)
     fsync_folder(state)
-    shutil.rmtree(building)
+    shutil.rmtree(building, ignore_errors=True)
     log.error(
         "The journal in %r was %s: it was made anew from the rows of %d images%s.",
-        *(str(state), fault, number, f", and the old one is kept as {kept}" if fault != "lost" else ""),
+        *(str(state), fault, number, "" if fault == "lost" else f", and the old one is kept as {kept}"),
     )
+
+
+@contextlib.contextmanager
+def _as_output_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise output_error(error, Path(error.filename or folder)) from error
 
 
 def _images(out: Path, inbox: Path) -> Iterator[_Image]:

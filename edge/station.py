@@ -236,24 +236,19 @@ def run_station(
     settings: "Settings",
     pipeline: Reader,
     *,
+    why: str = "",
     notifier: Notifier | None = None,
     on_result: Callable[[ImageResult], None] | None = None,
 ) -> ExitCode:
     """Run the daemon until a signal or a fault ends it, and say with which code the process should end.
 
-    The pipeline has passed its self-test and stays open; the caller closes it.
+    The pipeline has passed its self-test and stays open; the caller closes it. `why` that engine was
+    chosen stands in the status line.
     """
     notifier = notifier or Notifier.from_environment()
     try:
-        with open_desk(
-            pipeline,
-            settings.out,
-            settings.state_folder,
-            inbox=settings.inbox,
-            limits=settings.limits.as_image_limits(),
-            duplicates=settings.duplicates,
-            detection_threshold=settings.detection_threshold,
-        ) as (desk, journal):
+        with contextlib.ExitStack() as closing:
+            desk, journal = _desk_when_there_is_space(closing, settings, pipeline, notifier)
             inbox = Inbox(
                 settings.inbox,
                 journal.knows,
@@ -262,12 +257,13 @@ def run_station(
                 watch=settings.watch,
             )
             for path in journal.pending_paths():
-                inbox.put_back(path)
+                inbox.expect(path)
             counts = journal.counts()
+            engine = pipeline.engine_id + (why and f" ({why})")
             with _metrics(settings, pipeline, counts) as metrics:
                 station = Station(
                     *(inbox, desk, notifier),
-                    status=StatusLine(f"{pipeline.engine_id}, bundle {pipeline.bundle_id}", counts),
+                    status=StatusLine(f"{engine}, bundle {pipeline.bundle_id}", counts),
                     on_result=[call for call in (on_result, metrics and metrics.on_result) if call],
                     on_turn=metrics.on_turn if metrics else None,
                 )
@@ -281,6 +277,32 @@ def run_station(
         return log_and_code_of(error)
     finally:
         notifier.close()
+
+
+def _desk_when_there_is_space(
+    closing: contextlib.ExitStack, settings: "Settings", pipeline: Reader, notifier: Notifier
+) -> tuple[Desk, Journal]:
+    warned_s = float("-inf")
+    while True:
+        try:
+            return closing.enter_context(
+                open_desk(
+                    pipeline,
+                    settings.out,
+                    settings.state_folder,
+                    inbox=settings.inbox,
+                    limits=settings.limits.as_image_limits(),
+                    duplicates=settings.duplicates,
+                    detection_threshold=settings.detection_threshold,
+                )
+            )
+        except OutputFullError as error:
+            if time.monotonic() - warned_s >= _FULL_WARNING_PERIOD_S:
+                warned_s = time.monotonic()
+                log.warning("The start waits: %s", error)
+            notifier.status(f"waiting to start: {error}")
+            notifier.starting(longer_s=30)
+            time.sleep(_FULL_PERIOD_S)
 
 
 @contextlib.contextmanager

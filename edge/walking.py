@@ -29,8 +29,12 @@ def stamp_of(path: Path) -> FileStamp | None:
     return FileStamp.of(status) if stat.S_ISREG(status.st_mode) else None
 
 
-def walk(root: Path) -> Iterator[Path]:
-    """Regular files below the root, nothing followed. OSError only for the root itself."""
+def walk(root: Path, unreadable: set[Path]) -> Iterator[Path]:
+    """Regular files below the root, nothing followed. OSError only for the root itself.
+
+    Args:
+        unreadable: the sub-folders that could not be read last time, which need no second line in the log.
+    """
     folders = [root]
     while folders:
         folder = folders.pop()
@@ -43,8 +47,10 @@ def walk(root: Path) -> Iterator[Path]:
                         folders.append(Path(entry.path))
                     elif entry.is_file(follow_symlinks=False):
                         yield Path(entry.path)
+            unreadable.discard(folder)
         except OSError as error:
             if folder == root:
                 raise
-            if not isinstance(error, FileNotFoundError):
+            if not isinstance(error, FileNotFoundError) and folder not in unreadable:
+                unreadable.add(folder)
                 log.warning("The folder %r cannot be read: %s.", str(folder), error.strerror)

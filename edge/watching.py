@@ -76,7 +76,7 @@ class Signal(Enum):
     WAKE = auto()
     """Somebody wants the waiting thread."""
     EVENTS_LOST = auto()
-    """The kernel's queue of events was full: only a scan finds what they told of."""
+    """The kernel's queue was full, or its watch has ended: only a scan finds what events would have told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +105,14 @@ class FolderWatch:
         self._kernel_queue: InotifyFD | None = None
         self._identity: tuple[int, int] | None = None
         self._has_warned = False
+        self._is_unmounted = False
         self.renew()
 
     @property
     def is_alive(self) -> bool:
         """Whether events can come."""
         observer = self._observer
-        if observer is None or not observer.is_alive() or not observer.emitters:
+        if observer is None or self._is_unmounted or not observer.is_alive() or not observer.emitters:
             return False
         return all(emitter.is_alive() for emitter in observer.emitters)
 
@@ -148,9 +149,10 @@ class FolderWatch:
         )
         from watchdog.observers.api import BaseObserver
         from watchdog.observers.inotify import InotifyEmitter
-        from watchdog.observers.inotify_c import InotifyFD
+        from watchdog.observers.inotify_c import InotifyConstants, InotifyFD
 
         notify = self._notify
+        self._is_unmounted = False
 
         class Handler(FileSystemEventHandler):
             def on_any_event(self, event: "FileSystemEvent") -> None:
@@ -160,10 +162,14 @@ class FolderWatch:
                 else:
                     notify(Notice(source))
 
+        watch = self
+
         class KernelQueue(InotifyFD):
             def handle_event(self, event: "InotifyEvent") -> None:
                 super().handle_event(event)
-                if event.is_queue_overflow:
+                if event.mask & InotifyConstants.IN_UNMOUNT:
+                    watch._is_unmounted = True  # what is mounted there next may look like the same folder
+                if event.is_queue_overflow or watch._is_unmounted:
                     notify(Signal.EVENTS_LOST)
 
         # The watch's own reads (opened, closed without a write) are left out, or each would wake it again.

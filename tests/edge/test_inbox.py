@@ -286,6 +286,37 @@ def test_promise_16_an_empty_mount_point_in_place_of_the_folder_is_not_a_deletio
     assert drain(polling, clock) == [("a.png", "")]
 
 
+def test_promise_16_a_file_of_an_earlier_run_is_not_vanished_while_its_share_is_not_mounted(
+    root: Path, polling: Inbox, clock: Clock
+) -> None:
+    polling.expect(root / "a.png")
+    polling.expect(root / "b.png")
+    assert drain(polling, clock) == []
+    (root / "b.png").write_bytes(b"x")
+    assert sorted(drain(polling, clock)) == [("a.png", ""), ("b.png", "")]
+
+
+def test_a_folder_that_may_not_be_read_is_logged_once(
+    root: Path,
+    polling: Inbox,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (root / "closed").mkdir()
+    real = os.scandir
+
+    def scandir(folder: Path) -> object:
+        if Path(folder).name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return real(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edge.walking.os.scandir", scandir)
+        drain(polling, clock, 10)
+    assert caplog.text.count("closed' cannot be read") == 1
+
+
 def test_promise_16_a_missing_folder_is_waited_for(tmp_path: Path, known: Known, clock: Clock) -> None:
     inbox = Inbox(tmp_path / "later", known.knows, watch="events", clock=clock)
     inbox.start()

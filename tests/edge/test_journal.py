@@ -5,12 +5,14 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from edge.cells import Finding
 from edge.errors import JournalError
 from edge.journal import Journal
+from edge.journal_file import as_journal_errors
 from edge.locks import OutputFullError
 from edge.records import Answer, Entry, FileStamp, State, Write
 
@@ -193,6 +195,25 @@ def test_a_full_disk_is_told_from_a_damaged_one(journal: Journal) -> None:
     with pytest.raises(OutputFullError, match="no space"):
         journal.record_writes([Write("images", "i", n * 9000, bytes(9000)) for n in range(100)])
     assert journal.last_write("images") is None
+
+
+def test_promise_15_an_error_of_the_disk_without_space_means_no_space(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite calls it a disk I/O error when its shared memory cannot grow."""
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
+
+    def ask(free_blocks: int) -> None:
+        status = SimpleNamespace(f_bavail=free_blocks, f_frsize=4096)
+        monkeypatch.setattr("edge.journal_file.os.statvfs", lambda _: status)
+        with as_journal_errors(journal.path):
+            raise error
+
+    with pytest.raises(OutputFullError, match="no space"):
+        ask(0)
+    with pytest.raises(JournalError, match="disk I/O error"):
+        ask(1000)
 
 
 def test_a_commit_is_synced_and_a_claim_survives_the_process(tmp_path: Path, journal: Journal) -> None:

@@ -31,7 +31,7 @@ def test_no_descriptor_is_left(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
-        pytest.raises(StationError, match="file/state' cannot be written"),
+        pytest.raises(StationError, match="file/state' cannot be read or written"),
         locked_folder(tmp_path / "file" / "state", "lock"),
     ):
         pass

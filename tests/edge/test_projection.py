@@ -3,7 +3,7 @@
 import errno
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -45,11 +45,12 @@ class Bench:
         self.close()
         self.open()
 
-    def answer(self, name: str) -> None:
-        sha256 = name.encode().ljust(32)
+    def answer(self, name: str, sha256: bytes | None = b"", finished_at: str = "t") -> None:
+        sha256 = name.encode().ljust(32) if sha256 == b"" else sha256
+        answer = replace(ANSWER, finished_at=finished_at)
         claim = self.journal.claim(Path("/in") / name, FileStamp(1, 2, 3), sha256)
-        writes = self.results.plan(name.encode(), b"", sha256, ANSWER)
-        self.journal.finish(claim, ANSWER, writes)
+        writes = self.results.plan(name.encode(), b"", sha256, answer)
+        self.journal.finish(claim, answer, writes)
         self.results.apply(writes)
 
     @property
@@ -213,6 +214,41 @@ def test_promise_30_a_row_that_was_not_yet_written_moves_to_the_new_part(
             bench.answer("b")
     bench.csv.write_text(bench.csv.read_text().replace("a,empty", "a,done"))
     bench.restart()
+    assert bench.names("images.2.csv") == ["NAME", "b"]
+
+
+@pytest.mark.parametrize("sha256", [b"a".ljust(32), None], ids=["bytes of another image", "no bytes"])
+def test_promise_30_a_row_that_was_not_yet_written_is_not_taken_for_an_earlier_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, sha256: bytes | None
+) -> None:
+    bench.answer("a1")
+    bench.answer("a")
+    with monkeypatch.context() as patch:
+        patch.setattr(projection.os, "pwrite", dies_after(0))
+        with pytest.raises(PowerCut):
+            bench.answer("1", sha256, "a duplicate" if sha256 else "vanished")
+    bench.csv.write_text(bench.csv.read_text().replace("a,empty", "a,done"))
+    bench.restart()
+    assert bench.names("images.2.csv") == ["NAME", "1"]
+
+
+def test_promise_30_a_row_that_was_written_does_not_move_from_a_file_that_cannot_be_read_any_more(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.answer("a")
+    real_open, real_read = os.open, Path.read_bytes
+
+    def open_(path: Path, *args: int) -> int:
+        if Path(path) == bench.csv:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real_open(path, *args)
+
+    monkeypatch.setattr(projection.os, "open", open_)
+    monkeypatch.setattr(
+        Path, "read_bytes", lambda path: real_read(path) if path != bench.csv else open_(path, 0)
+    )
+    bench.csv.touch()
+    bench.answer("b")
     assert bench.names("images.2.csv") == ["NAME", "b"]
 
 

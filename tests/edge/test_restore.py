@@ -1,5 +1,7 @@
 """A journal that is lost, damaged or older than the CSV files is made anew from them, or all stops."""
 
+import errno
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -199,17 +201,151 @@ def test_a_row_that_was_copied_by_hand_makes_no_journal_older(station: Station) 
     assert (station.out / "images.2.csv").exists()
 
 
-def test_a_row_that_was_typed_by_hand_neither_stops_the_station_nor_enters_the_journal(
-    station: Station, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("minute", [b"T", b"T0"], ids=["its time", "a time of its own"])
+def test_promise_30_a_row_that_was_typed_by_hand_neither_stops_the_station_nor_enters_the_journal(
+    station: Station, caplog: pytest.LogCaptureFixture, minute: bytes
 ) -> None:
     images = station.out / "images.csv"
     row = images.read_bytes().splitlines(keepends=True)[2]
-    images.write_bytes(images.read_bytes() + row.replace(b"1.png", b"typed.png"))
+    typed = row.replace(b"1.png", b"typed.png").replace(b"T", minute)
+    images.write_bytes(images.read_bytes() + typed)
     Image.new("RGB", (8, 6), (4, 7, 7)).save(station.inbox / "4.png")
     assert station.run() == 1
     assert station.kept() == []
-    assert "not ours" in caplog.text
+    assert ("not ours" in caplog.text) == (minute == b"T0")
+    assert images.read_bytes().endswith(typed)
     assert (station.out / "images.2.csv").read_bytes().count(b"4.png,") == 1
+
+
+def test_promise_32_nothing_of_the_empty_journal_stays_beside_the_one_made_anew(
+    station: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that holds the empty journal open leaves its log of changes there."""
+    lose(station)
+    before = station.csv()
+    real = Journal.close
+    left = []
+
+    def close(journal: Journal) -> None:
+        real(journal)
+        if journal.path.parent == station.state and not left:
+            left.append(journal.path.with_name("journal.sqlite3-wal"))
+            left[0].write_bytes(b"of another journal")
+
+    monkeypatch.setattr(Journal, "close", close)
+    assert station.run() == 0
+    assert left
+    assert not left[0].exists()
+    assert station.csv() == before
+
+
+def test_promise_32_a_journal_that_cannot_be_settled_is_not_put_in_place(
+    station: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite does not tell of a checkpoint that failed when a file is closed."""
+    damage(station)
+    before = station.journal.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "settle", lambda _: None)
+        patch.setattr("edge.restore.Journal.close", lambda journal: None)
+        with pytest.raises(JournalError, match="not whole"):
+            station.run()
+    assert station.journal.read_bytes() == before
+    assert station.run() == 0
+
+
+@pytest.mark.parametrize("fault", [JournalError("disk I/O error"), OutputFullError("no space")])
+def test_a_fault_while_an_older_journal_is_replaced_is_not_taken_for_a_typed_row(
+    station: Station, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    shutil.copytree(station.state, tmp_path / "backup")
+    Image.new("RGB", (8, 6), (4, 7, 7)).save(station.inbox / "4.png")
+    station.run()
+    before = station.csv()
+    shutil.rmtree(station.state)
+    (tmp_path / "backup").rename(station.state)
+
+    def fail(*_: object) -> int:
+        raise fault
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "adopt", fail)
+        with pytest.raises(type(fault), match=str(fault)):
+            station.run()
+    assert station.run() == 0
+    assert station.csv() == before
+
+
+@pytest.mark.parametrize("gap", ["missing", "a folder"])
+def test_promise_32_rows_behind_a_missing_part_are_found(station: Station, gap: str) -> None:
+    for name in ("results.csv", "images.csv"):
+        (station.out / name).write_text((station.out / name).read_text().replace("double:fp32", "double:fp3"))
+    Image.new("RGB", (8, 6), (4, 7, 7)).save(station.inbox / "4.png")
+    station.run()
+    for name in ("results.csv", "images.csv"):
+        (station.out / name).unlink()
+        if gap == "a folder":
+            (station.out / name).mkdir()
+    lose(station)
+    assert station.run() == 9  # all whose rows were taken away, and not 4.png
+    rows = b"".join(path.read_bytes() for path in station.out.glob("images.*csv") if path.is_file())
+    assert rows.count(b"\n4.png,") == 1
+
+
+def test_rows_of_the_very_first_image_that_was_not_finished_are_cut_off(tmp_path: Path) -> None:
+    station = Station(tmp_path)
+    for path in station.inbox.rglob("*.png"):
+        if path.name != "3.png":
+            path.unlink()
+    station.run()
+    header = (station.out / "images.csv").read_bytes().splitlines(keepends=True)[0]
+    (station.out / "images.csv").write_bytes(header)
+    lose(station)
+    station.run()
+    assert (station.out / "results.csv").read_bytes().count(b"\n3.png,") == 3
+    assert not (station.out / "results.2.csv").exists()
+
+
+def test_promise_30_a_file_that_may_not_be_read_does_not_stop_the_start(
+    station: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_open, real_path_open = os.open, Path.open
+
+    def refuse(path: object, *args: object, **kwargs: object) -> int:
+        if Path(str(path)).name == "images.csv":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real_open(path, *args, **kwargs)  # type: ignore[arg-type]
+
+    def refuse_path(path: Path, *args: str, **kwargs: object) -> object:
+        if path.name == "images.csv":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real_path_open(path, *args, **kwargs)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(Path, "open", refuse_path)
+    Image.new("RGB", (8, 6), (4, 7, 7)).save(station.inbox / "4.png")
+    assert station.run() == 1
+    assert (station.out / "images.2.csv").exists()
+
+
+def test_promise_01_a_known_image_that_cannot_be_read_once_gets_no_second_rows(
+    station: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a loss every file is read once more, and a share that stumbles is enough."""
+    before = station.csv()
+    lose(station)
+
+    def stumble(*_: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edge.desk._read_regular", stumble)
+        assert station.run() == 0
+    (station.inbox / "3.png").rename(station.inbox.parent / "away.png")
+    station.run()
+    (station.inbox.parent / "away.png").rename(station.inbox / "3.png")
+    assert station.run() == 0
+    assert station.csv() == before
 
 
 def test_rows_of_an_image_that_was_not_finished_are_cut_off_and_the_image_is_read_again(
@@ -239,8 +375,14 @@ def test_rows_of_an_image_that_was_not_finished_are_cut_off_and_the_image_is_rea
         ("images.csv", lambda data: data.replace(b",", b";"), "first line was changed"),
         ("images.csv", lambda data: data.replace(b"rejected", b"refused"), "unknown status 'refused'"),
         ("images.csv", lambda data: data + b"a,row,by,hand\n", "more or fewer cells"),
+        ("images.csv", lambda data: data.replace(b"\n0.png", b'\n"0.png'), "more or fewer cells"),
+        (
+            "images.csv",
+            lambda data: data.replace(b"0.png,empty,,0,", b"0.png,empty,,nan,"),
+            "'nan' as leukocytes",
+        ),
     ],
-    ids=["row missing", "image missing", "delimiter", "status", "row added"],
+    ids=["row missing", "image missing", "delimiter", "status", "row added", "quote", "no number"],
 )
 def test_promise_32_csv_files_that_contradict_themselves_stop_the_station(
     station: Station, file: str, edit: Callable[[bytes], bytes], told: str

@@ -362,9 +362,36 @@ def test_promise_18_an_image_whose_file_went_away_between_two_runs_is_vanished(s
     pipeline.error = BackendError("x")
     run_station(settings, pipeline, notifier=Notifier())
     (settings.inbox / "gone.png").unlink()
-    results = signal_after(1, signal.SIGTERM)
+    put(settings.inbox, "other.png", 2)
+    results = signal_after(2, signal.SIGTERM)
     run_station(settings, OneCell(), notifier=Notifier(), on_result=results.append)
-    assert [(result.path.name, result.status) for result in results] == [("gone.png", State.VANISHED)]
+    ends = {result.path.name: result.status for result in results}
+    assert ends == {"gone.png": State.VANISHED, "other.png": State.DONE}
+
+
+def test_promise_15_a_start_on_a_full_disk_waits_for_space(
+    settings: Settings, systemd: Listener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(settings.inbox, "a.png", 1)
+    slept_s = []
+    real = Results.mend
+
+    def mend(results: Results) -> None:
+        if len(slept_s) < 3:
+            raise OutputFullError("there is no space")
+        real(results)
+
+    monkeypatch.setattr(Results, "mend", mend)
+    monkeypatch.setattr("edge.station.time.sleep", slept_s.append)
+    notifier = Notifier(str(systemd.socket.getsockname()))
+    results = signal_after(1, signal.SIGTERM)
+    assert run_station(settings, OneCell(), notifier=notifier, on_result=results.append) == 0
+    assert len(slept_s) == 3
+    assert caplog.text.count("The start waits: there is no space") == 1
+    assert "waiting to start" in systemd.wait_for("STATUS")
+    assert systemd.wait_for("EXTEND") == "EXTEND_TIMEOUT_USEC=30000000"
+    systemd.wait_for("READY=1")
+    assert names(settings.out) == ["a.png"]
 
 
 def test_what_follows_a_result_cannot_stop_the_work(settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import queue
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -149,3 +150,25 @@ def test_promise_06_a_full_queue_of_the_kernel_is_told(
     finally:
         watch.close()
     assert "overflowed" in caplog.text
+
+
+def test_promise_16_a_share_that_is_mounted_anew_is_watched_again(tmp_path: Path) -> None:
+    """Its folder may have the device and the inode of the one before."""
+    mount = ["mount", "-t", "tmpfs", "tmpfs", str(tmp_path)]
+    if done := subprocess.run(mount, capture_output=True, text=True).stderr:
+        pytest.skip(f"needs the right to mount: {done.strip()}")
+    seen: queue.SimpleQueue[Notice | Signal] = queue.SimpleQueue()
+    watch = FolderWatch(tmp_path, seen.put)
+    try:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+        while seen.get(timeout=10) is not Signal.EVENTS_LOST:
+            pass
+        subprocess.run(mount, check=True)
+        assert not watch.is_alive
+        watch.renew()
+        (tmp_path / "a").touch()
+        while seen.get(timeout=10) != Notice(tmp_path / "a"):
+            pass
+    finally:
+        watch.close()
+        subprocess.run(["umount", str(tmp_path)], check=True)

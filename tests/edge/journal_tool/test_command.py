@@ -359,8 +359,10 @@ def test_a_journal_without_rows_rebuilds_nothing(tmp_path: Path) -> None:
 
 def test_each_image_is_rebuilt_once_after_a_part_was_left_alone(busy: Station, tmp_path: Path) -> None:
     """The edited files no longer name the last image, so its rows stand in the new parts, too."""
+    busy.closing.close()
     for name in ("results.csv", "images.csv"):
         (busy.out / name).write_text("edited by hand\n")
+    busy.open()
     busy.read("after.png", 60)
     assert [row[0] for row in busy.rows("images.2.csv")] == ["z.png", "after.png"]
     assert busy.ask("rebuild", tmp_path / "new").exit_code == 0
