@@ -64,10 +64,12 @@ def watch(settings: Path | None, **flags: Any) -> None:
     """
     from edge.exit_codes import log_and_code_of
     from edge.logs import start_logging
+    from edge.memory import keep_memory_flat
     from edge.overlay import save_overlay
     from edge.settings import load_settings
     from edge.station import run_station
 
+    keep_memory_flat()
     try:
         chosen = load_settings(settings, **flags)
     except EdgeError as error:

@@ -1,6 +1,9 @@
 """What a day leaves in memory: nothing."""
 
+import ctypes
 import gc
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -61,3 +64,23 @@ def test_promise_31_images_leave_nothing_in_memory(tmp_path: Path, watch: str) -
     finally:
         tracemalloc.stop()
     assert (used[3] - used[1]) / 300 < 150, used
+
+
+def test_the_c_library_takes_the_limit() -> None:
+    """A C library that refuses it says 0; one that has no such call is left as it is."""
+    code = (
+        "import ctypes\n"
+        "real = ctypes.CDLL\n"
+        "class Listening:\n"
+        "    def __init__(self, name):\n"
+        "        self._mallopt = real(name).mallopt\n"
+        "    def mallopt(self, name, value):\n"
+        "        print(name, value, self._mallopt(name, value))\n"
+        "ctypes.CDLL = Listening\n"
+        "from edge.memory import keep_memory_flat\n"
+        "keep_memory_flat()\n"
+    )
+    if not hasattr(ctypes.CDLL(None), "mallopt"):
+        pytest.skip("this C library has no mallopt")
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["-3", str(2 << 20), "1"]
