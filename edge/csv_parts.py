@@ -94,14 +94,14 @@ def parts_of(folder: Path, output: str, columns: tuple[str, ...], *, strict: boo
 
     Raises:
         ContradictionError: by `strict`.
-        OSError: the folder, or by `strict` a file, cannot be read.
+        OSError: the folder or a file cannot be read; one that may not be read is left out, but for `strict`.
     """
     parts = []
     for number, path in _numbered(folder, output):
         try:
             with path.open("rb") as file:
                 header = next(_records(file), b"")
-        except OSError:
+        except PermissionError:
             if strict:
                 raise
             continue

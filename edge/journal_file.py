@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edge.errors import JournalError
-from edge.locks import OutputFullError, fsync_folder
+from edge.locks import OutputFullError, fsync_folder, output_error
 
 JOURNAL_NAME = "journal.sqlite3"
 
@@ -63,6 +63,9 @@ def open_file(path: Path) -> sqlite3.Connection:
                 raise JournalDamagedError(_cannot_be_used(path, fault))
             _migrate(db, path)
             fsync_folder(path.parent)
+        except OSError as error:
+            db.close()
+            raise output_error(error, path) from error
         except BaseException:
             db.close()
             raise

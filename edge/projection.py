@@ -188,15 +188,17 @@ class CsvFile:
             raise self._as_ours(error) from error
 
     def _is_written(self, last: Write) -> bool:
-        """Whether rows stand in a file that is not ours any more; where that cannot be told they do not."""
+        """Whether rows stand in a file that is not ours any more; in one that we may not read they do not."""
         if self._written == (last.file, last.end):
             return True
         row = next(csv.DictReader(io.StringIO((self._header + last.data).decode("utf-8"), newline="")))
         key = (row["image_sha256"] or row["finished_at"]).encode("utf-8")
         try:
             found = (self._folder / last.file).read_bytes().count(key)
-        except OSError:
-            return False
+        except OSError as error:
+            if error.errno in _NOT_OURS_TO_WRITE:
+                return False
+            raise self._as_ours(error) from error
         return found >= sum(write.data.count(key) for write in self._journal.writes_after(last.file, 0))
 
     def _is_taken(self, name: str) -> bool:

@@ -90,14 +90,13 @@ def _is_behind(journal: Journal, out: Path) -> bool:
     """
     last = journal.last_write("images")
     assert last is not None
-    try:
+    with _as_output_errors(out), contextlib.suppress(PermissionError):
         parts = {part.path.name: part for part in parts_of(out, "images", IMAGE_COLUMNS)}
         current = parts.get(last.file)
         newer = (part for name, part in parts.items() if part.number > part_number(last.file))
         behind = chain(current.rows(last.end) if current else (), *(part.rows() for part in newer))
         return any(row.cells and not journal.has_answer_of(row["finished_at"]) for row in behind)
-    except OSError:
-        return False  # what cannot be read is not ours; `CsvFile.mend` goes on in a new part
+    return False  # what may not be read is not ours; `CsvFile.mend` goes on in a new part
 
 
 def _replace(state: Path, out: Path, inbox: Path, fault: str) -> None:
