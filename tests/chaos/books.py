@@ -2,9 +2,12 @@
 
 import csv
 import io
+import shutil
 import sqlite3
+import tempfile
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 
 from edge.journal import JOURNAL_NAME
@@ -138,9 +141,20 @@ def compare(
     }
 
 
+def committed_end(state: Path, file: str) -> int:
+    """Where a CSV file ends by the journal of a station that was killed, which a copy of it tells."""
+    with tempfile.TemporaryDirectory() as folder:
+        for path in state.glob(f"{JOURNAL_NAME}*"):
+            shutil.copy(path, folder)
+        with closing(sqlite3.connect(Path(folder) / JOURNAL_NAME)) as db:
+            query = "SELECT max(offset + length(data)) FROM writes WHERE file = ?"
+            (end,) = db.execute(query, (file,)).fetchone()
+    return end or 0
+
+
 def _hold_against_journal(out: Path, state: Path) -> int:
     """Each CSV file is byte for byte what the journal says; how many images are pending in it."""
-    with sqlite3.connect(f"file:{state / JOURNAL_NAME}?mode=ro", uri=True) as db:
+    with closing(sqlite3.connect(f"file:{state / JOURNAL_NAME}?mode=ro", uri=True)) as db:
         written: dict[str, bytearray] = {}
         for name, offset, data in db.execute("SELECT file, offset, data FROM writes ORDER BY file, offset"):
             before = written.setdefault(name, bytearray())
@@ -151,7 +165,6 @@ def _hold_against_journal(out: Path, state: Path) -> int:
             "SELECT image_id, output, count(*) FROM writes WHERE image_id IS NOT NULL "
             "GROUP BY 1, 2 HAVING count(*) > 1"
         ).fetchall()
-    db.close()
     assert twice == [], "images with two writes to one output"
     assert {path.name for output in _COLUMNS for path in parts(out, output)} == set(written)
     for name, data in written.items():

@@ -309,13 +309,16 @@ def at_every_call(work: Callable[[], object], act: Callable[[Call, FrameType], N
 
 
 def is_step(called: Call) -> bool:
-    if isinstance(getattr(called, "__self__", None), io.StringIO | io.BytesIO | io.TextIOWrapper):
-        return False
-    return bool(modules_of(called) & OF_THE_SYSTEM) and called.__name__ not in NO_STEP
+    return (
+        module_of(called) in OF_THE_SYSTEM
+        and called.__name__ not in NO_STEP
+        and not isinstance(getattr(called, "__self__", None), io.StringIO | io.BytesIO | io.TextIOWrapper)
+    )
 
 
-def modules_of(called: Call) -> set[str | None]:
-    return {getattr(called, "__module__", None), type(getattr(called, "__self__", None)).__module__}
+def module_of(called: Call) -> str:
+    """Where a function of C, or the type that it is a method of, is at home."""
+    return called.__module__ or type(getattr(called, "__self__", None)).__module__
 
 
 def what_is_on_disk(station: Station) -> Hashable:
@@ -391,7 +394,7 @@ def told(site: Site) -> str:
 
 
 def refusal(called: Call, number: int) -> Exception:
-    if modules_of(called) & {"sqlite3", "_sqlite3"}:
+    if module_of(called) in ("sqlite3", "_sqlite3"):
         error = sqlite3.OperationalError("refused")
         error.sqlite_errorcode = SQLITE_CODES[number]
         return error
