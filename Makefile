@@ -10,7 +10,7 @@ export CYTOLOGIA_WEIGHTS ?= $(abspath ../shared/weights)
 TEST_ENV := OMP_NUM_THREADS=1 YOLO_CONFIG_DIR=$(abspath $(VENV))/ultralytics
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format chaos chaos-quick train-demo install-station uninstall-station clean
+.PHONY: help demo test lint format chaos chaos-quick train-demo release-engines install-station uninstall-station clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -43,6 +43,13 @@ chaos-quick: $(VENV)/developer ## The same at a tenth or less of the size
 train-demo: $(VENV)/developer ## Train and build the embedded bundle anew (an hour and a half on two cores)
 	PATH=$(abspath $(BIN)):$$PATH training/recipes/demo.sh runs/demo
 
+# Turing to Blackwell: all that TensorRT-RTX builds for.
+RELEASE_CARDS = 7.5 8.0 8.6 8.9 12.0 12.1
+
+release-engines: $(VENV)/developer ## Build the embedded bundle's TensorRT-RTX engines for all cards, without one
+	$(BIN)/python build_engines/build.py --target tensorrt-rtx --out build/release-engines \
+		$(addprefix --compute-capability ,$(RELEASE_CARDS))
+
 # Both read the variables at the head of systemd/install-station, which make passes on when they are given to it.
 install-station: ## Install or upgrade the service, as root (docs/station.md)
 	@systemd/install-station
@@ -66,7 +73,11 @@ $(VENV)/station: $(VENV)/bin/python pyproject.toml constraints.txt
 # libGL.so.1, which a bare server has not: the headless one is put back over it.
 $(VENV)/developer: $(VENV)/station
 	@echo "installing the training and test packages into $(VENV) (torch is large)"
-	$(PIP) --editable '.[training,onnxruntime,dev]'
+	$(PIP) --editable '.[training,onnxruntime,rtx,serving,dev]'
 	$(BIN)/python -m pip uninstall --quiet --yes opencv-python opencv-python-headless
 	$(PIP) --no-deps opencv-python-headless
+	@# Triton's own server, for the tests. Its package asks for an older NumPy, which its server does not need.
+	$(PIP) --no-deps nvidia-pytriton
+	@echo "compiling pycuda, against a double of the driver"
+	tests/fakecuda/install_pycuda $(BIN)/python
 	@touch $@

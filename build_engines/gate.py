@@ -1,99 +1,237 @@
-"""The accuracy gate: an engine answers known images as FP32 torch does, or it is not used."""
+"""The accuracy gate: an engine answers known images as the FP32 reference does, or it is not used."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
-from build_engines.graphs import ClassifierGraph, DetectorGraph
-from edge.backends.base import BACKEND_NAMES, find_backend
-from edge.bundle import ClassifierSpec, DetectorSpec, GateResult, Golden
-from edge.geometry import crop, letterbox
-from edge.selftest import TOLERANCES, Outputs, deviation_of
+from build_engines.reference import Image, Reference, golden_reference, reference_answers
+from edge.backends.base import CPU_BACKEND_NAMES, Session, find_backend
+from edge.bundle import Bundle, ClassifierSpec, DetectorSpec, GateResult
+from edge.errors import BackendError
+from edge.selftest import (
+    TOLERANCES,
+    Deviation,
+    Outputs,
+    Tolerance,
+    compare_detections,
+    compare_probabilities,
+)
 
-Image = NDArray[np.uint8]
+_NOTHING = Deviation(0, 0, 0)
+_FAILED = Deviation(float("inf"), 1, 1)
 
 
-def reference_answers(
-    detector: DetectorGraph,
-    classifier: ClassifierGraph | None,
-    detector_spec: DetectorSpec,
-    classifier_spec: ClassifierSpec | None,
-    images: Iterable[Image],
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the gate says of an engine.
+
+    Attributes:
+        name: of the engine, for people.
+        worst: the image that strays most, in words; "" where nothing strays.
+        fault: why it gave no answers; "" if it did.
+    """
+
+    name: str
+    result: GateResult
+    worst: str = ""
+    fault: str = ""
+
+
+def judge(
+    detector: Session | None,
+    classifier: Session | None,
+    reference: Reference,
     threshold: float,
-    most_crops: int,
-) -> Golden:
-    """Torch's own answers to images, each uint8 [H, W, 3] RGB, as tiles and as crops of what was found."""
-    tiles, crops = [], []
-    answers: list[Outputs] = []
-    for rgb in images:
-        tile, placement = letterbox(rgb, detector_spec.tile_size, detector_spec.anchor, detector_spec.pad)
-        tiles.append(tile)
-        answers.append(_run(detector, detector.output_names, tile[None]))
-        found = answers[-1]["scores"][0] > threshold
-        if classifier_spec:
-            crops += [
-                crop(rgb, box, classifier_spec.crop_size, classifier_spec.margin_px,
-                     classifier_spec.margin_fraction, classifier_spec.shape)
-                for box in placement.to_image(answers[-1]["boxes"][0][found])
-            ]  # fmt: skip
-    outputs = {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
-    if classifier is None or not crops:
-        return Golden(np.stack(tiles), outputs, None, {})
-    chosen = np.stack(crops[:most_crops])
-    return Golden(np.stack(tiles), outputs, chosen, _run(classifier, classifier.output_names, chosen))
+    tolerance: Tolerance,
+    batch: int = 1,
+) -> tuple[Deviation, str]:
+    """Put known images to an engine, and compare what it answers with the reference.
+
+    Every batch is full: at the end of the images their beginning fills it up.
+
+    Args:
+        detector, classifier: the engine; one that is None is not asked.
+        reference: of both.
+        threshold: of a finding.
+        tolerance: what may be.
+        batch: how many images at a time.
+
+    Returns:
+        The largest differences, and the name of the image that strays most.
+
+    Raises:
+        BackendError: the engine failed, or gave a number that is not finite.
+    """
+    known = reference.answers
+    every: list[tuple[str, Deviation]] = []
+    if detector is not None:
+        for index, ours, theirs in _pairs(detector, known.tiles, known.detector, batch):
+            every.append(
+                (reference.tile_names[index], compare_detections(ours, theirs, threshold, tolerance.score))
+            )
+    if classifier is not None and known.crops is not None:
+        for index, ours, theirs in _pairs(classifier, known.crops, known.classifier, batch):
+            every.append(
+                (reference.crop_names[index], compare_probabilities(ours, theirs, tolerance.probability))
+            )
+    worst = _NOTHING
+    for _, deviation in every:
+        worst = worst.worst(deviation)
+    name, strain = max(
+        ((name, _strain(deviation, tolerance)) for name, deviation in every), key=lambda pair: pair[1]
+    )
+    return worst, name if strain else ""
 
 
-def _run(graph: torch.nn.Module, output_names: Sequence[str], batch: Image) -> Outputs:
-    with torch.inference_mode():
-        answers = graph(torch.from_numpy(batch))
-    answers = (answers,) if isinstance(answers, Tensor) else answers
-    return {name: answer.numpy() for name, answer in zip(output_names, answers, strict=True)}
+def _pairs(
+    session: Session, batch: Image, answers: Outputs, size: int
+) -> Iterable[tuple[int, Outputs, Outputs]]:
+    """Index, reference answer and the session's answer of each image, every one a batch of one."""
+    for start in range(0, len(batch), size):
+        places = np.arange(start, start + size) % len(batch)
+        found = session.run(np.ascontiguousarray(batch[places]))
+        for row, index in enumerate(places):
+            yield (
+                int(index),
+                {name: values[index : index + 1] for name, values in answers.items()},
+                {name: values[row : row + 1] for name, values in found.items()},
+            )
+
+
+def _strain(found: Deviation, tolerance: Tolerance) -> float:
+    """How much of the tolerance is used; above 1 is outside of it."""
+    if found.classes_differ:
+        return float("inf")
+    return max(
+        found.box_px / tolerance.box_px,
+        found.score / tolerance.score,
+        found.probability / tolerance.probability,
+    )
+
+
+def verdict(
+    backend: str,
+    precision: str,
+    detector: Session | None,
+    classifier: Session | None,
+    reference: Reference,
+    threshold: float,
+    batch: int = 1,
+) -> Verdict:
+    """What comes of judging; an engine that fails does not pass. Arguments are those of `judge`."""
+    tolerance = TOLERANCES[precision]
+    fault = ""
+    try:
+        found, worst = judge(detector, classifier, reference, threshold, tolerance, batch)
+    except BackendError as error:
+        found, worst, fault = _FAILED, "", str(error)
+    result = GateResult(
+        backend=backend,
+        precision=precision,
+        passed=tolerance.allows(found),
+        images=reference.images,
+        box_px=min(found.box_px, 1e9),
+        score=found.score,
+        probability=found.probability,
+    )
+    return Verdict(f"{backend} {precision}", result, worst, fault)
+
+
+def installed_cpu_backends() -> list[str]:
+    """Those of `CPU_BACKEND_NAMES` that this machine has."""
+    names = []
+    for name in CPU_BACKEND_NAMES:
+        try:
+            find_backend(name)
+        except BackendError:
+            continue
+        names.append(name)
+    return names
+
+
+def cpu_reference(bundle: Bundle, images: Mapping[str, Image], images_are: str, most_crops: int) -> Reference:
+    """What a bundle's FP32 graphs answer on the CPU, after the known answers that it carries.
+
+    Args:
+        bundle: whose graphs and known answers.
+        images: uint8 [H, W, 3] RGB each, by name.
+        images_are: what they are, in words.
+        most_crops: crops of them beyond it are left out.
+    """
+    backend = find_backend(installed_cpu_backends()[-1])  # ONNX Runtime where there is a choice
+    spec = bundle.classifier
+    detector = backend.open(bundle.path, bundle.detector.graph, bundle.detector.tile_size, "f32")
+    classifier = None if spec is None else backend.open(bundle.path, spec.graph, spec.crop_size, "f32")
+    try:
+        found = reference_answers(
+            detector.run,
+            classifier.run if classifier is not None else None,
+            bundle.detector,
+            spec,
+            images,
+            bundle.manifest.thresholds.detection,
+            most_crops,
+            images_are,
+        )
+    finally:
+        detector.close()
+        if classifier is not None:
+            classifier.close()
+    return golden_reference(bundle).joined(found)
 
 
 def gate(
     folder: Path,
     detector: DetectorSpec,
     classifier: ClassifierSpec | None,
-    reference: Golden,
+    reference: Reference,
     threshold: float,
-    images: str,
-) -> list[GateResult]:
-    """Try every backend and precision of this machine on a bundle's graphs.
+    backends: Sequence[str] = CPU_BACKEND_NAMES,
+) -> list[Verdict]:
+    """Try every precision of backends on a bundle's graphs.
 
     Args:
         folder: of the graphs' files.
-        reference: torch's answers.
+        detector, classifier: the graphs.
+        reference: what is held against them.
         threshold: of a finding.
-        images: where the reference's images come from, in words.
+        backends: their names.
     """
-    results = []
-    for name in BACKEND_NAMES:
+    verdicts = []
+    for name in backends:
         backend = find_backend(name)
         for precision in backend.precisions():
-            detector_session = backend.open(folder, detector.graph, detector.tile_size, precision)
-            classifier_session = (
-                None
-                if classifier is None
-                else backend.open(folder, classifier.graph, classifier.crop_size, precision)
-            )
-            tolerance = TOLERANCES[precision]
-            found = deviation_of(detector_session, classifier_session, reference, threshold, tolerance)
-            results.append(
-                GateResult(
-                    backend=name,
-                    precision=precision,
-                    passed=tolerance.allows(found),
-                    images=images,
-                    box_px=min(found.box_px, 1e9),
-                    score=found.score,
-                    probability=found.probability,
-                )
-            )
-            detector_session.close()
-            if classifier_session is not None:
-                classifier_session.close()
-    return results
+            finds = backend.open(folder, detector.graph, detector.tile_size, precision)
+            names = None
+            if classifier is not None:
+                names = backend.open(folder, classifier.graph, classifier.crop_size, precision)
+            verdicts.append(verdict(name, precision, finds, names, reference, threshold))
+            finds.close()
+            if names is not None:
+                names.close()
+    return verdicts
+
+
+def how_far(one: Verdict) -> str:
+    """The differences in words."""
+    off = one.result
+    return (
+        f"boxes {off.box_px:.3g} px off, scores {off.score:.3g}, probabilities {off.probability:.3g}, "
+        f"the most on {one.worst}"
+    )
+
+
+def print_verdicts(verdicts: Sequence[Verdict], title: str) -> None:
+    """A table of the gate on standard error."""
+    table = Table("engine", "boxes, px", "scores", "probabilities", "strays most on", "gate", title=title)
+    for one in verdicts:
+        off = one.result
+        numbers = (f"{value:.2g}" for value in (off.box_px, off.score, off.probability))
+        passed = "passed" if off.passed else "[red]failed"
+        table.add_row(one.name, *numbers, escape(one.fault or one.worst), passed)
+    Console(stderr=True).print(table)

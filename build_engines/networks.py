@@ -11,20 +11,16 @@ import torch
 
 from build_engines.checkpoint import Checkpoint, CheckpointError, CropGeometry, TileGeometry
 from build_engines.compact import with_half_weights
+from build_engines.errors import BuildError
 from build_engines.families import import_ultralytics
 from build_engines.graphs import ClassifierGraph, DetectorGraph, classifier_graph, detector_graph
 from edge.bundle import ClassifierSpec, DetectorSpec, GraphFiles
 from edge.cells import cell_class
-from edge.errors import EdgeError
 
 _DETECTOR = GraphFiles(fp32="detector.onnx", fp16="detector.fp16.onnx")
 _CLASSIFIER = GraphFiles(fp32="classifier.onnx", fp16="classifier.fp16.onnx")
 _STRIDE = 32
 """Of the coarsest level of every supported detector."""
-
-
-class BuildError(EdgeError):
-    """The networks do not become a bundle."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _engine_options = (
     click.option("--bundle", type=_FOLDER, help="Model bundle; the embedded one without it."),
-    click.option("--backend", help="auto, openvino or onnxruntime."),
+    click.option("--backend", help="auto, tensorrt, tensorrt_rtx, openvino, onnxruntime or kserve."),
+    click.option("--server-url", help="Of the server, for kserve; http://127.0.0.1:8000 without it."),
     click.option("--precision", help="auto, or a precision of the backend: bf16, f16, f32."),
 )
 
@@ -43,11 +44,18 @@ def _one_sentence(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def _open(bundle: Path | None, backend: str | None, precision: str | None) -> "Pipeline":
+def _open(
+    bundle: Path | None,
+    backend: str | None,
+    precision: str | None,
+    fallback: str | None = None,
+    server_url: str | None = None,
+) -> "Pipeline":
     from edge.bundle import Bundle, embedded_bundle
     from edge.pipeline import open_pipeline
 
-    return open_pipeline(Bundle.load(bundle or embedded_bundle()), backend or "auto", precision or "auto")
+    loaded = Bundle.load(bundle or embedded_bundle())
+    return open_pipeline(loaded, backend or "auto", precision or "auto", fallback, server_url)
 
 
 @click.command()
@@ -78,8 +86,9 @@ def watch(settings: Path | None, **flags: Any) -> None:
     start_logging(chosen.log_format)
     overlays = functools.partial(save_overlay, chosen.out / "annotated") if chosen.overlays else None
     try:
-        with _open(chosen.bundle, chosen.backend, chosen.precision) as pipeline:
-            code = run_station(chosen, pipeline, on_result=overlays)
+        engine = (chosen.backend, chosen.precision, chosen.fallback, chosen.server_url)
+        with _open(chosen.bundle, *engine) as pipeline:
+            code = run_station(chosen, pipeline, why=pipeline.why, on_result=overlays)
     except Exception as error:
         code = log_and_code_of(error)
     sys.exit(code)
@@ -92,7 +101,7 @@ def watch(settings: Path | None, **flags: Any) -> None:
 @click.option("--overlay", is_flag=True, help="Also save annotated copies in OUT/annotated.")
 @_one_sentence
 def run(images: tuple[Path, ...], out: Path, bundle: Path | None, backend: str | None,
-        precision: str | None, overlay: bool) -> None:  # fmt: skip
+        precision: str | None, server_url: str | None, overlay: bool) -> None:  # fmt: skip
     """Read the files IMAGES and all files in the folders among them once, and end.
 
     Files that OUT already has an answer for are not read again. Sub-folders are samples.
@@ -104,7 +113,7 @@ def run(images: tuple[Path, ...], out: Path, bundle: Path | None, backend: str |
     from edge.oneshot import print_summary, run_once
 
     start_logging(level=logging.ERROR)  # every file has its row and reason in images.csv
-    with _open(bundle, backend, precision) as pipeline:
+    with _open(bundle, backend, precision, server_url=server_url) as pipeline:
         try:
             results = run_once(images, out, pipeline, overlays=overlay)
         except BackendError as error:
@@ -126,11 +135,11 @@ def run(images: tuple[Path, ...], out: Path, bundle: Path | None, backend: str |
 @click.option("--json", "json_stream", type=click.File("w", lazy=False), help="Save all figures.")
 @_one_sentence
 def bench(images: Path | None, bundle: Path | None, backend: str | None, precision: str | None,
-          count: int, json_stream: TextIO | None) -> None:  # fmt: skip
+          server_url: str | None, count: int, json_stream: TextIO | None) -> None:  # fmt: skip
     """Measure this machine: milliseconds of every stage, from a file to its durable row."""
     from edge.bench import measure, print_report, save_json
 
-    with _open(bundle, backend, precision) as pipeline:
+    with _open(bundle, backend, precision, server_url=server_url) as pipeline:
         report = measure(pipeline, images, count)
     print_report(report)
     if json_stream is not None:

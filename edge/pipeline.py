@@ -1,14 +1,17 @@
 """From pixels to findings: detect, crop, classify, merge. There is one pipeline for all commands."""
 
+import hashlib
 import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.backends.base import Session, find_backend
-from edge.bundle import Bundle
+from edge.backends.base import AUTO_BACKEND_NAMES, Backend, BackendAbsent, Session, find_backend
+from edge.bundle import Bundle, Golden
 from edge.cells import Finding
 from edge.errors import BackendError
 from edge.geometry import crop, letterbox
@@ -27,8 +30,11 @@ class Pipeline:
     Attributes:
         bundle: what is run.
         bundle_id: name and hash of the bundle, for result rows.
-        engine_id: backend and precision, for result rows.
+        engine_id: backend, precision and, of engines that were built ahead, their hash, for result rows.
+        why: what speaks for this engine and against those that come before it; "" if nothing does.
     """
+
+    why: str = ""
 
     def __init__(self, bundle: Bundle, engine_id: str, detector: Session, classifier: Session | None) -> None:
         self.bundle = bundle
@@ -118,19 +124,54 @@ class Pipeline:
         self.close()
 
 
-def open_pipeline(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Pipeline:
+def open_pipeline(
+    bundle: Bundle,
+    backend: str = "auto",
+    precision: str = "auto",
+    fallback: str | None = None,
+    server_url: str | None = None,
+) -> Pipeline:
     """Open a bundle on an engine that gives the known answers.
 
     Args:
         bundle: what to run.
-        backend: "auto" or a name of `edge.backends.base.BACKEND_NAMES`.
+        backend: one of `edge.backends.base.BACKEND_NAMES`; "auto" takes the first of them that can be used.
         precision: "auto" takes the first of the backend's precisions, fastest first, that neither failed the
             gate when the bundle was built nor fails the self-test now; a named one is used or refused.
+        fallback: the backend to use where the one that is named cannot be, in its own best precision.
 
     Raises:
         BackendError: no engine, or none with the known answers.
     """
-    engine = find_backend(backend)
+    tries = [(name, precision) for name in (AUTO_BACKEND_NAMES if backend == "auto" else [backend])]
+    if fallback is not None:
+        tries.append((fallback, "auto"))
+    refusals: list[BackendError] = []
+    for name, wanted in tries:
+        try:
+            engine = find_backend(name, server_url)
+            pipeline = _open_on(engine, bundle, wanted)
+        except BackendError as refusal:
+            refusals.append(refusal)
+            continue
+        for error in refusals:
+            # That a machine has no card is nothing to be warned of, unless somebody asked for it.
+            if backend != "auto" or not isinstance(error, BackendAbsent):
+                log.warning("%s is used instead: %s", engine.name, error)
+        pipeline.why = _why(refusals, engine)
+        log.info("bundle %s on %s%s", bundle.id, pipeline.engine_id, pipeline.why and f" ({pipeline.why})")
+        return pipeline
+    # One alone keeps its type: a server that is away is no reason to give up for good.
+    raise refusals[0] if len(refusals) == 1 else BackendError(" ".join(map(str, refusals)))
+
+
+def _why(refusals: Sequence[BackendError], engine: Backend) -> str:
+    """What was against the engines before this one, each said once, and what speaks for this one."""
+    against = (error.reason if isinstance(error, BackendAbsent) else str(error)[:-1] for error in refusals)
+    return "; ".join(filter(None, dict.fromkeys((*against, engine.why))))
+
+
+def _open_on(engine: Backend, bundle: Bundle, precision: str) -> Pipeline:
     available = engine.precisions()
     if precision != "auto" and precision not in available:
         raise BackendError(
@@ -142,23 +183,34 @@ def open_pipeline(bundle: Bundle, backend: str = "auto", precision: str = "auto"
     }
     candidates = [p for p in available if p not in failed] if precision == "auto" else [precision]
     golden = bundle.golden()
-    refusals = []
+    refusals: list[BackendError] = []
     for candidate in candidates:
-        detector = engine.open(bundle.path, bundle.detector.graph, bundle.detector.tile_size, candidate)
-        spec = bundle.classifier
-        classifier = None if spec is None else engine.open(bundle.path, spec.graph, spec.crop_size, candidate)
-        pipeline = Pipeline(bundle, f"{engine.name}:{candidate}", detector, classifier)
         try:
-            require_known_answers(
-                detector, classifier, golden, bundle.manifest.thresholds.detection, candidate
-            )
+            pipeline = _tested(engine, bundle, candidate, golden)
         except BackendError as refusal:
-            pipeline.close()
-            refusals.append(str(refusal))
-            log.warning("%s is not used: %s", pipeline.engine_id, refusal)
-        else:
-            log.info("bundle %s on %s", bundle.id, pipeline.engine_id)
-            return pipeline
+            refusals.append(refusal)
+            continue
+        for sentence in refusals:
+            log.warning("%s is used instead: %s", pipeline.engine_id, sentence)
+        return pipeline
+    if len(refusals) == 1:
+        raise refusals[0]
     raise BackendError(
-        " ".join(refusals) or f"No precision of {engine.name!r} passed the gate of {bundle.path}."
+        " ".join(map(str, refusals)) or f"No precision of {engine.name!r} passed the gate of {bundle.path}."
     )
+
+
+def _tested(engine: Backend, bundle: Bundle, precision: str, golden: Golden) -> Pipeline:
+    with ExitStack() as refused:
+        spec, graphs = bundle.classifier, bundle.detector.graph
+        detector = engine.open(bundle.path, graphs, bundle.detector.tile_size, precision)
+        refused.callback(detector.close)
+        classifier = None
+        if spec is not None:
+            classifier = engine.open(bundle.path, spec.graph, spec.crop_size, precision)
+            refused.callback(classifier.close)
+        require_known_answers(detector, classifier, golden, bundle.manifest.thresholds.detection, precision)
+        refused.pop_all()
+    builds = "".join(session.build for session in (detector, classifier) if session is not None)
+    build = f":{hashlib.sha256(builds.encode()).hexdigest()[:8]}" if builds else ""
+    return Pipeline(bundle, f"{engine.name}:{precision}{build}", detector, classifier)

@@ -58,7 +58,11 @@ class Settings(BaseSettings):
     bundle: Path | None = None
     """The model bundle; None: the embedded one."""
     backend: str = "auto"
+    server_url: str | None = None
+    """Of the server, where `backend` is "kserve"; None: http://127.0.0.1:8000."""
     precision: str = "auto"
+    fallback: str | None = None
+    """The backend to use, with a warning, where the named one cannot be used; None: then it ends."""
     detection_threshold: float | None = Field(default=None, ge=0, le=1)
     """In place of the bundle's."""
     quiet_period_s: float | None = Field(default=None, ge=0.05, le=3600)
@@ -78,6 +82,15 @@ class Settings(BaseSettings):
         """`state`, or what stands in for it."""
         given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
         return self.state or (Path(given) if given else self.out / ".edge")
+
+    @model_validator(mode="after")
+    def _fallback_of_a_named_backend(self) -> "Settings":
+        if self.fallback is not None and self.backend == "auto":
+            raise ValueError(
+                f"fallback is {self.fallback!r}, but backend is 'auto', which tries all of them; name a "
+                "backend, or take fallback out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _outputs_outside_inbox(self) -> "Settings":

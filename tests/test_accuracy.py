@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from build_engines.build import golden_smears
+from build_engines.bundle_build import golden_smears
 from edge.bundle import Bundle, embedded_bundle
 from edge.geometry import letterbox
 from edge.pipeline import open_pipeline

@@ -5,10 +5,10 @@ and finiteness are checked here, once for all. Engines are imported when they ar
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,28 @@ from edge.errors import BackendError
 Outputs = dict[str, NDArray[Any]]
 
 
+class BackendAbsent(BackendError):
+    """A backend cannot be had on this machine.
+
+    Attributes:
+        reason: why, in a few words.
+    """
+
+    def __init__(self, backend: str, reason: str) -> None:
+        super().__init__(
+            f"The backend {backend!r} cannot be used here: {reason}; mend that, or choose another backend."
+        )
+        self.reason = reason
+
+
 class Session(ABC):
-    """One graph, loaded and compiled. Not for use by several threads at once."""
+    """One graph, loaded and compiled. Not for use by several threads at once.
+
+    Attributes:
+        build: sha256 of what was built ahead for this machine; "" where opening compiles the graph.
+    """
+
+    build: str = ""
 
     def __init__(self, name: str, side_px: int) -> None:
         self.name = name
@@ -52,6 +72,11 @@ class Session(ABC):
                 )
         return outputs
 
+    @property
+    def stage_ms(self) -> Mapping[str, float]:
+        """Milliseconds by stage of the last run, as the engine itself measured them; empty if it does not."""
+        return {}
+
     @abstractmethod
     def _run(self, batch: NDArray[np.uint8]) -> Outputs: ...
 
@@ -61,9 +86,15 @@ class Session(ABC):
 
 
 class Backend(ABC):
-    """One inference engine on this machine."""
+    """One inference engine on this machine.
 
-    name: ClassVar[str]
+    Attributes:
+        name: one of `BACKEND_NAMES`.
+        why: what speaks for it on this machine, in a few words; "" if nothing in particular.
+    """
+
+    name: str
+    why: str = ""
 
     @abstractmethod
     def precisions(self) -> Sequence[str]:
@@ -84,27 +115,39 @@ class Backend(ABC):
         """
 
 
+# Module, what makes the backend, and the packages that it needs.
 _BACKENDS = {
-    "openvino": ("edge.backends.openvino", "OpenVinoBackend"),
-    "onnxruntime": ("edge.backends.onnxruntime", "OnnxRuntimeBackend"),
+    "tensorrt": ("edge.backends.tensorrt", "tensorrt_backend", "tensorrt pycuda"),
+    "tensorrt_rtx": ("edge.backends.tensorrt", "tensorrt_rtx_backend", "tensorrt-rtx-cu13 pycuda"),
+    "openvino": ("edge.backends.openvino", "OpenVinoBackend", "openvino"),
+    "onnxruntime": ("edge.backends.onnxruntime", "OnnxRuntimeBackend", "onnxruntime"),
+    "kserve": ("edge.backends.kserve", "KServeBackend", "'tritonclient[http]'"),
 }
 BACKEND_NAMES = tuple(_BACKENDS)
+AUTO_BACKEND_NAMES = tuple(name for name in _BACKENDS if name != "kserve")
+"""Fastest first: "auto" tries them in this order. It never sends images to a server."""
+CPU_BACKEND_NAMES = ("openvino", "onnxruntime")
+"""Those that need no card and nothing built ahead."""
 
 
-def find_backend(name: str) -> Backend:
-    """A backend by name; "auto" is the one that is fastest here.
+def find_backend(name: str, server_url: str | None = None) -> Backend:
+    """A backend by name.
+
+    Args:
+        name: one of `BACKEND_NAMES`.
+        server_url: of the server, for "kserve"; None: the usual port on this machine.
 
     Raises:
-        BackendError: there is no such backend, or its package is not installed.
+        BackendAbsent: its package is not installed, or this machine has not what it needs.
+        BackendError: there is no such backend.
     """
-    wanted = "openvino" if name == "auto" else name
-    if wanted not in _BACKENDS:
-        raise BackendError(f"There is no backend {name!r}; use auto, {' or '.join(BACKEND_NAMES)}.")
-    module, cls = _BACKENDS[wanted]
+    if name not in _BACKENDS:
+        *names, last = BACKEND_NAMES
+        raise BackendError(f"There is no backend {name!r}; use auto, {', '.join(names)} or {last}.")
+    module, make, packages = _BACKENDS[name]
     try:
-        found: Backend = getattr(import_module(module), cls)()
+        given = [server_url] if name == "kserve" and server_url else []
+        found: Backend = getattr(import_module(module), make)(*given)
     except ImportError as error:
-        raise BackendError(
-            f"The backend {wanted!r} is not installed ({error}); `pip install {wanted}` or choose another."
-        ) from error
+        raise BackendAbsent(name, f"not installed ({error}), `pip install {packages}` does it") from error
     return found

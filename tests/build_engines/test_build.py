@@ -14,11 +14,14 @@ import torch
 from click.testing import CliRunner
 from onnx import numpy_helper
 
-from build_engines import build
-from build_engines.build import build_bundle, gate_images, golden_smears, main
+from build_engines import bundle_build
+from build_engines.build import main
+from build_engines.bundle_build import build_bundle, golden_smears
 from build_engines.checkpoint import Checkpoint, CheckpointError, CropGeometry, TileGeometry, yolox_network
+from build_engines.errors import BuildError
 from build_engines.model_card import add_evaluation
-from build_engines.networks import BuildError, load_networks
+from build_engines.networks import load_networks
+from build_engines.reference import gate_images
 from edge.bundle import Bundle, embedded_bundle
 from edge.demo.renderer import draw_field, draw_tile
 from edge.geometry import letterbox
@@ -134,11 +137,11 @@ def test_a_bundle_whose_file_strays_from_torch_is_not_written(
         tensor.CopyFrom(numpy_helper.from_array((values * 1.5).astype(values.dtype), tensor.name))
         onnx.save(model, path)
 
-    monkeypatch.setattr(build, "export", damaged_export)
+    monkeypatch.setattr(bundle_build, "export", damaged_export)
     with pytest.raises(BuildError, match=r"was not written: \w+ in f32 strays from torch by"):
         build_bundle(
             load_networks(*checkpoints), tmp_path / "bundle", name="bad", threshold=0.3,
-            images=[draw_tile(1).rgb], images_are="a drawn smear",
+            images={"a tile": draw_tile(1).rgb}, images_are="a drawn smear",
         )  # fmt: skip
     assert list(tmp_path.iterdir()) == []
 
@@ -217,7 +220,7 @@ def test_a_one_stage_ultralytics_network_becomes_a_bundle_that_names_cells(
     networks = load_networks(tmp_path / "one-stage.pt", None, tile_size=96)
     bundle = build_bundle(
         networks, tmp_path / "bundle", name="one-stage", threshold=0.2,
-        images=[smear.rgb for smear in golden_smears()], images_are="drawn smears",
+        images={str(i): smear.rgb for i, smear in enumerate(golden_smears())}, images_are="drawn smears",
     )  # fmt: skip
     assert bundle.classifier is None
     assert bundle.detector.anchor == "centre"

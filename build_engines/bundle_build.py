@@ -1,0 +1,171 @@
+"""Two trained networks become a bundle that a station can run.
+
+Exports both networks in FP32 and FP16, holds every engine of this machine against torch, and writes the
+bundle only if FP32 on all of them gives torch's answers.
+"""
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from build_engines.compact import store_half
+from build_engines.errors import BuildError
+from build_engines.gate import gate, print_verdicts
+from build_engines.graphs import ClassifierGraph, DetectorGraph
+from build_engines.model_card import write_model_card
+from build_engines.networks import Networks, load_networks
+from build_engines.onnx_export import export
+from build_engines.reference import Image, Reference, gate_images, reference_answers
+from edge.bundle import GOLDEN, MANIFEST, Bundle, GateResult, Manifest, Thresholds, file_sha256
+from edge.demo.renderer import DrawnSmear, draw_field, draw_tile
+from edge.selftest import Outputs
+
+log = logging.getLogger(__name__)
+
+_GOLDEN_SEEDS = (1, 2, 3)
+_GOLDEN_CROPS = 8
+_GATE_CROPS = 256
+
+
+def build_bundle(
+    networks: Networks,
+    out: Path,
+    *,
+    name: str,
+    threshold: float,
+    images: Mapping[str, Image],
+    images_are: str,
+) -> Bundle:
+    """Export, gate and write a bundle; `out` is replaced only by a whole one.
+
+    Args:
+        networks: what to build.
+        out: the bundle's folder.
+        name: of the bundle.
+        threshold: least detection score of a finding.
+        images: uint8 [H, W, 3] RGB each by name, for the gate.
+        images_are: what they are, in words.
+
+    Raises:
+        BuildError: an engine in FP32 strays from torch.
+    """
+    if out.exists() and any(out.iterdir()):
+        Bundle.load(out)  # a folder that is no bundle is not replaced
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    replaced = folder.with_name(f"{folder.name}.old")
+    try:
+        _export_graphs(networks, folder)
+        smears = {f"drawn smear {index + 1}": smear.rgb for index, smear in enumerate(golden_smears())}
+        golden = _answers(networks, smears, threshold, _GOLDEN_CROPS, "the drawn smears of the self-test")
+        reference = _answers(networks, images, threshold, _GATE_CROPS, images_are)
+        for known in (golden, reference):
+            if not known.answers.tells_anything(threshold):
+                raise BuildError(
+                    f"Torch finds no cell with a score above {threshold} in {known.images}, so that no "
+                    "engine can be compared with it; train the detector longer, or lower --threshold."
+                )
+        np.savez_compressed(folder / GOLDEN, allow_pickle=False, **golden.answers.arrays())
+        log.info("gate on %d tiles and %d crops", len(reference.tile_names), len(reference.crop_names))
+        verdicts = gate(folder, networks.detector_spec, networks.classifier_spec, reference, threshold)
+        print_verdicts(verdicts, "against FP32 torch")
+        gates = [one.result for one in verdicts]
+        _require_fp32(gates)
+        manifest = Manifest(
+            schema_version=1,
+            name=name,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            classes=networks.classes,
+            detectors=(networks.detector_spec,),
+            classifiers=(networks.classifier_spec,) if networks.classifier_spec else (),
+            thresholds=Thresholds(detection=threshold),
+            provenance=networks.provenance,
+            accuracy={},
+            gates=tuple(gates),
+            sha256={path.name: file_sha256(path) for path in sorted(folder.iterdir())},
+        )
+        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
+        write_model_card(folder)
+        folder.chmod(0o755)
+        if out.exists():
+            out.rename(replaced)
+        folder.rename(out)
+        shutil.rmtree(replaced, ignore_errors=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return Bundle.load(out)
+
+
+def golden_smears() -> list[DrawnSmear]:
+    """The drawn smears of the self-test: whoever has the bundle may have them, which real images forbid."""
+    return [*map(draw_tile, _GOLDEN_SEEDS), draw_field(_GOLDEN_SEEDS[0], cells=4, size_wh=(1024, 768))]
+
+
+def _export_graphs(networks: Networks, folder: Path) -> None:
+    for graph, file, side in networks.files():
+        log.info("exporting %s", file)
+        export(
+            graph, (1, side, side, 3), folder / file,
+            input_name=graph.input_name, output_names=graph.output_names,
+        )  # fmt: skip
+        store_half(folder / file)
+
+
+def _answers(
+    networks: Networks, images: Mapping[str, Image], threshold: float, crops: int, images_are: str
+) -> Reference:
+    return reference_answers(
+        partial(_run, networks.detectors[0]),
+        partial(_run, networks.classifiers[0]) if networks.classifiers else None,
+        networks.detector_spec,
+        networks.classifier_spec,
+        images,
+        threshold,
+        crops,
+        images_are,
+    )
+
+
+def _run(graph: DetectorGraph | ClassifierGraph, batch: Image) -> Outputs:
+    """Torch's own answers."""
+    with torch.inference_mode():
+        answers = graph(torch.from_numpy(batch))
+    answers = (answers,) if isinstance(answers, torch.Tensor) else answers
+    return {name: answer.numpy() for name, answer in zip(graph.output_names, answers, strict=True)}
+
+
+def _require_fp32(gates: Sequence[GateResult]) -> None:
+    failed = [gate for gate in gates if gate.precision == "f32" and not gate.passed]
+    if failed:
+        worst = failed[0]
+        raise BuildError(
+            f"The bundle was not written: {worst.backend} in f32 strays from torch by {worst.box_px:.3g} px, "
+            f"{worst.score:.3g} in scores and {worst.probability:.3g} in probabilities on {worst.images}; "
+            "look for an operation that the export computes in another way."
+        )
+
+
+def build_from_checkpoints(
+    detector: Path,
+    classifier: Path | None,
+    out: Path,
+    *,
+    images: Path | None,
+    most: int,
+    name: str | None,
+    threshold: float,
+    tile_size: int | None,
+) -> Bundle:
+    """A bundle from the files of trained networks; the arguments are the options of `build.py`."""
+    networks = load_networks(detector, classifier, tile_size)
+    pixels, images_are = gate_images(images, most)
+    return build_bundle(
+        networks, out, name=name or out.name, threshold=threshold, images=pixels, images_are=images_are
+    )

@@ -1,0 +1,156 @@
+"""All engines of a bundle: which there are, built, held to the gate, and put where the station finds them."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from build_engines.engine import build_engine
+from build_engines.engine_network import Order
+from build_engines.engine_store import plan_name, remove_unreadable, unchanged_engine, write_engine
+from build_engines.errors import EngineError
+from build_engines.gate import Verdict, how_far, print_verdicts, verdict
+from build_engines.job import Job
+from build_engines.progress import BuildProgress
+from build_engines.reference import Reference
+from edge.backends.base import Backend, Session, find_backend
+from edge.bundle import Bundle
+from edge.engine_files import ENGINES_FOLDER, EngineFile, EngineRecord, Target, engines_of
+
+
+def build_without_card(job: Job, console: Console) -> list[EngineFile]:
+    """Build engines that no card of this machine can try; the station's self-test will.
+
+    Raises:
+        EngineError: what could not be built, after all that could.
+    """
+    folder = job.out / ENGINES_FOLDER / job.target
+    remove_unreadable(job.out, job.target)
+    engines, errors = [], []
+    for order in job.orders():
+        engine = _unchanged(job, order, console)
+        if engine is None:
+            try:
+                plan, record = _build(job, order, console)
+            except EngineError as error:
+                console.print(f"{order}: not built", style="red", soft_wrap=True)
+                errors.append(str(error))
+                continue
+            engine = write_engine(folder / plan_name(job.target, order, job.machine), plan, record)
+        engines.append(engine)
+    print_engines(engines)
+    if errors:
+        total = len(engines) + len(errors)
+        raise EngineError(f"{len(errors)} of {total} engines were not built; of the first: {errors[0]}")
+    return engines
+
+
+def build_on_card(job: Job, reference: Reference, console: Console) -> list[EngineFile]:
+    """Build engines, hold each to the gate on this card, and only then put them where the station looks.
+
+    Not run on a GPU.
+
+    Raises:
+        EngineError: an engine could not be built or did not pass; then none is put there.
+    """
+    remove_unreadable(job.out, job.target)
+    engines_folder = job.out / ENGINES_FOLDER
+    engines_folder.mkdir(parents=True, exist_ok=True)
+    finished: list[EngineFile] = []
+    # A folder like the bundle, so that the backend can open from it what the station must not see yet.
+    with tempfile.TemporaryDirectory(prefix=".build-", dir=engines_folder) as name:
+        staged = Path(name)
+        for order in job.orders():
+            (staged / order.onnx_path.name).unlink(missing_ok=True)
+            (staged / order.onnx_path.name).symlink_to(order.onnx_path.resolve())
+            engine = _unchanged(job, order, console)
+            if engine is not None and engine.record.gate is not None:
+                finished.append(engine)
+                continue
+            plan, record = (engine.read(), engine.record) if engine else _build(job, order, console)
+            file = plan_name(job.target, order, job.machine)
+            write_engine(staged / ENGINES_FOLDER / job.target / file, plan, record)
+        built = gate_engines(job.bundle, staged, find_backend(job.target), job.target, reference)
+        for engine in built:
+            path = engines_folder / job.target / engine.plan.name
+            finished.append(write_engine(path, engine.read(), engine.record))
+    print_engines(finished)
+    return finished
+
+
+def gate_engines(
+    bundle: Bundle, folder: Path, backend: Backend, target: Target, reference: Reference
+) -> list[EngineFile]:
+    """Hold every engine of a folder to the gate, each at its own batch size.
+
+    Args:
+        bundle: whose engines they are.
+        folder: with the bundle's FP16 graphs and `engines/`.
+        backend: that runs them.
+        target: theirs.
+        reference: what is held against them.
+
+    Returns:
+        The engines, with the gate in their records.
+
+    Raises:
+        EngineError: one did not pass.
+    """
+    threshold = bundle.manifest.thresholds.detection
+    gated: list[EngineFile] = []
+    verdicts: list[Verdict] = []
+    for engine in engines_of(folder, target):
+        record = engine.record
+        detector: Session | None = None
+        classifier: Session | None = None
+        if record.graph == bundle.detector.graph.fp16:
+            detector = backend.open(
+                folder, bundle.detector.graph, bundle.detector.tile_size, record.precision
+            )
+        elif bundle.classifier is not None:
+            spec = bundle.classifier
+            classifier = backend.open(folder, spec.graph, spec.crop_size, record.precision)
+        one = verdict(
+            target, record.precision, detector, classifier, reference, threshold, batch=record.batch
+        )
+        verdicts.append(replace(one, name=engine.plan.stem))
+        for session in (detector, classifier):
+            if session is not None:
+                session.close()
+        gated.append(EngineFile(engine.plan, record.model_copy(update={"gate": one.result})))
+    print_verdicts(verdicts, f"{target} against FP32")
+    for engine, one in zip(gated, verdicts, strict=True):
+        if not one.result.passed:
+            raise EngineError(
+                f"{engine.plan.name} did not pass its gate and is not used ({one.fault or how_far(one)}); "
+                "build again, since two builds can differ, or set another backend."
+            )
+    return gated
+
+
+def _unchanged(job: Job, order: Order, console: Console) -> EngineFile | None:
+    if job.rebuild:
+        return None
+    engine = unchanged_engine(job.out, job.target, order, job.trt.__version__, job.machine)
+    if engine is not None:
+        console.print(f"{order}: unchanged, not built again", soft_wrap=True)
+    return engine
+
+
+def _build(job: Job, order: Order, console: Console) -> tuple[bytes, EngineRecord]:
+    with BuildProgress(str(order), console) as progress:
+        return build_engine(job.trt, order, job.machine, progress)
+
+
+def print_engines(engines: Sequence[EngineFile]) -> None:
+    """Size and seconds of each, on standard output."""
+    for engine in engines:
+        record = engine.record
+        halves, total = record.layer_types.get("HALF", 0), sum(record.layer_types.values())
+        size_mb = engine.plan.stat().st_size / 1e6
+        click.echo(
+            f"{engine.plan}: {size_mb:.1f} MB, {record.build_s:.1f} s, {halves} of {total} tensors FP16"
+        )
