@@ -18,7 +18,7 @@ help: ## List the commands
 demo: $(VENV)/station ## Watch the station at work on drawn smears
 	$(BIN)/edge-demo
 
-test: lint ## All fast tests
+test: lint $(VENV)/pycuda $(VENV)/bindings ## All fast tests
 	$(TEST_ENV) $(BIN)/python -m pytest
 
 lint: $(VENV)/developer ## ruff and mypy
@@ -78,6 +78,16 @@ $(VENV)/developer: $(VENV)/station
 	$(PIP) --no-deps opencv-python-headless
 	@# Triton's own server, for the tests. Its package asks for an older NumPy, which its server does not need.
 	$(PIP) --no-deps nvidia-pytriton
-	@echo "compiling pycuda, against a double of the driver"
+	@touch $@
+
+# The real pycuda, for the tests' double of the CUDA driver: a minute and a half of compiling.
+$(VENV)/pycuda: $(VENV)/developer tests/fakecuda/install_pycuda
+	@echo "compiling pycuda"
 	tests/fakecuda/install_pycuda $(BIN)/python
+	@touch $@
+
+# TensorRT's bindings, to hold the code against; they are never run.
+$(VENV)/bindings: $(VENV)/developer
+	$(PIP) --no-deps --target $@/10.16 tensorrt-cu12-bindings==10.16.1.11
+	$(PIP) --no-deps --target $@/11.4 tensorrt-cu13-bindings==11.4.0.106
 	@touch $@

@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 MAX_TRIES = 3
 """How often an image may stop the engine or meet a passing fault before it is `failed`."""
 
+GONE = "gone"
+"""The reason of a pending image whose file was there a moment ago."""
+
 _REMEMBERED = frozenset({State.DONE, State.EMPTY, State.DUPLICATE, State.REJECTED})
 _PASSING = frozenset(
     {errno.EBUSY, errno.ESTALE, errno.EIO, errno.ENOSPC, errno.EAGAIN, errno.ETIMEDOUT, errno.ENOMEM}
@@ -114,12 +117,13 @@ class Desk:
             self._interrupted = None
         self._results.mend()
 
-    def process(self, path: Path, sample: str = "") -> ImageResult:
+    def process(self, path: Path, sample: str = "", *, was_there: bool = False) -> ImageResult:
         """Give one file its answer, durable in the journal and the CSV files when this returns.
 
         Args:
             path: the file.
             sample: POSIX path of its folder, relative to the inbox.
+            was_there: it was seen a moment ago: if it is gone, its whole folder may be, and it is pending.
 
         Raises:
             BackendError: the engine failed; the image is pending (`failed` at the third try) and the
@@ -129,7 +133,7 @@ class Desk:
         """
         watch = Stopwatch()
         path = Path(os.path.abspath(path))  # noqa: PTH100, absolute() keeps the ".." of a path
-        task = _Task(path, sample, watch)
+        task = _Task(path, sample, watch, was_there)
         try:
             task.stamp = FileStamp.of(path.lstat())
             if self._journal.knows(path, task.stamp):
@@ -190,13 +194,16 @@ class Desk:
 
     def _unreadable(self, task: "_Task", error: OSError) -> ImageResult:
         path, known = task.path, self._journal.latest(task.path)
+        is_gone = isinstance(error, FileNotFoundError | NotADirectoryError)
+        if is_gone and task.was_there:
+            return ImageResult(path, task.sample, State.PENDING, GONE)
         if known is not None and known.state in _REMEMBERED:
             # Perhaps the same bytes as before: a claim now would have them read, and written, twice.
             log.warning("%r has its answer and cannot be read again (%s).", str(path), error.strerror)
             if error.errno in _PASSING:
                 return ImageResult(path, task.sample, State.PENDING, _name_of(error))
             return self._known(task)
-        if isinstance(error, FileNotFoundError | NotADirectoryError):
+        if is_gone:
             if known is not None and known.state is State.VANISHED:
                 return self._known(task)
             log.info("%r has vanished before its turn.", str(path))
@@ -257,6 +264,7 @@ class _Task:
     path: Path
     sample: str
     watch: Stopwatch
+    was_there: bool
     stamp: FileStamp | None = None
     sha256: bytes | None = None
     rgb: NDArray[np.uint8] | None = None

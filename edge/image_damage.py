@@ -5,7 +5,8 @@ Rules:
                   page (4096 bytes) of the coded pixels is zeros, a foreign marker stands among them, or they
                   end before the last block. Bytes before a marker and after the end marker are tolerated.
     PNG           a chunk that is cut, or no end chunk: truncated; a wrong checksum: damaged.
-    TIFF, BMP     shorter than the header says: truncated. Zero tail: see `_check_zero_tail`.
+    TIFF, BMP     shorter than the header says: truncated. Zero tail: see `_check_zero_tail`. Each strip of a
+                  JPEG in a TIFF is looked at like a JPEG; fax codings are unsupported.
     A loss inside a JPEG or a raw TIFF or BMP that leaves a valid file cannot be seen: they have no checksum.
 
 The checks take the bytes of a file of the named format and, if they need its header, the opened image. They
@@ -34,6 +35,9 @@ _PNG_SIGNATURE_BYTES = 8
 # BitsPerSample, StripOffsets, StripByteCounts, ColorMap, TileOffsets, TileByteCounts, JPEGTables.
 _TIFF_PIXEL_TAGS = frozenset({258, 273, 279, 320, 324, 325, 347})
 _TIFF_SAMPLE_BYTES = {1: 1, 3: 2, 4: 4, 7: 1, 16: 8}
+
+_TIFF_FAX_CODINGS = frozenset({2, 3, 4})
+_TIFF_JPEG = 7
 
 _SECTOR_BYTES = 512
 _PAGE_BYTES = 4096
@@ -131,11 +135,20 @@ def check_tiff_pixels(image: TiffImageFile, data: bytes) -> None:
     offsets = tags[324 if tiled else 273]
     counts = tags.get(325 if tiled else 279) or (len(data) - offsets[0],)
     start, end = min(offsets), max(at + count for at, count in zip(offsets, counts, strict=True))
-    compressed = tags.get(259, 1) != 1
+    coding = tags.get(259, 1)
+    if coding in _TIFF_FAX_CODINGS:
+        raise ImageRejected(
+            "unsupported",
+            "a TIFF in a fax coding, in which damage cannot be told; export it without that coding",
+        )
+    compressed = coding != 1
     needed = image.width * image.height * sum(tags.get(258, (1,))) // 8
     if not compressed and sum(counts) < needed:
         raise _refusal("damaged", f"the TIFF lists {sum(counts)} of {needed} bytes of pixels")
     _check_zero_tail(data, start, end, image.height, compressed=compressed)
+    if coding == _TIFF_JPEG:
+        for at, count in zip(offsets, counts, strict=True):
+            check_jpeg(data[at : at + count])
 
 
 def check_bmp_pixels(image: BmpImageFile, data: bytes) -> None:

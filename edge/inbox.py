@@ -37,10 +37,12 @@ class ReadyFile:
 
     Attributes:
         sample: POSIX path of its folder relative to the inbox, empty at the top.
+        stamp: the version that is whole; None: a scan did not find the file any more.
     """
 
     path: Path
     sample: str
+    stamp: FileStamp | None = None
 
 
 class Inbox:
@@ -177,7 +179,7 @@ class Inbox:
             path, stamp = self._ready.popitem(last=False)
             seen = stamp_of(path)
             if seen == stamp:
-                return ReadyFile(path, self._sample_of(path))
+                return ReadyFile(path, self._sample_of(path), stamp)
             if seen is not None:  # it changed while it waited
                 self._look_at(path)
             elif stamp is not None:
@@ -191,6 +193,11 @@ class Inbox:
         """
         if path.is_relative_to(self.root):
             self._later[path] = self._clock() + delay_s
+
+    def missed(self, ready: ReadyFile) -> None:
+        """A file was gone when it was opened: give it again when a scan has not found it, either."""
+        if ready.stamp is not None:
+            self._quiet.add(ready.path, ready.stamp, self._clock())
 
     def expect(self, path: Path) -> None:
         """Give a file that was there before the start also if it is gone: when a scan finds others, not it.

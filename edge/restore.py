@@ -57,14 +57,14 @@ def open_journal(state: Path, out: Path, inbox: Path | None) -> Journal:
         if journal.last_write("images") is None:
             fault = "lost" if _has_rows(out) else ""
         else:
-            fault = "older" if inbox is not None and _is_behind(journal, out) else ""
+            fault = "older" if _is_behind(journal, out) else ""
         if not fault:
             closing.pop_all()
             return journal
     if inbox is None:
         raise JournalError(
-            f"the journal {str(state / JOURNAL_NAME)!r} is lost: the CSV files in {str(out)!r} have rows "
-            "that it does not know; put the journal back, or move the CSV files away to start anew."
+            f"the journal {str(state / JOURNAL_NAME)!r} is {fault}: the CSV files in {str(out)!r} have rows "
+            "that it does not know; put the right journal back, or move the CSV files away to start anew."
         )
     try:
         with _as_output_errors(state):

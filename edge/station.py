@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from edge.desk import Desk, ImageResult, Reader
+from edge.desk import GONE, Desk, ImageResult, Reader
 from edge.errors import BackendError
 from edge.exit_codes import ExitCode, log_and_code_of
 from edge.images import ImageLimits
@@ -121,12 +121,12 @@ class Station:
 
     def _process(self, ready: ReadyFile) -> None:
         try:
-            result = self._desk.process(ready.path, ready.sample)
+            result = self._desk.process(ready.path, ready.sample, was_there=ready.stamp is not None)
         except OutputFullError:
             self._inbox.put_back(ready.path)
             raise
         if result.status is State.PENDING:
-            self._put_back(result)
+            self._put_back(ready, result)
             return
         self._back_off_s.pop(ready.path, None)
         if not result.is_new:
@@ -145,8 +145,10 @@ class Station:
         for follow in self._on_result:
             _follow(follow, result)
 
-    def _put_back(self, result: ImageResult) -> None:
-        if result.reason == "still changing":
+    def _put_back(self, ready: ReadyFile, result: ImageResult) -> None:
+        if result.reason == GONE:
+            self._inbox.missed(ready)
+        elif result.reason == "still changing":
             self._inbox.put_back(result.path)
         elif result.reason != "not a regular file":
             delay_s = self._back_off_s.get(result.path, _FIRST_BACK_OFF_S)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ class OpenVinoBackend(Backend):
     name = "openvino"
 
     def __init__(self) -> None:
-        self._core = ov.Core()
+        self._core = _core()
 
     def precisions(self) -> Sequence[str]:
         """Those that the processor has instructions for, narrow ones first: they are what is fast on it."""
@@ -62,6 +63,14 @@ class _OpenVinoSession(Session):
 
     def close(self) -> None:
         self._request = None
+
+
+@cache
+def _core() -> ov.Core:
+    """One for the process: the CPU plugin sets a signal stack, and of two cores that are dropped in the order
+    in which they were made the second leaves the stack of the first, which is gone.
+    """
+    return ov.Core()
 
 
 def _line(error: Exception) -> str:

@@ -32,9 +32,8 @@ def every_format(image: Image.Image) -> dict[str, bytes]:
         "bmp": (image, "BMP", {}),
         "palette bmp": (palette, "BMP", {}),
     }
-    for coding in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "group4"):
-        plain = image.convert("1") if coding == "group4" else image
-        kinds[f"{coding} tiff"] = (plain, "TIFF", {"compression": coding})
+    for coding in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"):
+        kinds[f"{coding} tiff"] = (image, "TIFF", {"compression": coding})
     return {name: _encoded(*kind) for name, kind in kinds.items()}
 
 

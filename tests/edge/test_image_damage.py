@@ -114,6 +114,19 @@ def test_zeros_at_the_end_of_the_strips_are_damage_though_the_directory_is_whole
     assert "bytes of the pixels are 0" in rejected.detail
 
 
+def test_promise_22_a_foreign_marker_in_a_strip_of_a_tiff_is_damage() -> None:
+    """libtiff paints what follows it, and tells only standard error."""
+    data = bytearray(EVERY_FORMAT["jpeg in tiff"])
+    start = data.index(b"\xff\xda") + 40
+    data[start : start + 2] = b"\xff\x9e"
+    assert refusal(bytes(data)).reason == "damaged"
+
+
+@pytest.mark.parametrize("coding", ["group3", "group4"])
+def test_promise_22_a_coding_that_hides_damage_is_unsupported(coding: str) -> None:
+    assert refusal(encode(smear().convert("1"), "TIFF", compression=coding)).reason == "unsupported"
+
+
 def test_every_byte_of_a_png_is_under_a_checksum() -> None:
     whole = encode(smear(16, 16), "PNG")
     decode(whole)

@@ -178,6 +178,19 @@ def test_an_older_journal_that_was_put_back_is_made_anew(station: Station, tmp_p
     assert station.kept() == ["journal.older"]
 
 
+def test_an_older_journal_without_an_inbox_is_refused(station: Station, tmp_path: Path) -> None:
+    shutil.copytree(station.state, tmp_path / "backup")
+    Image.new("RGB", (8, 6), (4, 7, 7)).save(station.inbox / "4.png")
+    station.run()
+    shutil.rmtree(station.state)
+    (tmp_path / "backup").rename(station.state)
+    with (
+        pytest.raises(JournalError, match="is older: the CSV files"),
+        open_desk(AsManyAsBright(), station.out, station.state),
+    ):
+        pass
+
+
 def test_an_older_journal_is_told_though_the_files_have_new_parts(station: Station, tmp_path: Path) -> None:
     shutil.copytree(station.state, tmp_path / "backup")
     for name in ("results.csv", "images.csv"):

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edge.cells import Finding
-from edge.desk import ImageResult
+from edge.desk import Desk, ImageResult
 from edge.errors import BackendError
 from edge.exit_codes import ExitCode
 from edge.inbox import Inbox
@@ -367,6 +367,31 @@ def test_promise_18_an_image_whose_file_went_away_between_two_runs_is_vanished(s
     run_station(settings, OneCell(), notifier=Notifier(), on_result=results.append)
     ends = {result.path.name: result.status for result in results}
     assert ends == {"gone.png": State.VANISHED, "other.png": State.DONE}
+
+
+def test_promise_16_an_inbox_that_goes_away_before_a_file_is_opened_makes_nothing_vanish(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(settings.inbox, "a.png", 1)
+    away = settings.inbox.with_name("away")
+    real = Desk.process
+    calls = []
+
+    def process(desk: Desk, path: Path, *args: object, **kwargs: object) -> ImageResult:
+        calls.append(path)
+        if len(calls) == 1:
+            settings.inbox.rename(away)
+        result = real(desk, path, *args, **kwargs)  # type: ignore[arg-type]
+        if len(calls) == 1:
+            away.rename(settings.inbox)
+        return result
+
+    monkeypatch.setattr(Desk, "process", process)
+    results = signal_after(1, signal.SIGTERM)
+    assert run_station(settings, OneCell(), notifier=Notifier(), on_result=results.append) == 0
+    assert len(calls) == 2
+    with (settings.out / "images.csv").open(newline="") as file:
+        assert [(row["NAME"], row["status"]) for row in csv.DictReader(file)] == [("a.png", "done")]
 
 
 def test_promise_15_a_start_on_a_full_disk_waits_for_space(
