@@ -28,7 +28,7 @@ def _with_engine(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _one_sentence(command: Callable[..., None]) -> Callable[..., None]:
+def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
     """Errors that a user can meet end as their sentence and an exit code, not as a traceback."""
 
     @functools.wraps(command)
@@ -99,7 +99,7 @@ def watch(settings: Path | None, **flags: Any) -> None:
 @click.option("--out", type=_FOLDER, required=True, help="Folder of results.csv and images.csv.")
 @_with_engine
 @click.option("--overlay", is_flag=True, help="Also save annotated copies in OUT/annotated.")
-@_one_sentence
+@one_sentence
 def run(images: tuple[Path, ...], out: Path, bundle: Path | None, backend: str | None,
         precision: str | None, server_url: str | None, overlay: bool) -> None:  # fmt: skip
     """Read the files IMAGES and all files in the folders among them once, and end.
@@ -133,7 +133,7 @@ def run(images: tuple[Path, ...], out: Path, bundle: Path | None, backend: str |
     "--count", type=click.IntRange(1), default=200, show_default=True, help="How many images to time."
 )
 @click.option("--json", "json_stream", type=click.File("w", lazy=False), help="Save all figures.")
-@_one_sentence
+@one_sentence
 def bench(images: Path | None, bundle: Path | None, backend: str | None, precision: str | None,
           server_url: str | None, count: int, json_stream: TextIO | None) -> None:  # fmt: skip
     """Measure this machine: milliseconds of every stage, from a file to its durable row."""
@@ -158,7 +158,7 @@ def bench(images: Path | None, bundle: Path | None, backend: str | None, precisi
     show_default=True,
     help="Drawn 5-megapixel fields with many cells.",
 )
-@_one_sentence
+@one_sentence
 def demo(out: Path, tiles: int, fields: int) -> None:
     """Start a station, drop drawn smears into its inbox, and watch it work."""
     from edge.demo.show import show

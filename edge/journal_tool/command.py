@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edge.cli import _one_sentence
+from edge.cli import one_sentence
 from edge.journal_tool.folders import Folders
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def journal(context: click.Context, state: Path | None, settings: Path | None, o
 @click.option("--limit", type=click.IntRange(1), help="Only so many, the last ones.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.pass_obj
-@_one_sentence
+@one_sentence
 def list_images(
     folders: Folders, status: str | None, since: str | None, limit: int | None, as_json: bool
 ) -> None:
@@ -93,7 +93,7 @@ def _as_time(text: str) -> str:
 @click.argument("image")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.pass_obj
-@_one_sentence
+@one_sentence
 def show(folders: Folders, image: str, as_json: bool) -> None:
     """Tell all about an image.
 
@@ -118,7 +118,7 @@ def show(folders: Folders, image: str, as_json: bool) -> None:
     "--status", type=click.Choice(("failed", "rejected", "vanished")), help="All images of this status."
 )
 @click.pass_obj
-@_one_sentence
+@one_sentence
 def retry(folders: Folders, paths: tuple[str, ...], status: str | None) -> None:
     """Ask for another try.
 
@@ -185,7 +185,7 @@ def _is_gone(path: bytes) -> bool:
 @journal.command()
 @click.argument("folder", type=_FOLDER)
 @click.pass_obj
-@_one_sentence
+@one_sentence
 def rebuild(folders: Folders, folder: Path) -> None:
     """Write the CSV files anew.
 
@@ -202,7 +202,7 @@ def rebuild(folders: Folders, folder: Path) -> None:
 @journal.command()
 @click.option("--images", is_flag=True, help="Also read the image files that still exist.")
 @click.pass_obj
-@_one_sentence
+@one_sentence
 def verify(folders: Folders, images: bool) -> None:
     """Compare journal and CSV files.
 
