@@ -12,18 +12,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from build_engines.engine_network import Order, one_line, read_network
+from build_engines.engine_network import Order, read_network
 from build_engines.errors import EngineError
+from edge.backends.tensorrt_log import library_logger
 from edge.engine_files import EngineRecord, Machine, Target
 
 log = logging.getLogger(__name__)
 
-_NO_DRIVER = "CUDA driver version is insufficient"
-"""TensorRT-RTX notes it on a machine without a card, whatever it is asked."""
 _ADVICE = {
     "Turing": "it can do less on Turing (7.5) than on newer cards: leave 7.5 out, or build on the card with "
     "`--target tensorrt`",
@@ -97,7 +95,7 @@ def _build(
             f"TensorRT builds {order.onnx_path.name} only on the card that it is for, and this machine has "
             "none; build there, or give `--target tensorrt-rtx`."
         )
-    logger = _logger(trt)
+    logger = library_logger(trt)
     builder = trt.Builder(logger)
     read = read_network(trt, builder, logger, order)
     config = builder.create_builder_config()
@@ -110,12 +108,12 @@ def _build(
         _set_capabilities(trt, config, order.compute_capabilities)
     if cache is not None:
         _load_timing_cache(config, cache)
-    logger.errors.clear()
+    logger.take_errors()
     memory = builder.build_serialized_network(read.network, config)
     if monitor.raised is not None:
         raise monitor.raised
     if memory is None:
-        said = "; ".join(logger.errors[-3:]) or "and does not say why"
+        said = "; ".join(logger.take_errors()[-3:]) or "and does not say why"
         advice = next(
             (text for word, text in _ADVICE.items() if word in said), "update it, or take another target"
         )
@@ -130,6 +128,8 @@ def _build(
         onnx_sha256=read.onnx_sha256,
         plan_sha256=hashlib.sha256(plan).hexdigest(),
         batch=order.batch,
+        builder_level=order.builder_level,
+        workspace_bytes=order.workspace_bytes,
         inputs=read.inputs,
         outputs=read.outputs,
         precision=order.precision,
@@ -169,24 +169,6 @@ def _load_timing_cache(config: Any, path: Path) -> None:
     if cache is None or not config.set_timing_cache(cache, False):
         log.warning("%s is of another card or version; all layers are measured anew", path)
         config.set_timing_cache(config.create_timing_cache(b""), False)
-
-
-@cache  # the library keeps a pointer to the first logger that it is given, so that one must never go
-def _logger(trt: Any) -> Any:
-    """The logger of a module, with the errors since they were last cleared."""
-
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR) and _NO_DRIVER not in message:
-                self.errors.append(one_line(message))
-            elif severity == trt.ILogger.WARNING:
-                log.info("%s", one_line(message))
-
-    return Logger()
 
 
 def _make_monitor(trt: Any, progress: Progress, is_interrupted: Callable[[], bool]) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from build_engines.errors import EngineError
+from edge.backends.tensorrt_log import one_line
 from edge.engine_files import TensorSpec
 
 Precision = Literal["f16", "f32"]
@@ -205,9 +206,3 @@ def _parser_errors(parser: Any) -> str:
         said.append(place + one_line(error.desc()))
     more = [f"and {len(errors) - 3} more"] if len(errors) > 3 else []
     return "; ".join([*said, *more]) or "and does not say why"
-
-
-def one_line(text: str) -> str:
-    """The beginning of a message, in one line."""
-    line = " ".join(text.split())
-    return line if len(line) <= 300 else f"{line[:299]}…"

@@ -73,7 +73,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def remove_unreadable(folder: Path, target: Target) -> None:
-    """Remove records of another version and their plans: nobody can use them, and one would hide all others.
+    """Remove records of another version and their plans, which nobody can use.
 
     Args:
         folder: with `engines/`.
@@ -111,6 +111,8 @@ def unchanged_engine(
         record.onnx_sha256 == file_sha256(order.onnx_path)
         and record.library_version == library_version
         and record.precision == order.precision
+        and record.builder_level == order.builder_level
+        and record.workspace_bytes == order.workspace_bytes
         and record.compute_capabilities == order.compute_capabilities
         and (target == "tensorrt_rtx" or (machine is not None and record.gpu == machine.gpu))
     )

@@ -16,7 +16,7 @@ from build_engines.engine import known_capabilities
 from edge.backends.cuda import probe
 from edge.bundle import Bundle
 from edge.engine_files import TARGETS, Machine, Target, engines_of
-from edge.errors import BackendError
+from edge.errors import EngineAway
 
 _OLDEST: dict[Target, tuple[int, int]] = {"tensorrt": (10, 13), "tensorrt_rtx": (1, 7)}
 _PACKAGE: dict[Target, str] = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx-cu13"}
@@ -81,7 +81,10 @@ class Preflight:
     @classmethod
     def look(cls, folder: Path) -> "Preflight":
         """Look at this machine; `folder` is where engines are written."""
-        card = probe()
+        try:
+            card = probe()
+        except EngineAway as error:
+            card = str(error).rstrip(".")
         machine, no_card = (None, card) if isinstance(card, str) else (card, "")
         there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         libraries = {target: find_library(target) for target in TARGETS}
@@ -162,8 +165,4 @@ def _version(package: str) -> str:
 
 
 def _engines(bundle: Bundle, target: Target) -> str:
-    try:
-        names = [engine.plan.name for engine in engines_of(bundle.path, target)]
-    except BackendError as error:
-        return escape(str(error))
-    return escape(", ".join(names)) or "none"
+    return escape(", ".join(engine.plan.name for engine in engines_of(bundle.path, target))) or "none"

@@ -5,6 +5,7 @@ An engine is a plan, which nobody can look into without a card, and a record bes
 plan for each batch size.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edge.bundle import GateResult, file_sha256
 from edge.errors import BackendError
+
+log = logging.getLogger(__name__)
 
 Target = Literal["tensorrt", "tensorrt_rtx"]
 TARGETS: tuple[Target, ...] = ("tensorrt", "tensorrt_rtx")
@@ -36,6 +39,7 @@ class EngineRecord(_Part):
 
     Attributes:
         graph: file name of the ONNX graph in the bundle.
+        builder_level, workspace_bytes: what the builder was given to choose with.
         layer_types: how many layer outputs have which type ("HALF", "FLOAT" ...): proof of the precision.
         library_version: of TensorRT or TensorRT-RTX, whose plans fit no other version.
         compute_capabilities: of the cards that it is for, like "8.6".
@@ -49,6 +53,8 @@ class EngineRecord(_Part):
     onnx_sha256: str
     plan_sha256: str
     batch: int
+    builder_level: int
+    workspace_bytes: int
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
     precision: Literal["f16", "f32"]
@@ -100,20 +106,15 @@ class EngineFile:
 
 
 def engines_of(bundle_path: Path, target: Target) -> list[EngineFile]:
-    """All engines of a target in a bundle, in the order of their names.
-
-    Raises:
-        BackendError: a record is not understood.
-    """
+    """All engines of a target in a bundle, in the order of their names; an unreadable record is none."""
     found = []
     for path in sorted((bundle_path / ENGINES_FOLDER / target).glob("*.json")):
         try:
             record = EngineRecord.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
             first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error.strerror
-            raise BackendError(
-                f"{path} is no engine record of this version ({first}); run {REBUILD}."
-            ) from error
+            log.warning("%s is no engine record of this version (%s); run %s.", path, first, REBUILD)
+            continue
         found.append(EngineFile(path.with_suffix(".plan"), record))
     return found
 

@@ -4,7 +4,7 @@
     ├── SettingsError      a key, a value or a path of the settings is wrong
     ├── BundleError        a model bundle is missing, damaged or of another schema
     ├── BackendError       an inference engine is absent, or does not give the answers it must give
-    │   └── ServerAway     the server that computes for the station does not answer now
+    │   └── EngineAway     the card or the server that computes for the station does not answer now
     ├── ImageRejected      the bytes of one file are not an image that may be read
     ├── JournalError       the journal cannot be opened, or contradicts itself
     └── StationError       the inbox, the output folder or another daemon is in the way
@@ -33,8 +33,8 @@ class BackendError(EdgeError):
     """An inference engine is absent, or does not give the answers it must give."""
 
 
-class ServerAway(BackendError):
-    """The server that computes for the station does not answer now: starting again later can help."""
+class EngineAway(BackendError):
+    """The card or the server that computes does not answer now: starting again can help."""
 
 
 class ImageRejected(EdgeError):

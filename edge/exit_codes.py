@@ -3,7 +3,7 @@
 import logging
 from enum import IntEnum
 
-from edge.errors import EdgeError, JournalError, ServerAway
+from edge.errors import EdgeError, EngineAway, JournalError
 from edge.locks import FolderLockedError, OutputFullError, OutputUnwritableError
 
 log = logging.getLogger(__name__)
@@ -17,7 +17,7 @@ class ExitCode(IntEnum):
     UNFORESEEN = 1
     """An error that nobody thought of; its traceback is in the log."""
     ENGINE_FAULT = 70
-    """The inference engine failed, or its server is away: start again, the image is tried again."""
+    """The inference engine failed, or its card or server is away: start again, the image is tried again."""
     OUTPUT = 74
     """The journal or a CSV file cannot be written or read, and waiting does not help."""
     LOCKED = 75
@@ -32,7 +32,7 @@ def exit_code_of(error: EdgeError) -> ExitCode:
         return ExitCode.LOCKED
     if isinstance(error, OutputUnwritableError | OutputFullError | JournalError):
         return ExitCode.OUTPUT
-    if isinstance(error, ServerAway):
+    if isinstance(error, EngineAway):
         return ExitCode.ENGINE_FAULT
     return ExitCode.CONFIGURATION
 

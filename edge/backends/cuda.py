@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from edge.backends.cuda_graph import CapturedGraph
 from edge.engine_files import Machine
-from edge.errors import BackendError
+from edge.errors import BackendError, EngineAway
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,10 @@ def probe() -> Machine | str:
     The environment variable CUDA_VISIBLE_DEVICES chooses which card is the first.
 
     Returns:
-        The card, or in a few words why it cannot be used.
+        The card, or in a few words why there is none.
+
+    Raises:
+        EngineAway: the driver fails.
     """
     try:
         driver = ctypes.CDLL("libcuda.so.1")
@@ -59,7 +62,10 @@ def probe() -> Machine | str:
             text = ctypes.c_char_p()
             driver.cuGetErrorName(code, ctypes.byref(text))
             said = (text.value or b"no name").decode()
-            return f"{function.__name__} of the NVIDIA driver failed with {code}, {said}"
+            raise EngineAway(
+                f"{function.__name__} of the NVIDIA driver failed with {code}, {said}; run `nvidia-smi`, and "
+                "restart the machine if that fails, too."
+            )
     return Machine(
         name.value.decode(errors="replace"),
         f"{major.value}.{minor.value}",
@@ -119,7 +125,8 @@ class CudaMemory:
     """Memory, a stream and events of the first card, for one thread.
 
     Raises:
-        BackendError: pycuda is not installed, or CUDA does not start.
+        EngineAway: CUDA does not start.
+        BackendError: pycuda is not installed.
     """
 
     def __init__(self) -> None:
@@ -133,7 +140,7 @@ class CudaMemory:
                 f"pycuda is not installed ({error}); `pip install pycuda`, which needs the CUDA toolkit."
             ) from error
         except Exception as error:  # pycuda's errors cannot be named before it is imported
-            raise BackendError(f"CUDA does not start ({_line(error)}); restart the station.") from error
+            raise EngineAway(f"CUDA does not start ({_line(error)}); restart the station.") from error
         self._held: list[Any] = []
         with self._errors("making a stream"):
             self._stream = self._cuda.Stream()
@@ -158,7 +165,7 @@ class CudaMemory:
         """Make a buffer of zeros, which lives until `close`.
 
         Raises:
-            BackendError: there is no memory for it.
+            EngineAway: there is no memory for it.
         """
         size = np.dtype(dtype).itemsize * int(np.prod(shape))
         with self._errors(f"taking {size} bytes"):
@@ -173,7 +180,7 @@ class CudaMemory:
         """Copy inputs to the card, launch, copy outputs from it, and wait until all is done.
 
         Raises:
-            BackendError: CUDA failed, here or in anything since it was last asked; the process must end.
+            EngineAway: CUDA failed, here or in anything since it was last asked; the process must end.
         """
         begin, uploaded, computed, end = self._marks
         with self._errors("inference"):
@@ -216,11 +223,11 @@ class CudaMemory:
         try:
             yield
         except self._cuda.MemoryError as error:
-            raise BackendError(
+            raise EngineAway(
                 f"The card has no memory left ({doing}: {_line(error)}); end other programs that use it."
             ) from error
         except self._cuda.Error as error:
-            raise BackendError(f"CUDA failed ({doing}: {_line(error)}); restart the station.") from error
+            raise EngineAway(f"CUDA failed ({doing}: {_line(error)}); restart the station.") from error
 
 
 def _line(error: Exception) -> str:

@@ -80,7 +80,7 @@ class KServeBackend(Backend):
         """The one in which the server computes; "f16" if it does not tell.
 
         Raises:
-            ServerAway: it does not answer.
+            EngineAway: it does not answer.
             BackendError: it has no detector, or computes in something else.
         """
         server = self._server()
@@ -100,7 +100,7 @@ class KServeBackend(Backend):
         """Compare the graph with the server's model (see `Backend.open`).
 
         Raises:
-            ServerAway: the server does not answer.
+            EngineAway: the server does not answer.
         """
         bundle = Bundle.load(bundle_path)
         served = next(one for one in served_graphs(bundle) if one.files == graph)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.backends.kserve_models import SERVE
-from edge.errors import BackendError, ServerAway
+from edge.errors import BackendError, EngineAway
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Server:
         """The answer to a question, which is asked again while the server is away.
 
         Raises:
-            ServerAway: there was none for `patience_s`.
+            EngineAway: there was none for `patience_s`.
             BackendError: the server refused.
         """
         began_s, pause_s = self.clock(), _FIRST_PAUSE_S
@@ -92,7 +92,7 @@ class Server:
                 self.away_s = self.clock()
                 waited_s = self.away_s - began_s
                 if waited_s >= patience_s:
-                    raise ServerAway(
+                    raise EngineAway(
                         f"The server at {self.url} has not answered for {waited_s:.0f} s ({error}); "
                         "start it, or correct server_url."
                     ) from error

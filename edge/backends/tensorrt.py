@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from edge.backends.base import Backend, BackendAbsent, Outputs, Session
 from edge.backends.cuda import Buffer, CudaMemory, DeviceMemory, probe
+from edge.backends.tensorrt_log import library_logger
 from edge.bundle import GraphFiles
 from edge.engine_files import REBUILD, EngineFile, Machine, Target, TensorSpec, fitting_engines
-from edge.errors import BackendError
+from edge.errors import BackendError, EngineAway
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class _TensorRtSession(Session):
         self._memory = memory
         self._plans: list[_Plan] = []
         try:
-            runtime = trt.Runtime(_logger(trt))
+            runtime = trt.Runtime(library_logger(trt))
             for file in files:
                 self._plans.append(_Plan(trt, runtime, file, side_px, memory))
             for plan in self._plans:
@@ -137,12 +138,12 @@ class _Plan:
         self.batch = file.record.batch
         self._path = file.plan
         self._memory = memory
-        self._logger = _logger(trt)
+        self._logger = library_logger(trt)
         self._engine = self._deserialised(runtime, file)
         _require_as_recorded(trt, self._engine, file, side_px)
         self._context = self._engine.create_execution_context()
         if self._context is None:
-            raise self._failure("gets no context", "free memory of the card")
+            raise self._failure("gets no context", "free memory of the card", EngineAway)
         self._inputs = self._buffers(file.record.inputs)
         self._outputs = self._buffers(file.record.outputs)
         for name, buffer in (self._inputs | self._outputs).items():
@@ -186,12 +187,12 @@ class _Plan:
 
     def _execute(self) -> None:
         if not self._context.execute_async_v3(self._memory.stream):
-            raise self._failure("failed", "restart the station")
+            raise self._failure("failed", "restart the station", EngineAway)
 
-    def _failure(self, what: str, advice: str) -> BackendError:
-        error, self._logger.last_error = self._logger.last_error, ""
-        said = f" ({error})" if error else ""
-        return BackendError(f"{self._path} {what}{said}; {advice}.")
+    def _failure(self, what: str, advice: str, kind: type[BackendError] = BackendError) -> BackendError:
+        errors = self._logger.take_errors()
+        said = f" ({errors[-1]})" if errors else ""
+        return kind(f"{self._path} {what}{said}; {advice}.")
 
     def close(self) -> None:
         """Give context and engine back; the memory is given back after them, all at once."""
@@ -249,31 +250,6 @@ def has_ultralytics_header(plan: bytes) -> bool:
         return isinstance(json.loads(plan[4 : 4 + length]), dict)
     except ValueError:
         return False
-
-
-@cache  # the library keeps a pointer to the first logger that it gets, so that one must never go
-def _logger(trt: Any) -> Any:
-    levels = {
-        trt.ILogger.Severity.INTERNAL_ERROR: logging.ERROR,
-        trt.ILogger.Severity.ERROR: logging.ERROR,
-        trt.ILogger.Severity.WARNING: logging.WARNING,
-    }
-
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        """Gives the library's messages to the log, and keeps the last error for the sentence about it."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)  # pybind11 asks for its own __init__, not for super()'s
-            self.last_error = ""
-
-        def log(self, severity: Any, msg: str) -> None:
-            level = levels.get(severity, logging.DEBUG)
-            line = " ".join(msg.split())
-            if level >= logging.ERROR:
-                self.last_error = line
-            log.log(level, "%s", line)
-
-    return Logger()
 
 
 @cache

@@ -12,6 +12,7 @@ from build_engines import engine as engine_module
 from build_engines.engine import build_engine, known_capabilities
 from build_engines.engine_network import Order
 from build_engines.errors import EngineError
+from edge.backends import tensorrt_log
 from edge.bundle import embedded_bundle, file_sha256
 from edge.engine_files import Machine, TensorSpec
 from tests.build_engines import small_graphs
@@ -227,7 +228,7 @@ def test_ctrl_c_is_not_lost_in_the_library(tmp_path: Path, monkeypatch: pytest.M
         signal.raise_signal(signal.SIGINT)
         return text
 
-    monkeypatch.setattr(engine_module, "one_line", line_and_ctrl_c)
+    monkeypatch.setattr(tensorrt_log, "one_line", line_and_ctrl_c)
     with pytest.raises(KeyboardInterrupt):
         build_engine(rtx, order, None, Told())
 

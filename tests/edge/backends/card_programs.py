@@ -18,7 +18,7 @@ import numpy as np
 from edge.backends import cuda
 from edge.bundle import Bundle
 from edge.demo.renderer import draw_tile
-from edge.errors import BackendError
+from edge.errors import BackendError, EngineAway
 from edge.pipeline import Pipeline, open_pipeline
 from tests.edge.backends import fake_tensorrt
 from tests.edge.backends.fake_card import DriverCard
@@ -37,7 +37,10 @@ def _counts(card: DriverCard) -> list[int]:
 
 def probe(card: DriverCard) -> Any:
     """The card, or why there is none."""
-    return str(cuda.probe())
+    try:
+        return str(cuda.probe())
+    except EngineAway as error:
+        return f"EngineAway: {error}"
 
 
 def thousand(card: DriverCard, bundle: str) -> Any:

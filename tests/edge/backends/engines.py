@@ -50,6 +50,8 @@ def add_engine(
         onnx_sha256=file_sha256(onnx),
         plan_sha256=hashlib.sha256(plan).hexdigest(),
         batch=batch,
+        builder_level=3,
+        workspace_bytes=1 << 30,
         inputs=specs[fake_tensorrt.TensorIOMode.INPUT],
         outputs=specs[fake_tensorrt.TensorIOMode.OUTPUT],
         precision="f16",

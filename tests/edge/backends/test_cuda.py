@@ -113,7 +113,8 @@ def test_the_driver_is_asked_for_the_card_and_its_troubles(run: Run) -> None:
     assert told(run("probe")).startswith("Machine(gpu='Double of a card', compute_capability='8.6', driver=")
     assert told(run("probe", LIBCUDA_DOUBLE_CARDS="0")) == "the NVIDIA driver sees no card"
     assert told(run("probe", LIBCUDA_DOUBLE_FAIL="cuInit:803:1")) == (
-        "cuInit of the NVIDIA driver failed with 803, CUDA_ERROR_UNKNOWN"
+        "EngineAway: cuInit of the NVIDIA driver failed with 803, CUDA_ERROR_UNKNOWN; run `nvidia-smi`, and "
+        "restart the machine if that fails, too."
     )
 
 
@@ -280,6 +281,23 @@ def test_a_named_backend_that_does_not_fit_ends_the_daemon_as_a_wrong_setting(
     assert code == ExitCode.CONFIGURATION, log
     (line,) = [line for line in log.splitlines() if "tensorrt" in line]
     assert sentence in line
+
+
+@pytest.mark.usefixtures("pycuda")
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ("cuInit:999:1", "cuInit of the NVIDIA driver failed with 999, CUDA_ERROR_UNKNOWN; run `nvidia-smi`"),
+        ("cuMemAlloc_v2:2:1", "The card has no memory left"),
+    ],
+)
+def test_a_card_that_is_away_at_the_start_ends_the_daemon_so_that_it_is_started_again(
+    command: Command, tmp_path: Path, equipped: Bundle, fault: str, sentence: str
+) -> None:
+    named = ("--backend", "tensorrt")
+    code, log, _ = watched(command, tmp_path, equipped.path, *named, LIBCUDA_DOUBLE_FAIL=fault)
+    assert code == ExitCode.ENGINE_FAULT, log
+    assert sentence in log
 
 
 def test_a_declared_fallback_is_warned_of_and_stands_in_the_status_line(

@@ -10,7 +10,7 @@ from edge.backends.base import Session
 from edge.backends.kserve import KServeBackend
 from edge.backends.kserve_http import Address
 from edge.backends.kserve_models import BUNDLE_ID, PRECISION
-from edge.backends.kserve_server import ServerAway
+from edge.backends.kserve_server import EngineAway
 from edge.bundle import Bundle
 from edge.demo.renderer import draw_field, draw_tile
 from edge.errors import BackendError
@@ -181,7 +181,7 @@ def test_a_refused_batch_is_a_fault_at_once(bundle: Bundle, double: ServerDouble
     double.refusal = "unexpected shape"
     with pytest.raises(BackendError, match=f"{URL} refuses \\(unexpected shape\\)") as caught:
         session.run(crops(1))
-    assert not isinstance(caught.value, ServerAway)
+    assert not isinstance(caught.value, EngineAway)
     assert clock() == began_s
 
 
@@ -196,7 +196,7 @@ def test_a_server_that_does_not_come_is_told_from_a_wrong_one(bundle: Bundle, do
     clock = FakeClock()
     began_s = clock()
     double.is_away = True
-    with pytest.raises(ServerAway, match=rf"{URL} has not answered for 9\d s \(Connection refused\); start"):
+    with pytest.raises(EngineAway, match=rf"{URL} has not answered for 9\d s \(Connection refused\); start"):
         backend_of(double, clock).precisions()
     # Five starts in 300 s, and systemd would give up.
     assert clock() - began_s > 60
@@ -224,7 +224,7 @@ def test_a_server_that_stays_away_ends_the_work(bundle: Bundle, double: ServerDo
     clock = FakeClock()
     session, began_s = classifier_of(bundle, double, clock), clock()
     double.is_away = True
-    with pytest.raises(ServerAway):
+    with pytest.raises(EngineAway):
         session.run(crops(1))
     # Detector and classifier, each with an answer that does not come for 5 s, within systemd's 60 s.
     assert 15 <= clock() - began_s < 20

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge.backends import tensorrt
 from edge.backends.base import Session, find_backend
+from edge.backends.tensorrt_log import library_logger
 from edge.bundle import Bundle
 from edge.demo.renderer import draw_field, draw_tile
 from edge.errors import BackendError
@@ -190,7 +190,7 @@ def test_of_two_engines_of_one_batch_the_one_for_fewer_cards_is_taken(
 
 
 def test_the_library_s_messages_go_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    logger = tensorrt._logger(fake_tensorrt)
+    logger = library_logger(fake_tensorrt)
     severity = fake_tensorrt.ILogger.Severity
     with caplog.at_level(logging.DEBUG):
         logger.log(severity.WARNING, "two\n lines")
@@ -201,8 +201,8 @@ def test_the_library_s_messages_go_to_the_log(caplog: pytest.LogCaptureFixture) 
         (logging.DEBUG, "chatter"),
         (logging.ERROR, "broken"),
     ]
-    assert logger is tensorrt._logger(fake_tensorrt)  # TensorRT keeps a pointer to it
-    logger.last_error = ""
+    assert logger is library_logger(fake_tensorrt)  # TensorRT keeps a pointer to it
+    assert logger.take_errors() == ["broken"]
 
 
 def test_stage_times_come_from_the_card(card: FakeCard, equipped: Bundle) -> None:
