@@ -18,12 +18,13 @@ from rich.progress import track
 from rich.table import Table
 
 from edge.demo.renderer import draw_tile
-from edge.desk import ImageResult, Reader
+from edge.desk import Reader
 from edge.errors import StationError
 from edge.images import IMAGE_SUFFIXES
 from edge.overlay import encode_jpeg
 from edge.records import State
 from edge.station import open_desk
+from edge.tasks import ImageResult
 
 PERCENTILES = (50, 90, 99)
 _DRAWN_IMAGES = 16

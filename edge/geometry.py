@@ -63,8 +63,9 @@ def letterbox(
     scale = min(tile_size / height, tile_size / width)
     inner_w, inner_h = max(round(width * scale), 1), max(round(height * scale), 1)
     left, top = ((tile_size - inner_w) // 2, (tile_size - inner_h) // 2) if anchor == "centre" else (0, 0)
-    tile = np.full((tile_size, tile_size, 3), pad, np.uint8)
-    tile[top : top + inner_h, left : left + inner_w] = _resize(rgb, inner_w, inner_h)
+    tile = np.empty((tile_size, tile_size, 3), np.uint8)
+    tile[:top], tile[top + inner_h :], tile[:, :left], tile[:, left + inner_w :] = pad, pad, pad, pad
+    _resize(rgb, tile[top : top + inner_h, left : left + inner_w])
     return tile, Letterbox((inner_w / width, inner_h / height), (left, top), (width, height))
 
 
@@ -112,14 +113,16 @@ def crop(
     over = (max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0))
     if any(over):
         inside = np.asarray(cv2.copyMakeBorder(inside, *over, cv2.BORDER_REPLICATE), np.uint8)
-    return _resize(inside, crop_size, crop_size)
+    return _resize(inside, np.empty((crop_size, crop_size, 3), np.uint8))
 
 
-def _resize(rgb: Image, width: int, height: int) -> Image:
+def _resize(rgb: Image, target: Image) -> Image:
     """Bilinear as detectors are trained; averaging where shrinking past a half would skip pixels."""
+    height, width = target.shape[:2]
     shrinks_past_half = width * 2 < rgb.shape[1] or height * 2 < rgb.shape[0]
     interpolation = cv2.INTER_AREA if shrinks_past_half else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(rgb, (width, height), interpolation=interpolation), np.uint8)
+    cv2.resize(rgb, (width, height), target, interpolation=interpolation)
+    return target
 
 
 def clip_boxes(boxes_xyxy: Boxes, image_size_wh: tuple[int, int]) -> Boxes:

@@ -23,6 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from PIL.BmpImagePlugin import BmpImageFile
@@ -64,6 +65,8 @@ _MAGICS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG"} | dict.fromkeys
 _BMP_HEADER_SIZES = frozenset({12, 40, 52, 56, 64, 108, 124})
 
 _RGB_READY_MODES = frozenset({"1", "L", "P", "RGB", "CMYK", "YCbCr"})
+_ORIENTATION, _UPRIGHT = 0x0112, 1
+"""The EXIF tag, and the value of an image that need not be turned."""
 _EIGHT_BITS_OF_SIXTEEN = ((np.arange(65_536) + 128) // 257).astype(np.uint8)
 
 _UNSUPPORTED_BY_PILLOW = re.compile(r"cannot handle|unknown pixel mode|unsupported|not yet supported", re.I)
@@ -134,12 +137,27 @@ def _decode(data: bytes, kind: str, limits: ImageLimits) -> NDArray[np.uint8]:
         check_tiff_pixels(image, data)
     elif isinstance(image, BmpImageFile):
         check_bmp_pixels(image, data)
+    if isinstance(image, JpegImageFile) and (rgb := _clean_jpeg(image, data)) is not None:
+        return rgb
     image.load()
     if kind == "JPEG":
         check_last_block(image, data, end)
     with suppress(Exception):  # an unreadable EXIF block loses no pixel, and cells have no upright
         ImageOps.exif_transpose(image, in_place=True)
     return _to_rgb(image, kind)
+
+
+def _clean_jpeg(image: JpegImageFile, data: bytes) -> NDArray[np.uint8] | None:
+    """The pixels of an upright JPEG in which libjpeg finds nothing to warn of, None for all others.
+
+    Pillow has the same pixels, in 1.5 times the time, and drops the warnings.
+    """
+    with suppress(Exception):  # the long way tells what is the matter
+        if image.mode in ("L", "RGB") and image.getexif().get(_ORIENTATION, _UPRIGHT) == _UPRIGHT:
+            rgb: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", strict=True)
+            rgb.flags.writeable = False
+            return rgb
+    return None
 
 
 def _format_of(data: bytes) -> str:

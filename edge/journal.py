@@ -16,7 +16,7 @@ from pathlib import Path
 from edge.cells import Finding
 from edge.errors import JournalError
 from edge.journal_file import JOURNAL_NAME, as_journal_errors, open_file
-from edge.records import Answer, Entry, FileStamp, State, Write
+from edge.records import LARGEST_BATCH, Answer, Entry, FileStamp, State, Write
 
 
 class Journal:
@@ -29,6 +29,8 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.path = folder / JOURNAL_NAME
         self._db = open_file(self.path)
+        self._batch: int | None = None
+        """Number of an open transaction that has writes: one more than the last write before it."""
 
     def close(self) -> None:
         """Close the file; may be called twice."""
@@ -115,7 +117,7 @@ class Journal:
         """Store the final state of an image and what is to be written for it, in one transaction."""
         with self._transaction() as db:
             _store_answer(db, claim.image_id, answer)
-            _insert_writes(db, claim.image_id, writes)
+            self._insert_writes(claim.image_id, writes)
 
     def adopt(self, images: Iterable[tuple[Path, bytes | None, Answer | None, list[Write]]]) -> int:
         """Take over all images that another record tells of, or none, in one transaction.
@@ -138,7 +140,7 @@ class Journal:
                     assert image_id is not None
                     _store_answer(db, image_id, answer)
                     count += 1
-                _insert_writes(db, image_id, writes)
+                self._insert_writes(image_id, writes)
         return count
 
     def settle(self) -> None:
@@ -162,8 +164,8 @@ class Journal:
 
     def record_writes(self, writes: list[Write]) -> None:
         """Store bytes that belong to no new image: headers, and rows that move to another file."""
-        with self._transaction() as db:
-            _insert_writes(db, None, writes)
+        with self._transaction():
+            self._insert_writes(None, writes)
 
     def touch(self, image_id: int, stamp: FileStamp) -> None:
         """The same bytes have a new time of change, or stand in another file."""
@@ -173,14 +175,21 @@ class Journal:
                 (*astuple(stamp), image_id),
             )
 
+    def last_batch(self, output: str) -> list[Write]:
+        """The bytes of an output that were committed last, together, in order."""
+        with as_journal_errors(self.path):
+            rows = self._db.execute(
+                "SELECT output, file, offset, data, batch FROM writes WHERE output = ? ORDER BY id DESC "
+                "LIMIT ?",
+                (output, LARGEST_BATCH + 1),  # a header may come first
+            ).fetchall()
+        # Rows of schema 1 have no number: each was committed alone.
+        batch = rows[:1] + [row for row in rows[1:] if row[4] == rows[0][4] is not None]
+        return [Write(*row[:4]) for row in reversed(batch)]
+
     def last_write(self, output: str) -> Write | None:
         """The last bytes of an output, None if there are none."""
-        with as_journal_errors(self.path):
-            row = self._db.execute(
-                "SELECT output, file, offset, data FROM writes WHERE output = ? ORDER BY id DESC LIMIT 1",
-                (output,),
-            ).fetchone()
-        return Write(*row) if row else None
+        return next(reversed(self.last_batch(output)), None)
 
     def writes_after(self, file: str, position: int) -> Iterator[Write]:
         """What stands in a file from a position on, in order; the first may begin before it."""
@@ -214,11 +223,34 @@ class Journal:
             rows = self._db.execute("SELECT state, count(*) FROM images GROUP BY state").fetchall()
         return {State(state): count for state, count in rows}
 
+    def _insert_writes(self, image_id: int | None, writes: list[Write]) -> None:
+        if self._batch is None:
+            (self._batch,) = self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM writes").fetchone()
+        self._db.executemany(
+            "INSERT INTO writes (image_id, output, file, offset, data, batch) VALUES (?, ?, ?, ?, ?, ?)",
+            [(image_id, write.output, write.file, write.offset, write.data, self._batch) for write in writes],
+        )
+
+    @contextmanager
+    def together(self, durable: bool = True) -> Iterator[None]:
+        """Make one transaction of all that is stored meanwhile.
+
+        Args:
+            durable: whether it is on the disk when this ends. Else it survives the end of the process, and a
+                power cut may forget it.
+        """
+        with self._transaction(durable):
+            yield
+
     @contextmanager
     def _transaction(self, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        if self._db.in_transaction:  # of `together`
+            yield self._db
+            return
         with as_journal_errors(self.path):
             self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._db.execute("BEGIN IMMEDIATE")
+            self._batch = None
             try:
                 yield self._db
                 self._db.execute("COMMIT")
@@ -238,13 +270,6 @@ def _store_answer(db: sqlite3.Connection, image_id: int, answer: Answer) -> None
             *(answer.state, _text(answer.reason), width, height, findings, answer.latency_ms),
             *(answer.bundle, answer.engine, answer.finished_at, image_id),
         ),
-    )
-
-
-def _insert_writes(db: sqlite3.Connection, image_id: int | None, writes: list[Write]) -> None:
-    db.executemany(
-        "INSERT INTO writes (image_id, output, file, offset, data) VALUES (?, ?, ?, ?, ?)",
-        [(image_id, write.output, write.file, write.offset, write.data) for write in writes],
     )
 
 

@@ -37,6 +37,9 @@ MIGRATIONS = (
     );
     CREATE UNIQUE INDEX writes_by_place ON writes (file, offset);
     """,
+    """
+    ALTER TABLE writes ADD COLUMN batch INTEGER;
+    """,
 )
 """Statements that lead from schema version n to n + 1. Append only: stations in the field hold data."""
 

@@ -29,9 +29,9 @@ from prometheus_client import (
 from prometheus_client.exposition import ThreadingWSGIServer
 
 from edge.cells import CELL_CLASSES
-from edge.desk import ImageResult
 from edge.errors import SettingsError
 from edge.records import State
+from edge.tasks import ImageResult
 
 log = logging.getLogger(__name__)
 

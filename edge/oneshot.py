@@ -4,32 +4,26 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from rich.table import Table
 
-from edge.desk import MAX_TRIES, Desk, ImageResult, Reader
+from edge.desk import Desk, Reader
 from edge.errors import StationError
+from edge.opening import MAX_TRIES
 from edge.overlay import save_overlay
 from edge.records import State
 from edge.station import open_desk
+from edge.tasks import Arrival, ImageResult
 from edge.walking import is_ignored
 
 log = logging.getLogger(__name__)
 
 _OWN_NAMES = ("results*.csv*", "images*.csv*", "annotated")
 """What a run itself writes into its output folder; the rest of it begins with a dot."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A file to be read and the sample that it belongs to; POSIX, empty outside sub-folders."""
-
-    path: Path
-    sample: str
 
 
 def run_once(
@@ -55,27 +49,31 @@ def run_once(
     if not targets:
         raise StationError(f"{', '.join(map(str, images))} holds no file; name files or a folder with files.")
     console = Console(stderr=True)
-    bar = track(targets, "reading", console=console, disable=not console.is_terminal, transient=True)
     results = []
-    with open_desk(pipeline, out) as (desk, _):
-        for target in bar:
-            result = _answer(desk, target)
+    with (
+        open_desk(pipeline, out, keep_pixels=overlays) as (desk, _),
+        Progress(console=console, disable=not console.is_terminal, transient=True) as bar,
+    ):
+        reading = bar.add_task("reading", total=len(targets))
+        for result in desk.process_all(targets):
+            if result.status is State.PENDING:
+                result = _try_again(desk, result)
             if overlays:
                 save_overlay(out / "annotated", result)
             results.append(replace(result, rgb=None))
+            bar.advance(reading)
     return results
 
 
-def _answer(desk: Desk, target: Target) -> ImageResult:
+def _try_again(desk: Desk, result: ImageResult) -> ImageResult:
     """A fault that can pass is tried again at once: there is no later in a run that ends."""
-    for _ in range(MAX_TRIES):
-        result = desk.process(target.path, target.sample)
-        if result.status is not State.PENDING:
-            break
+    for _ in range(MAX_TRIES - 1):
+        if result.status is State.PENDING:
+            result = desk.process(result.path, result.sample)
     return result
 
 
-def find_files(images: Sequence[Path], out: Path) -> Iterator[Target]:
+def find_files(images: Sequence[Path], out: Path) -> Iterator[Arrival]:
     """Files in the order of their names, each once; not what a run wrote to `out`."""
     seen: set[Path] = set()
     for given in images:
@@ -88,7 +86,7 @@ def find_files(images: Sequence[Path], out: Path) -> Iterator[Target]:
                 log.error("%r is no regular file and was not opened.", str(path))
                 continue
             sample = path.parent.relative_to(given).as_posix() if given.is_dir() else ""
-            yield Target(path, "" if sample == "." else sample)
+            yield Arrival(path, "" if sample == "." else sample)
 
 
 def _files(folder: Path, out: Path) -> Iterator[Path]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edge.cells import Finding, Lineage, cell_class
 
 if TYPE_CHECKING:
-    from edge.desk import ImageResult
+    from edge.tasks import ImageResult
 
 log = logging.getLogger(__name__)
 

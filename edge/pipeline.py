@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from types import TracebackType
@@ -25,9 +26,12 @@ Floats = NDArray[np.float32]
 
 
 class Pipeline:
-    """A bundle on an engine. Use it from one thread; open it with `open_pipeline`.
+    """A bundle on an engine; open it with `open_pipeline`.
 
     Attributes:
+        lanes: how many threads may call `read` at once.
+        crowd: the same pipeline with more lanes, for images that wait for each other; None where there is
+            nothing to gain.
         bundle: what is run.
         bundle_id: name and hash of the bundle, for result rows.
         engine_id: backend, precision and, of engines that were built ahead, their hash, for result rows.
@@ -35,6 +39,7 @@ class Pipeline:
     """
 
     why: str = ""
+    crowd: "Pipeline | None" = None
 
     def __init__(self, bundle: Bundle, engine_id: str, detector: Session, classifier: Session | None) -> None:
         self.bundle = bundle
@@ -42,6 +47,7 @@ class Pipeline:
         self.engine_id = engine_id
         self._detector = detector
         self._classifier = classifier
+        self.lanes = min(session.lanes for session in (detector, classifier) if session is not None)
 
     def read(
         self, rgb: Image, watch: Stopwatch | None = None, detection_threshold: float | None = None
@@ -111,6 +117,8 @@ class Pipeline:
 
     def close(self) -> None:
         """Give the engine's memory back."""
+        if self.crowd is not None:
+            self.crowd.close()
         self._detector.close()
         if self._classifier is not None:
             self._classifier.close()
@@ -187,6 +195,12 @@ def _open_on(engine: Backend, bundle: Bundle, precision: str) -> Pipeline:
     for candidate in candidates:
         try:
             pipeline = _tested(engine, bundle, candidate, golden)
+            if engine.has_lanes and len(os.sched_getaffinity(0)) > 1:
+                try:
+                    pipeline.crowd = _tested(engine, bundle, candidate, golden, in_lanes=True)
+                except BackendError:
+                    pipeline.close()
+                    raise
         except BackendError as refusal:
             refusals.append(refusal)
             continue
@@ -200,14 +214,17 @@ def _open_on(engine: Backend, bundle: Bundle, precision: str) -> Pipeline:
     )
 
 
-def _tested(engine: Backend, bundle: Bundle, precision: str, golden: Golden) -> Pipeline:
+def _tested(
+    engine: Backend, bundle: Bundle, precision: str, golden: Golden, *, in_lanes: bool = False
+) -> Pipeline:
     with ExitStack() as refused:
         spec, graphs = bundle.classifier, bundle.detector.graph
-        detector = engine.open(bundle.path, graphs, bundle.detector.tile_size, precision)
+        tile_size = bundle.detector.tile_size
+        detector = engine.open(bundle.path, graphs, tile_size, precision, in_lanes=in_lanes)
         refused.callback(detector.close)
         classifier = None
         if spec is not None:
-            classifier = engine.open(bundle.path, spec.graph, spec.crop_size, precision)
+            classifier = engine.open(bundle.path, spec.graph, spec.crop_size, precision, in_lanes=in_lanes)
             refused.callback(classifier.close)
         require_known_answers(detector, classifier, golden, bundle.manifest.thresholds.detection, precision)
         refused.pop_all()

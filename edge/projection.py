@@ -1,6 +1,7 @@
 """One CSV file as a projection of the journal: whatever happens to the file, it can be made whole again.
 
-The journal commits bytes and their place first; then they are written there and fsynced.
+The journal commits bytes and their place first; then they are written there. They are fsynced later, which is
+enough: what a power cut takes of them the journal has.
 """
 
 import csv
@@ -9,6 +10,9 @@ import io
 import itertools
 import logging
 import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edge.errors import StationError
@@ -19,6 +23,8 @@ from edge.records import Write
 log = logging.getLogger(__name__)
 
 _COMPARED_BYTES = 4096
+_UNSYNCED_BYTES = 1 << 16
+"""So many may be written before they are fsynced; a start looks for them."""
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _NOT_OURS_TO_WRITE = frozenset(
     {errno.EACCES, errno.EPERM, errno.EBUSY, errno.EAGAIN, errno.ETXTBSY, errno.ELOOP, errno.EISDIR}
@@ -35,6 +41,11 @@ class CsvFile:
         self._journal = journal
         self._name = part_name(output, 1)
         self._end = 0
+        """Behind the last bytes that are planned."""
+        self._synced = 0
+        """Up to here the file is on the disk."""
+        self._is_doubtful = False
+        """Whether what is not on the disk may only look as if it were written."""
         self._written: tuple[str, int] | None = None
         """File and end of the last write that is known to stand there."""
         self._left_as: tuple[int, int, int] | None = None
@@ -56,6 +67,8 @@ class CsvFile:
         if last is None:
             self._begin_part(None)
             return
+        if last.file != self._name:
+            self._synced = 0
         self._name, self._end = last.file, last.end
         try:
             is_ours = self._mend_file(last)
@@ -75,8 +88,10 @@ class CsvFile:
             if excess.endswith(b"\n"):
                 return False
             common = min(size, self._end)
-            # Only the last write can be missing: an earlier one was fsynced before it.
-            expected = self._journal.bytes_before(self._name, common, _COMPARED_BYTES + len(last.data))
+            # Only the last bytes can be missing: earlier ones were fsynced before them.
+            recent = self._journal.last_batch(self._output)
+            window = _COMPARED_BYTES + _UNSYNCED_BYTES + sum(len(write.data) for write in recent)
+            expected = self._journal.bytes_before(self._name, common, window)
             found = os.pread(handle, len(expected), common - len(expected))
             if found != expected:
                 found = found.rstrip(b"\0")
@@ -85,66 +100,106 @@ class CsvFile:
                 size = common - len(expected) + len(found)
             self._cut(handle, excess)
             self._replay(handle, size)
+            self._synced = self._end
             self._written = last.file, last.end
             self._left_as = _identity(os.fstat(handle))
             return True
         finally:
             os.close(handle)
 
-    def plan(self, rows: bytes) -> Write:
-        """Where rows will stand. A file that somebody changed since the last write is looked at first."""
+    def look(self) -> None:
+        """Mend the file if somebody changed it since the last write.
+
+        Raises:
+            OutputFullError, OutputUnwritableError: as `mend`.
+        """
         try:
             untouched = self._left_as == _identity(os.lstat(self._folder / self._name))
         except OSError:
             untouched = False
         if not untouched:
             self.mend()
-        return Write(self._output, self._name, self._end, rows)
+
+    def plan(self, rows: bytes) -> Write:
+        """Where rows will stand: behind those that are planned already."""
+        write = Write(self._output, self._name, self._end, rows)
+        self._end = write.end
+        return write
 
     def apply(self, write: Write) -> None:
-        """Write committed bytes at their place and fsync. After an error `mend` completes them.
+        """Write committed bytes at their place, in the order of plans. After an error `mend` completes them.
 
         Raises:
             OutputFullError, OutputUnwritableError: as `mend`; what was written of these bytes is taken back.
         """
-        try:
+        file, end = self._written or ("", 0)
+        if write.file != self._name or (write.file == file and write.end <= end):
+            return  # `mend` has written it with the one before, here or in the next part
+        with self._ours_or_mended():
             self._put(write)
+            if self._end - self._synced > _UNSYNCED_BYTES:
+                self._sync()
+
+    def sync(self) -> None:
+        """Bring what was written to the disk.
+
+        Raises:
+            OutputFullError, OutputUnwritableError: as `mend`, which then writes it again.
+        """
+        if self._synced < self._end:
+            with self._ours_or_mended(), suppress(FileNotFoundError):  # `look` sees that it is gone
+                self._sync()
+
+    @contextmanager
+    def _ours_or_mended(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
+            self._left_as = None
             if error.errno not in _NOT_OURS_TO_WRITE:
                 raise self._as_ours(error) from error
             self.mend()  # a program has locked the file since it was looked at
 
     def _put(self, write: Write) -> None:
         self._left_as = None
-        is_new = write.offset == 0
         handle = os.open(self._folder / write.file, _FLAGS, 0o644)
         try:
-            self._write(handle, write)
-            os.fsync(handle)
+            self._write(handle, write.data, write.offset)
             self._left_as = _identity(os.fstat(handle))
         finally:
             os.close(handle)
-        if is_new:
-            fsync_folder(self._folder)
-        self._written, self._end = (write.file, write.end), write.end
+        self._written = write.file, write.end
 
-    def _write(self, handle: int, write: Write) -> None:
-        view, at = memoryview(write.data), write.offset
+    def _sync(self) -> None:
+        handle = os.open(self._folder / self._name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            os.fsync(handle)
+        except OSError:
+            self._is_doubtful = True  # Linux takes the pages for written now (fsync(2))
+            raise
+        finally:
+            os.close(handle)
+        self._synced = self._end
+
+    def _write(self, handle: int, data: bytes, offset: int) -> None:
+        view, at = memoryview(data), offset
         try:
             while view:  # on a disk that fills up, one call writes a part and says so only by its count
                 written = os.pwrite(handle, view, at)
                 view, at = view[written:], at + written
         except OSError:
-            os.ftruncate(handle, write.offset)
+            os.ftruncate(handle, offset)
             raise
 
     def _replay(self, handle: int, size: int) -> None:
-        if size >= self._end:
-            return
-        for write in self._journal.writes_after(self._name, size):
-            self._write(handle, write)
-        os.fsync(handle)
-        log.warning("%s had %d bytes: wrote it again up to byte %d.", self._name, size, self._end)
+        start = min(size, self._synced) if self._is_doubtful else size
+        if start < self._end:
+            for write in self._journal.writes_after(self._name, start):
+                self._write(handle, write.data, write.offset)
+            log.warning("%s had %d bytes: wrote it again up to byte %d.", self._name, size, self._end)
+        if self._synced < self._end:
+            os.fsync(handle)
+        self._is_doubtful = False
 
     def _cut(self, handle: int, excess: bytes) -> None:
         if not excess:
@@ -164,13 +219,13 @@ class CsvFile:
     def _begin_part(self, last: Write | None) -> None:
         """Begin the output's first file, or its next part, with the header.
 
-        Only the last committed write can be missing from a file (an earlier one was fsynced before it). If
-        the file that is left behind does not name its image, its bytes move to the new part.
+        Only what was committed last, together, can be missing from a file that somebody saved: all before it
+        was written by then. Of the images in it, those that the file does not name move to the new part.
         """
         left = self._folder / self._name
         names = (part_name(self._output, number) for number in itertools.count(1))
         self._name = next(name for name in names if not self._is_taken(name))
-        writes = [Write(self._output, self._name, 0, self._header)]
+        parts = [self._header]
         if last is not None:
             log.error(
                 "%s was changed by somebody else, or cannot be opened: it is left alone, rows go on in %s.",
@@ -178,28 +233,52 @@ class CsvFile:
             )
         elif left.name != self._name:
             log.error("%s is not the station's: it is left alone, rows begin in %s.", left.name, self._name)
-        if last is not None and last.offset > 0 and not self._is_written(last):
-            writes.append(Write(self._output, self._name, len(self._header), last.data))
+        if last is not None:
+            parts += [write.data for write in self._missing(last.file)]
+        writes, self._end, self._synced = [], 0, 0
+        for data in parts:
+            writes.append(self.plan(data))
         self._journal.record_writes(writes)
         try:
             for write in writes:
                 self._put(write)
+            self._sync()
+            fsync_folder(self._folder)
         except OSError as error:
             raise self._as_ours(error) from error
 
-    def _is_written(self, last: Write) -> bool:
-        """Whether rows stand in a file that is not ours any more; in one that we may not read they do not."""
-        if self._written == (last.file, last.end):
-            return True
-        row = next(csv.DictReader(io.StringIO((self._header + last.data).decode("utf-8"), newline="")))
-        key = (row["image_sha256"] or row["finished_at"]).encode("utf-8")
+    def _missing(self, file: str) -> list[Write]:
+        """What was committed last and does not stand in a file that is not ours any more.
+
+        In one that we may not read nothing of it stands.
+        """
+        recent = [w for w in self._journal.last_batch(self._output) if w.file == file and w.offset]
+        if self._written is not None and self._written[0] == file:
+            recent = [write for write in recent if write.end > self._written[1]]
+        if not recent:
+            return []
         try:
-            found = (self._folder / last.file).read_bytes().count(key)
+            text = (self._folder / file).read_bytes()
         except OSError as error:
             if error.errno in _NOT_OURS_TO_WRITE:
-                return False
+                return recent
             raise self._as_ours(error) from error
-        return found >= sum(write.data.count(key) for write in self._journal.writes_after(last.file, 0))
+        keys = [self._key(write) for write in recent]
+        committed = Counter(dict.fromkeys(keys, 0))
+        for write in self._journal.writes_after(file, 0):
+            for key in committed:
+                committed[key] += write.data.count(key)
+        missing = []
+        for write, key in zip(reversed(recent), reversed(keys), strict=True):
+            if text.count(key) < committed[key]:
+                missing.append(write)
+                committed[key] -= write.data.count(key)
+        return missing[::-1]
+
+    def _key(self, write: Write) -> bytes:
+        """What tells the rows of one image from those of others."""
+        row = next(csv.DictReader(io.StringIO((self._header + write.data).decode("utf-8"), newline="")))
+        return (row["image_sha256"] or row["finished_at"]).encode("utf-8")
 
     def _is_taken(self, name: str) -> bool:
         return os.path.lexists(self._folder / name) or self._journal.bytes_before(name, 1, 1) != b""

@@ -6,6 +6,9 @@ from enum import StrEnum
 
 from edge.cells import Finding
 
+LARGEST_BATCH = 8
+"""How many images at most are committed together: so many may be in the journal and not yet in a CSV file."""
+
 _LOW_63_BITS = 2**63 - 1
 
 

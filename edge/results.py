@@ -8,8 +8,8 @@ a formula and the original bytes can be had back (`unescape`):
     1. a backslash becomes two; a byte that is not UTF-8 becomes \\xHH;
     2. text that begins with = + - @ TAB CR or ' gets one ' in front. Numbers are never touched.
 
-Order of a write: the journal commits the bytes and their place, then they are written there and fsynced.
-`CsvFile.mend` makes the file agree with the journal again after whatever happened in between.
+Order of a write: the journal commits the bytes and their place, then they are written there; `sync` brings
+them to the disk. `CsvFile.mend` makes the file agree with the journal again after whatever happened.
 """
 
 import csv
@@ -117,6 +117,11 @@ class Results:
         for file in self._files.values():
             file.mend()
 
+    def look(self) -> None:
+        """Before `plan`: mend a file that somebody changed since the last write."""
+        for file in self._files.values():
+            file.look()
+
     def plan(self, name: bytes, sample: bytes, sha256: bytes | None, answer: Answer) -> list[Write]:
         """What is to be written for an answer, and where; for the journal to commit before `apply`."""
         rows = {
@@ -126,6 +131,11 @@ class Results:
         return [self._files[output].plan(data) for output, data in rows.items() if data]
 
     def apply(self, writes: list[Write]) -> None:
-        """Write and fsync what the journal has committed."""
+        """Write what the journal has committed: of each image its row in images.csv last."""
         for write in writes:
             self._files[write.output].apply(write)
+
+    def sync(self) -> None:
+        """Bring what was written to the disk."""
+        for file in self._files.values():
+            file.sync()

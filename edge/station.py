@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from edge.desk import GONE, Desk, ImageResult, Reader
+from edge.desk import Desk, Reader
 from edge.errors import BackendError
 from edge.exit_codes import ExitCode, log_and_code_of
 from edge.images import ImageLimits
@@ -18,10 +18,12 @@ from edge.inbox import Inbox, ReadyFile
 from edge.journal import Journal
 from edge.locks import OutputFullError, locked_folder
 from edge.notify import Notifier, StatusLine
+from edge.opening import GONE
 from edge.records import State
 from edge.restore import open_journal
 from edge.results import Results
 from edge.signals import told_to_stop
+from edge.tasks import Arrival, ImageResult
 
 if TYPE_CHECKING:
     from edge.metrics import Metrics
@@ -67,6 +69,8 @@ class Station:
         self._clock = clock
         self._is_stopping = False
         self._back_off_s: dict[Path, float] = {}
+        self._in_hand: dict[Path, ReadyFile] = {}
+        """What the desk has and has not given back."""
         self._is_full = False
         self._full_warned_s = float("-inf")
         self._paused_until_s = float("-inf")
@@ -105,37 +109,50 @@ class Station:
             self._inbox.close()
 
     def _work(self) -> bool:
-        """Process one file; False if none is ready."""
+        """Process the files that are ready; False if there were none."""
+        count = 0
         try:
             if self._is_full:
                 self._desk.recover()
-            ready = self._inbox.take()
-            if ready is not None:
-                self._process(ready)
-            elif self._is_full and not len(self._inbox):
-                self._go_on()  # the answer that met the full disk was in the journal, and now is in the files
+            for result in self._desk.process_all(self._arrivals(), self._notifier.alive):
+                count += 1
+                self._take_back(result)
+                self._tell()
+                self._notifier.alive()
+            if not count:
+                self._desk.settle()
+                if self._is_full and not len(self._inbox):
+                    self._go_on()  # the answer that met the full disk stands in the files now
         except OutputFullError as error:
+            for path in self._in_hand:
+                self._inbox.put_back(path)
+            self._in_hand.clear()
             self._pause(error)
             return True
-        return ready is not None
+        return count > 0
 
-    def _process(self, ready: ReadyFile) -> None:
-        try:
-            result = self._desk.process(ready.path, ready.sample, was_there=ready.stamp is not None)
-        except OutputFullError:
-            self._inbox.put_back(ready.path)
-            raise
+    def _arrivals(self) -> Iterator[Arrival]:
+        """Files that are ready now; one alone while it is not known whether there is space."""
+        while not self._is_stopping and (ready := self._inbox.take()) is not None:
+            self._in_hand[ready.path] = ready
+            yield Arrival(ready.path, ready.sample, was_there=ready.stamp is not None)
+            if self._is_full:
+                return
+
+    def _take_back(self, result: ImageResult) -> None:
+        ready = self._in_hand.pop(result.path, None)
         if result.status is State.PENDING:
-            self._put_back(ready, result)
+            if ready is not None:
+                self._put_back(ready, result)
             return
-        self._back_off_s.pop(ready.path, None)
+        self._back_off_s.pop(result.path, None)
         if not result.is_new:
             return
         if self._is_full:
             self._go_on()
-        self._status.count(ready.path.name, result.status)
+        self._status.count(result.path.name, result.status)
         fields = {
-            "image": str(ready.path),
+            "image": str(result.path),
             "status": result.status,
             "reason": result.reason,
             "leukocytes": len(result.findings),
@@ -204,6 +221,7 @@ def open_desk(
     limits: ImageLimits | None = None,
     duplicates: Literal["skip", "again"] = "skip",
     detection_threshold: float | None = None,
+    keep_pixels: bool = False,
 ) -> Iterator[tuple[Desk, Journal]]:
     """A desk, its journal and its CSV files, locked and whole again; for the daemon and for a single run.
 
@@ -211,7 +229,7 @@ def open_desk(
         out: the folder of the CSV files.
         state: the folder of the journal; None: `.edge` in `out`.
         inbox: the watched folder, without which a damaged journal is not made anew.
-        limits, duplicates, detection_threshold: as `Desk` takes them.
+        limits, duplicates, detection_threshold, keep_pixels: as `Desk` takes them.
 
     Raises:
         EdgeError: they cannot be used; `exit_code_of` tells the exit code.
@@ -229,9 +247,12 @@ def open_desk(
             limits=limits,
             duplicates=duplicates,
             detection_threshold=detection_threshold,
+            keep_pixels=keep_pixels,
         )
+        closing.callback(desk.close)
         desk.recover()
         yield desk, journal
+        desk.settle()
 
 
 def run_station(
@@ -250,7 +271,9 @@ def run_station(
     notifier = notifier or Notifier.from_environment()
     try:
         with contextlib.ExitStack() as closing:
-            desk, journal = _desk_when_there_is_space(closing, settings, pipeline, notifier)
+            desk, journal = _desk_when_there_is_space(
+                closing, settings, pipeline, notifier, keep_pixels=on_result is not None
+            )
             inbox = Inbox(
                 settings.inbox,
                 journal.knows,
@@ -282,7 +305,12 @@ def run_station(
 
 
 def _desk_when_there_is_space(
-    closing: contextlib.ExitStack, settings: "Settings", pipeline: Reader, notifier: Notifier
+    closing: contextlib.ExitStack,
+    settings: "Settings",
+    pipeline: Reader,
+    notifier: Notifier,
+    *,
+    keep_pixels: bool,
 ) -> tuple[Desk, Journal]:
     warned_s = float("-inf")
     while True:
@@ -296,6 +324,7 @@ def _desk_when_there_is_space(
                     limits=settings.limits.as_image_limits(),
                     duplicates=settings.duplicates,
                     detection_threshold=settings.detection_threshold,
+                    keep_pixels=keep_pixels,
                 )
             )
         except OutputFullError as error:

@@ -34,17 +34,19 @@ class BackendAbsent(BackendError):
 
 
 class Session(ABC):
-    """One graph, loaded and compiled. Not for use by several threads at once.
+    """One graph, loaded and compiled.
 
     Attributes:
+        lanes: how many threads may use it at once.
         build: sha256 of what was built ahead for this machine; "" where opening compiles the graph.
     """
 
     build: str = ""
 
-    def __init__(self, name: str, side_px: int) -> None:
+    def __init__(self, name: str, side_px: int, lanes: int = 1) -> None:
         self.name = name
         self.side_px = side_px
+        self.lanes = lanes
 
     def run(self, batch: NDArray[np.uint8]) -> Outputs:
         """Run the graph.
@@ -53,7 +55,7 @@ class Session(ABC):
             batch: uint8 [B, S, S, 3] RGB, B at least 1.
 
         Returns:
-            The graph's outputs by name. They belong to the caller until the next run.
+            The graph's outputs by name. They belong to the caller until the next run in the same thread.
 
         Raises:
             BackendError: the engine failed, or gave a number that is not finite.
@@ -91,17 +93,22 @@ class Backend(ABC):
     Attributes:
         name: one of `BACKEND_NAMES`.
         why: what speaks for it on this machine, in a few words; "" if nothing in particular.
+        has_lanes: whether several images at once, each in a thread of its own, are faster than one after the
+            other with all of the machine.
     """
 
     name: str
     why: str = ""
+    has_lanes: bool = False
 
     @abstractmethod
     def precisions(self) -> Sequence[str]:
         """The precisions that this machine computes in, fastest first: "bf16", "f16", "f32"."""
 
     @abstractmethod
-    def open(self, bundle_path: Path, graph: GraphFiles, side_px: int, precision: str) -> Session:
+    def open(
+        self, bundle_path: Path, graph: GraphFiles, side_px: int, precision: str, *, in_lanes: bool = False
+    ) -> Session:
         """Load a graph.
 
         Args:
@@ -109,6 +116,8 @@ class Backend(ABC):
             graph: its files.
             side_px: side of its square input.
             precision: one of `precisions()`.
+            in_lanes: for as many threads as bring the most images a second, in place of one that waits the
+                shortest time; only where the backend has lanes.
 
         Raises:
             BackendError: the engine does not take the graph.

@@ -96,7 +96,9 @@ class KServeBackend(Backend):
             )
         return [precision]
 
-    def open(self, bundle_path: Path, graph: GraphFiles, side_px: int, precision: str) -> Session:
+    def open(
+        self, bundle_path: Path, graph: GraphFiles, side_px: int, precision: str, *, in_lanes: bool = False
+    ) -> Session:
         """Compare the graph with the server's model (see `Backend.open`).
 
         Raises:

@@ -21,30 +21,36 @@ class OnnxRuntimeBackend(Backend):
     """The CPU execution provider."""
 
     name = "onnxruntime"
+    has_lanes = True
 
     def precisions(self) -> Sequence[str]:
         """FP32; the FP16 graph runs too, but slower, since the provider casts around every layer."""
         return ["f32", "f16"]
 
-    def open(self, bundle_path: Path, graph: GraphFiles, side_px: int, precision: str) -> Session:
+    def open(
+        self, bundle_path: Path, graph: GraphFiles, side_px: int, precision: str, *, in_lanes: bool = False
+    ) -> Session:
         """Load the graph of the precision (see `Backend.open`)."""
         path = bundle_path / (graph.fp16 if precision == "f16" else graph.fp32)
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors; what it warns of (a node on another provider) is no fault
         # Threads that spin between two images would burn a core all day.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        lanes = len(os.sched_getaffinity(0)) if in_lanes else 1
+        if in_lanes:
+            options.intra_op_num_threads = 1
         try:
             session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the binding's exceptions have no common base but this
             raise BackendError(
                 f"ONNX Runtime cannot load {path} ({' '.join(str(error).split())}); rebuild it."
             ) from error
-        return _OnnxRuntimeSession(f"{path.name} on ONNX Runtime", side_px, session)
+        return _OnnxRuntimeSession(f"{path.name} on ONNX Runtime", side_px, session, lanes)
 
 
 class _OnnxRuntimeSession(Session):
-    def __init__(self, name: str, side_px: int, session: ort.InferenceSession) -> None:
-        super().__init__(name, side_px)
+    def __init__(self, name: str, side_px: int, session: ort.InferenceSession, lanes: int) -> None:
+        super().__init__(name, side_px, lanes)
         self._session: ort.InferenceSession | None = session
         self._input = session.get_inputs()[0].name
         self._outputs = [output.name for output in session.get_outputs()]

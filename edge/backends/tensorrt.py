@@ -67,7 +67,9 @@ class TensorRtBackend(Backend):
         """FP16, which is in the graph. Whether there are engines for it, `open` tells."""
         return ["f16"]
 
-    def open(self, bundle_path: Path, graph: GraphFiles, side_px: int, precision: str) -> Session:
+    def open(
+        self, bundle_path: Path, graph: GraphFiles, side_px: int, precision: str, *, in_lanes: bool = False
+    ) -> Session:
         """Load the plans of the FP16 graph that fit this card, and warm them up (see `Backend.open`)."""
         version = self._trt.__version__
         files = fitting_engines(bundle_path, self._target, graph.fp16, version, self._machine)

@@ -66,7 +66,9 @@ class CardDouble(Backend):
     def precisions(self) -> list[str]:
         return ["f16"]
 
-    def open(self, bundle_path: Path, graph: GraphFiles, side_px: int, precision: str) -> Session:
+    def open(
+        self, bundle_path: Path, graph: GraphFiles, side_px: int, precision: str, *, in_lanes: bool = False
+    ) -> Session:
         assert bundle_path != self.bundle.path
         engines = fitting_engines(bundle_path, "tensorrt_rtx", graph.fp16, rtx.__version__, CARD)
         assert all(engine.read() for engine in engines)

@@ -32,6 +32,7 @@ class OneCell:
 
     bundle_id = "double-000000000000"
     engine_id = "double:f32"
+    crowd = None
 
     def read(
         self, rgb: NDArray[np.uint8], watch: Stopwatch | None = None, detection_threshold: float | None = None

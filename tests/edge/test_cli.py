@@ -169,7 +169,9 @@ def test_bench_tells_every_stage_and_saves_what_it_measured(tmp_path: Path) -> N
     assert result.exit_code == 0, result.output
     saved = json.loads(path.read_text())
     stages = [stage["stage"] for stage in saved["stages"]]
-    assert " ".join(stages) == "read journal decode letterbox detect crop classify merge record total"
+    assert (
+        " ".join(stages) == "read journal wait decode letterbox detect crop classify merge commit csv total"
+    )
     assert saved["images"] == 12
     assert saved["leukocytes"] >= 10
     assert saved["machine"]["packages"]["openvino"]

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edge import desk as desk_module
+from edge import opening
 from edge.cells import Finding
-from edge.desk import Desk, ImageResult
+from edge.desk import Desk
 from edge.errors import BackendError, ImageRejected
 from edge.images import ImageLimits
 from edge.journal import Journal
@@ -23,6 +24,7 @@ from edge.locks import OutputFullError
 from edge.records import FileStamp, State
 from edge.results import Results, unescape
 from edge.stopwatch import Stopwatch
+from edge.tasks import ImageResult
 
 
 @dataclass
@@ -31,6 +33,7 @@ class OneCell:
 
     bundle_id: str = "demo-1a2b3c4d5e6f"
     engine_id: str = "double:fp32"
+    crowd = None
     error: BaseException | None = None
     images: int = 0
 
@@ -104,8 +107,8 @@ def test_an_image_becomes_durable_rows_in_both_files(bench: Bench) -> None:
     bench.put("a.png")
     result = bench.desk.process(bench.path("a.png"), "s1/left")
     assert (result.status, result.is_new, len(result.findings)) == (State.DONE, True, 1)
-    assert {"read", "decode", "detect", "record"} <= result.stage_ms.keys()
-    assert result.rgb is not None
+    assert {"read", "decode", "detect", "commit", "csv"} <= result.stage_ms.keys()
+    assert result.rgb is None
     (cell,), (image,) = bench.rows("results.csv"), bench.rows()
     assert (cell["NAME"], cell["class"], cell["runner_up"], cell["sample"]) == (
         "a.png",
@@ -138,7 +141,7 @@ def test_promise_01_a_restart_neither_repeats_nor_forgets(bench: Bench) -> None:
 def test_a_known_file_is_not_opened_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.put("a.png")
     bench.process("a.png")
-    monkeypatch.setattr(desk_module, "_read_regular", lambda *_: pytest.fail("it was opened"))
+    monkeypatch.setattr(opening, "_read_regular", lambda *_: pytest.fail("it was opened"))
     assert bench.process("a.png").status is State.DONE
 
 
@@ -243,7 +246,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def open_(path: Path, limit: int) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(desk_module, "_read_regular", open_)
+    monkeypatch.setattr(opening, "_read_regular", open_)
 
 
 def test_promise_19_a_file_without_permission_fails_once_and_is_read_when_it_is_granted(
@@ -298,7 +301,7 @@ def test_promise_20_a_file_for_which_there_is_no_memory_is_tried_three_times(
             raise MemoryError
 
     bench.put("a.png")
-    monkeypatch.setattr(desk_module.os, "fdopen", lambda handle, mode: NoMemory(io.FileIO(handle, mode)))
+    monkeypatch.setattr(opening.os, "fdopen", lambda handle, mode: NoMemory(io.FileIO(handle, mode)))
     assert [bench.process("a.png").status for _ in range(3)] == [State.PENDING, State.PENDING, State.FAILED]
     assert bench.answers() == [("a.png", "failed", "ENOMEM")]
 
@@ -350,7 +353,7 @@ def test_promise_04_a_file_that_changes_while_it_is_read_is_put_off(
         return status
 
     with monkeypatch.context() as patch:
-        patch.setattr(desk_module.os, "fstat", fstat)
+        patch.setattr(opening.os, "fstat", fstat)
         assert bench.process("a.png").reason == "still changing"
     assert bench.rows() == []
 

@@ -179,7 +179,7 @@ def test_a_journal_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(journal.path) as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
-    with pytest.raises(JournalError, match="schema 99 and this version knows up to 1"):
+    with pytest.raises(JournalError, match="schema 99 and this version knows up to 2"):
         Journal(tmp_path)
 
 

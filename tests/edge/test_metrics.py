@@ -21,7 +21,6 @@ from prometheus_client import CollectorRegistry, generate_latest, make_wsgi_app
 from prometheus_client.parser import text_string_to_metric_families
 
 from edge.cells import CELL_CLASSES, Finding
-from edge.desk import ImageResult
 from edge.errors import SettingsError
 from edge.exit_codes import ExitCode
 from edge.metrics import PAUSES, Metrics, served
@@ -29,6 +28,7 @@ from edge.notify import Notifier
 from edge.records import State
 from edge.settings import Settings, load_settings
 from edge.station import run_station
+from edge.tasks import ImageResult
 
 P = "cytologia_edge_"
 
@@ -38,6 +38,7 @@ class OneCell:
 
     bundle_id = "demo-1a2b3c4d5e6f"
     engine_id = "double:fp32"
+    crowd = None
 
     def read(self, rgb: Any, watch: Any = None, detection_threshold: float | None = None) -> list[Finding]:
         return [finding("PNN")]
@@ -272,7 +273,7 @@ def test_a_station_with_metrics_counts_what_it_does(
     told = samples(made[0].registry)
     assert told[f"{P}images_total{{state=done}}"] == told[f"{P}images_total{{state=rejected}}"] == 1
     assert told[f"{P}leukocytes_total{{class=PNN}}"] == 1
-    assert told[f"{P}stage_duration_seconds_count{{stage=record}}"] == 1
+    assert told[f"{P}stage_duration_seconds_count{{stage=commit}}"] == 1
     assert told[f"{P}queue_length{{}}"] == 0
 
 

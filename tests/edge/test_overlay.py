@@ -6,9 +6,9 @@ import numpy as np
 from PIL import Image
 
 from edge.cells import Finding
-from edge.desk import ImageResult
 from edge.overlay import annotate, save_overlay
 from edge.records import State
+from edge.tasks import ImageResult
 
 
 def finding(*box: float, label: str = "LY") -> Finding:

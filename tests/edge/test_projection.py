@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edge import projection
@@ -49,6 +50,7 @@ class Bench:
         sha256 = name.encode().ljust(32) if sha256 == b"" else sha256
         answer = replace(ANSWER, finished_at=finished_at)
         claim = self.journal.claim(Path("/in") / name, FileStamp(1, 2, 3), sha256)
+        self.results.look()
         writes = self.results.plan(name.encode(), b"", sha256, answer)
         self.journal.finish(claim, answer, writes)
         self.results.apply(writes)
@@ -106,12 +108,77 @@ def test_promise_03_a_crash_between_write_and_fsync_leaves_the_row_once(
     def no_fsync(handle: int) -> None:
         raise PowerCut
 
+    bench.answer("a")
     with monkeypatch.context() as patch:
         patch.setattr(projection.os, "fsync", no_fsync)
         with pytest.raises(PowerCut):
-            bench.answer("a")
+            bench.results.sync()
     bench.restart()
     assert bench.names() == ["NAME", "a"]
+
+
+@pytest.mark.parametrize("lost", [1, 100, 5_000, 50_000])
+@pytest.mark.parametrize("leaves_zeros", [True, False])
+def test_promise_03_what_a_power_cut_took_since_the_last_fsync_is_written_again(
+    bench: Bench, lost: int, leaves_zeros: bool
+) -> None:
+    for number in range(500):
+        bench.answer(f"{number:03}", f"{number:03}".encode().ljust(32))
+    whole = bench.csv.read_bytes()
+    bench.csv.write_bytes(whole[:-lost] + bytes(lost if leaves_zeros else 0))
+    bench.restart()
+    assert bench.csv.read_bytes() == whole
+    assert not (bench.folder / "images.2.csv").exists()
+
+
+def test_so_much_is_never_written_without_fsync_that_a_start_could_not_see_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = []
+    fsync = os.fsync
+
+    def count(handle: int) -> None:
+        synced.append(bench.csv.stat().st_size)
+        fsync(handle)
+
+    monkeypatch.setattr(projection.os, "fsync", count)
+    for number in range(1500):
+        bench.answer(f"{number}")
+    steps = np.diff([0, *synced, bench.csv.stat().st_size])
+    assert len(synced) > 1
+    assert steps.max() < projection._UNSYNCED_BYTES + projection._COMPARED_BYTES
+
+
+def test_what_could_not_be_fsynced_is_written_again_though_it_looks_whole(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux gives the pages of a failed fsync as they should be, until it drops them."""
+    bench.answer("a")
+    bench.results.sync()
+    bench.answer("b")
+    bench.answer("c")
+    whole = bench.csv.read_bytes()
+
+    def no_space(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(projection.os, "fsync", no_space)
+        with pytest.raises(OutputFullError):
+            bench.results.sync()
+    written: list[tuple[int, bytes]] = []
+
+    def pwrite(handle: int, data: bytes, at: int) -> int:
+        written.append((at, bytes(data)))
+        return real_pwrite(handle, data, at)
+
+    monkeypatch.setattr(projection.os, "pwrite", pwrite)
+    bench.results.mend()
+    assert b"".join(data for _, data in written) == whole[written[0][0] :]
+    assert written[0][1].startswith(b"b,")
+    bench.results.sync()
+    bench.answer("d")
+    assert bench.names() == ["NAME", "a", "b", "c", "d"]
 
 
 def test_promise_02_a_crash_before_the_commit_leaves_no_row(

@@ -28,6 +28,7 @@ class AsManyAsBright:
 
     bundle_id = "demo-1a2b3c4d5e6f"
     engine_id = "double:fp32"
+    crowd = None
 
     def read(
         self, rgb: NDArray[np.uint8], watch: Stopwatch | None = None, detection_threshold: float | None = None
@@ -352,7 +353,7 @@ def test_promise_01_a_known_image_that_cannot_be_read_once_gets_no_second_rows(
         raise OSError(errno.ESTALE, "Stale file handle")
 
     with monkeypatch.context() as patch:
-        patch.setattr("edge.desk._read_regular", stumble)
+        patch.setattr("edge.opening._read_regular", stumble)
         assert station.run() == 0
     (station.inbox / "3.png").rename(station.inbox.parent / "away.png")
     station.run()

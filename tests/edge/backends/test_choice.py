@@ -37,7 +37,9 @@ class TensorRtDouble(Backend):
     def precisions(self) -> list[str]:
         return ["f16"]
 
-    def open(self, bundle_path: Path, graph: GraphFiles, side_px: int, precision: str) -> Session:
+    def open(
+        self, bundle_path: Path, graph: GraphFiles, side_px: int, precision: str, *, in_lanes: bool = False
+    ) -> Session:
         if self.opened:
             raise BackendError("The engine is for another card; build it.")
         self.opened.append(OpenSession("double", side_px))

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edge.cells import Finding
-from edge.desk import ImageResult
 from edge.errors import BackendError
 from edge.journal_file import JOURNAL_NAME
 from edge.journal_tool import access, folders, reader, verify
@@ -29,6 +28,7 @@ from edge.records import FileStamp, State
 from edge.results import Results, unescape
 from edge.station import open_desk
 from edge.stopwatch import Stopwatch
+from edge.tasks import ImageResult
 
 ODD_NAMES = (b"a\nb.png", "‮gnp.exe".encode(), b"\xff\xfe.png", b"back\\x41, and comma.png", b"\x1b[2J.png")
 
@@ -39,6 +39,7 @@ class TwoCells:
 
     bundle_id: str = "demo-1a2b3c4d5e6f"
     engine_id: str = "double:fp32"
+    crowd = None
     error: Exception | None = None
 
     def read(
@@ -362,9 +363,9 @@ def test_each_image_is_rebuilt_once_after_a_part_was_left_alone(busy: Station, t
         (busy.out / name).write_text("edited by hand\n")
     busy.open()
     busy.read("after.png", 60)
+    names = ["a.png", "black.png", "copy.png", "b.txt", "gone.png", "f.png", "z.png", "after.png"]
     assert [row[0] for row in busy.rows("images.2.csv")] == ["z.png", "after.png"]
     assert busy.ask("rebuild", tmp_path / "new").exit_code == 0
-    names = ["a.png", "black.png", "copy.png", "b.txt", "gone.png", "f.png", "z.png", "after.png"]
     assert [row[0] for row in busy.rows("images.csv", tmp_path / "new")] == names
     cells = [row[0] for row in busy.rows("results.csv", tmp_path / "new")]
     assert cells == [name for name in ("a.png", "z.png", "after.png") for _ in range(2)]
@@ -439,7 +440,7 @@ def test_a_missing_file_and_a_foreign_one_are_found(busy: Station) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("INSERT INTO writes SELECT NULL, image_id, output, file, offset + 1000000, data FROM writes "
+        ("INSERT INTO writes SELECT NULL, image_id, output, file, offset + 1000000, data, batch FROM writes "
          "WHERE output = 'images' AND image_id IS NOT NULL LIMIT 1", "has 2 rows for images.csv"),
         ("DELETE FROM writes WHERE image_id = 7 AND output = 'results'",
          "0 for results.csv, and should have 1 and 2"),

@@ -1,0 +1,197 @@
+"""A file becomes a claimed task, or an answer without a look at its pixels.
+
+Nothing is followed: a link, FIFO, socket or device is not opened. The bytes are the key (sha256); the stamp
+of a file (size, time of change, inode) only saves reading it again.
+"""
+
+import errno
+import hashlib
+import logging
+import os
+import stat
+from pathlib import Path
+from typing import Literal
+
+from edge.images import ImageLimits
+from edge.journal import Journal
+from edge.records import Entry, FileStamp, State
+from edge.tasks import Arrival, ImageResult, Task, Verdict
+
+log = logging.getLogger(__name__)
+
+MAX_TRIES = 3
+"""How often an image may stop the engine or meet a passing fault before it is `failed`."""
+
+GONE = "gone"
+"""The reason of a pending image whose file was there a moment ago."""
+
+_REMEMBERED = frozenset({State.DONE, State.EMPTY, State.DUPLICATE, State.REJECTED})
+_PASSING = frozenset(
+    {errno.EBUSY, errno.ESTALE, errno.EIO, errno.ENOSPC, errno.EAGAIN, errno.ETIMEDOUT, errno.ENOMEM}
+)
+_NOT_REGULAR = frozenset({errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EISDIR})
+
+
+class Opener:
+    """Opens and claims files, and remembers which are in hand: claimed and not released.
+
+    Args:
+        journal: in which they are claimed.
+        limits: larger files are not read.
+        duplicates: "skip" answers bytes that have a result under another path with that path, "again" has
+            them read again.
+    """
+
+    def __init__(self, journal: Journal, limits: ImageLimits, duplicates: Literal["skip", "again"]) -> None:
+        self._journal = journal
+        self._limits = limits
+        self._duplicates = duplicates
+        self._in_hand: set[Path | bytes | None] = set()
+        """Paths and sha256."""
+
+    def open(self, arrival: Arrival, *, alone: bool) -> Task:
+        """Open a file and claim it, or see that there is no need to.
+
+        Args:
+            arrival: the file.
+            alone: nothing else is in hand, so that no file has to be left apart.
+        """
+        task = Task(arrival, Path(os.path.abspath(arrival.path)))  # noqa: PTH100, absolute() keeps ".."
+        self._open(task, alone)
+        return task
+
+    def release(self, task: Task) -> None:
+        """A task was recorded, or will not be."""
+        self._in_hand -= {task.path, task.sha256}
+
+    def _open(self, task: Task, alone: bool) -> None:
+        path, journal = task.path, self._journal
+        if path in self._in_hand:
+            task.is_apart = True
+            return
+        try:
+            task.stamp = FileStamp.of(path.lstat())
+            if journal.knows(path, task.stamp):
+                task.result = self._known(task)
+                return
+            task.data, task.stamp = _read_regular(path, self._limits.max_bytes)
+        except _ChangingError:
+            task.result = task.pending("still changing")
+            return
+        except _NotRegularError:
+            task.result = task.pending("not a regular file")
+            return
+        except OSError as error:
+            self._unreadable(task, error)
+            return
+        task.watch.lap("read")
+        sha256 = task.sha256 = None if task.data is None else hashlib.sha256(task.data).digest()
+        known = journal.latest(path)
+        is_known = known is not None and known.sha256 == sha256 and known.state in _REMEMBERED
+        # Without bytes to compare, only a journal made anew, which knows no stamps, is believed.
+        if known is not None and is_known and (sha256 is not None or known.stamp is None):
+            journal.touch(known.image_id, task.stamp)
+            task.result = self._known(task)
+            return
+        # What may have stopped the engine, or will be known when its twin is recorded, must come by itself.
+        was_tried = known is not None and known.state is State.PENDING and known.tries > 0
+        if (was_tried and not alone) or sha256 in self._in_hand:
+            task.is_apart = True
+            return
+        first = journal.first_path(sha256) if sha256 and self._duplicates == "skip" else None
+        task.claim = journal.claim(path, task.stamp, sha256)
+        self._in_hand.update([path] if sha256 is None else [path, sha256])
+        if sha256 is None:
+            log.warning("%r has %d bytes, more than max_bytes.", str(path), task.stamp.size_bytes)
+            task.verdict = Verdict(State.REJECTED, "too large")
+        elif first is not None and first != path:
+            task.verdict = Verdict(State.DUPLICATE, str(first))
+        elif task.claim.tries > MAX_TRIES:
+            reason = task.claim.reason or "the station ended while it read the image"
+            task.verdict = Verdict(State.FAILED, f"{reason} ({MAX_TRIES} times)")
+        task.watch.lap("journal")
+
+    def _unreadable(self, task: Task, error: OSError) -> None:
+        path, known = task.path, self._journal.latest(task.path)
+        is_gone = isinstance(error, FileNotFoundError | NotADirectoryError)
+        reason = _name_of(error)
+        if is_gone and task.arrival.was_there:
+            task.result = task.pending(GONE)
+        elif known is not None and known.state in _REMEMBERED:
+            # Perhaps the same bytes as before: a claim now would have them read, and written, twice.
+            log.warning("%r has its answer and cannot be read again (%s).", str(path), error.strerror)
+            task.result = task.pending(reason) if error.errno in _PASSING else self._known(task)
+        elif is_gone and known is not None and known.state is State.VANISHED:
+            task.result = self._known(task)
+        elif is_gone:
+            log.info("%r has vanished before its turn.", str(path))
+            self._claim_unread(task, Verdict(State.VANISHED))
+        elif isinstance(error, PermissionError) and known is not None and known.reason == "permission":
+            task.result = self._known(task)
+        elif isinstance(error, PermissionError):
+            log.warning("%r may not be read (%s).", str(path), _owner_and_mode(path))
+            self._claim_unread(task, Verdict(State.FAILED, "permission"))
+        else:
+            claim = self._claim_unread(task, Verdict(State.FAILED, reason), reason)
+            if error.errno in _PASSING and claim.tries < MAX_TRIES:
+                said = (str(path), error.strerror, claim.tries, MAX_TRIES)
+                log.warning("%r cannot be read (%s), try %d of %d.", *said)
+                task.claim, task.verdict, task.result = None, None, task.pending(reason)
+            else:
+                log.warning("%r cannot be read (%s).", str(path), error.strerror)
+
+    def _claim_unread(self, task: Task, verdict: Verdict, reason: str = "") -> Entry:
+        claim = task.claim = self._journal.claim(task.path, task.stamp, None, reason)
+        task.verdict = verdict
+        self._in_hand.add(task.path)
+        return claim
+
+    def _known(self, task: Task) -> ImageResult:
+        entry = self._journal.latest(task.path)
+        assert entry is not None
+        return ImageResult(task.path, task.arrival.sample, entry.state, entry.reason)
+
+
+class _ChangingError(Exception):
+    """The file changed while it was read."""
+
+
+class _NotRegularError(Exception):
+    """A symlink, FIFO, socket, device or folder."""
+
+
+def _read_regular(path: Path, max_bytes: int) -> tuple[bytes | None, FileStamp]:
+    """The bytes of a regular file, None if they are too many, and the version that they are."""
+    try:
+        # O_NONBLOCK: opening a FIFO must not wait for somebody to write to it.
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in _NOT_REGULAR:
+            raise _NotRegularError from error
+        raise
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise _NotRegularError
+        stamp = FileStamp.of(status)
+        if stamp.size_bytes > max_bytes:
+            return None, stamp
+        try:
+            data = file.read(stamp.size_bytes + 1)
+        except MemoryError:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from None
+        if len(data) != stamp.size_bytes or FileStamp.of(os.fstat(handle)) != stamp:
+            raise _ChangingError
+    return data, stamp
+
+
+def _name_of(error: OSError) -> str:
+    return errno.errorcode.get(error.errno or 0, type(error).__name__)
+
+
+def _owner_and_mode(path: Path) -> str:
+    try:
+        status = path.lstat()
+    except OSError:
+        return "owner and mode unknown"
+    return f"owner {status.st_uid}, group {status.st_gid}, mode {stat.S_IMODE(status.st_mode):04o}"

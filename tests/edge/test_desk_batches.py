@@ -1,0 +1,220 @@
+"""Many files at once: the same answers as one by one, each once, whatever happens to one of them."""
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from edge.cells import Finding
+from edge.errors import BackendError
+from edge.images import ImageLimits
+from edge.locks import OutputFullError
+from edge.records import LARGEST_BATCH, State
+from edge.results import Results
+from edge.station import open_desk
+from edge.stopwatch import Stopwatch
+from edge.tasks import Arrival, ImageResult
+
+
+class TwoLanes:
+    """A double of a pipeline: a cell in every image that is not black, an engine fault where it is white."""
+
+    bundle_id = "demo-1a2b3c4d5e6f"
+    engine_id = "double:fp32"
+    lanes = 2
+
+    def __init__(self, *, has_crowd: bool = True) -> None:
+        self.crowd = self if has_crowd else None
+        self.most_at_once = 0
+        self.seen: list[int] = []
+        self._at_once = 0
+        self._lock = threading.Lock()
+        self._meeting = threading.Barrier(2)
+
+    def read(
+        self, rgb: NDArray[np.uint8], watch: Stopwatch | None = None, detection_threshold: float | None = None
+    ) -> list[Finding]:
+        with self._lock:
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+            self.seen.append(int(rgb[0, 0, 0]))
+        try:
+            if (rgb == 99).all():  # two of these must be in the lanes at the same time to get on
+                self._meeting.wait(20)
+            if (rgb == 255).all():
+                raise BackendError("The double fails; restart.")
+        finally:
+            with self._lock:
+                self._at_once -= 1
+        return [Finding((0, 0, 4, 4), "PNN", 0.9, 0.8, {"PNN": 0.8, "EO": 0.2})] if rgb.any() else []
+
+
+@pytest.fixture
+def put(tmp_path: Path) -> Callable[[str, int], Path]:
+    (tmp_path / "in").mkdir()
+    widths = itertools.count(8)
+
+    def put_image(name: str, grey: int) -> Path:
+        """Each of another width, so that no two have the same bytes."""
+        path = tmp_path / "in" / name
+        Image.new("RGB", (next(widths), 6), (grey,) * 3).save(path, "PNG")
+        return path
+
+    return put_image
+
+
+def all_at_once(
+    out: Path, paths: list[Path], pipeline: TwoLanes | None = None, **options: object
+) -> list[ImageResult]:
+    options.setdefault("limits", ImageLimits(max_bytes=4096))
+    with open_desk(pipeline or TwoLanes(), out, **options) as (desk, _):  # type: ignore[arg-type]
+        return list(desk.process_all(Arrival(path) for path in paths))
+
+
+def answers(out: Path, file: str = "images.csv") -> list[tuple[str, ...]]:
+    """Rows but for time, latency and place, sorted."""
+    lines = (out / file).read_text("utf-8", "surrogateescape").splitlines()[1:]
+    cells = [line.split(",") for line in lines]
+    return sorted(tuple(row[:3] if file == "images.csv" else row[:8]) for row in cells)
+
+
+@pytest.mark.parametrize("has_crowd", [True, False])
+def test_many_files_get_the_answers_that_they_get_one_by_one(
+    tmp_path: Path, put: Callable[[str, int], Path], has_crowd: bool
+) -> None:
+    paths = [put(f"{number:02}.png", number % 5) for number in range(40)]
+    (tmp_path / "in" / "text.png").write_text("no image")
+    (tmp_path / "in" / "large.png").write_bytes(bytes(5000))
+    (tmp_path / "in" / "link.png").symlink_to(paths[0])
+    paths += [tmp_path / "in" / name for name in ("text.png", "large.png", "link.png", "gone.png")]
+    together = all_at_once(tmp_path / "together", paths, TwoLanes(has_crowd=has_crowd))
+    alone = [all_at_once(tmp_path / "alone", [path])[0] for path in paths]
+    assert {(r.path, r.status, r.reason, len(r.findings)) for r in together} == {
+        (r.path, r.status, r.reason, len(r.findings)) for r in alone
+    }
+    for file in ("images.csv", "results.csv"):
+        assert answers(tmp_path / "together", file) == answers(tmp_path / "alone", file)
+    assert not any(result.is_new for result in all_at_once(tmp_path / "together", paths[:40]))
+
+
+def test_the_lanes_work_at_the_same_time(tmp_path: Path, put: Callable[[str, int], Path]) -> None:
+    pipeline = TwoLanes()
+    all_at_once(tmp_path / "out", [put("a.png", 99), put("b.png", 99)], pipeline)
+    assert pipeline.most_at_once == 2
+
+
+def test_one_file_alone_does_not_go_through_a_lane(tmp_path: Path, put: Callable[[str, int], Path]) -> None:
+    class NeverInALane(TwoLanes):
+        def __init__(self) -> None:
+            super().__init__()
+            self.threads: set[str] = set()
+
+        def read(self, *args: object) -> list[Finding]:  # type: ignore[override]
+            self.threads.add(threading.current_thread().name)
+            return super().read(*args)  # type: ignore[arg-type]
+
+    pipeline = NeverInALane()
+    all_at_once(tmp_path / "out", [put("a.png", 1)], pipeline)
+    assert pipeline.threads == {threading.current_thread().name}
+
+
+@pytest.mark.parametrize("duplicates", ["skip", "again"])
+def test_promise_17_twins_that_wait_together_are_treated_as_one_after_the_other(
+    tmp_path: Path, put: Callable[[str, int], Path], duplicates: str
+) -> None:
+    first = put("a.png", 7)
+    paths = [first, *(put(f"{number}.png", 3) for number in range(12))]
+    for name in ("b.png", "z.png"):
+        paths.insert(1, tmp_path / "in" / name)
+        paths[1].write_bytes(first.read_bytes())
+    results = all_at_once(tmp_path / "out", paths, duplicates=duplicates)
+    twins = [r for r in results if r.path.name in ("a.png", "b.png", "z.png")]
+    assert len(results) == len(answers(tmp_path / "out")) == 15
+    expected = [State.DONE] + [State.DUPLICATE if duplicates == "skip" else State.DONE] * 2
+    assert [result.status for result in twins] == expected
+
+
+def test_a_path_that_comes_again_while_it_is_in_hand_is_recorded_once(
+    tmp_path: Path, put: Callable[[str, int], Path]
+) -> None:
+    path = put("a.png", 7)
+    results = all_at_once(tmp_path / "out", [path, put("b.png", 7), path, path], duplicates="again")
+    assert sorted(result.is_new for result in results) == [False, False, True, True]
+    assert [name for name, *_ in answers(tmp_path / "out")] == ["a.png", "b.png"]
+
+
+def test_promise_10_an_image_that_stops_the_engine_costs_those_beside_it_no_answer(
+    tmp_path: Path, put: Callable[[str, int], Path]
+) -> None:
+    """It is tried three times, alone from the second time on; each fault ends the process."""
+    paths = [put(f"{number:02}.png", 255 if number == 5 else 1) for number in range(20)]
+    for _ in range(3):
+        with pytest.raises(BackendError):
+            all_at_once(tmp_path / "out", paths)
+    all_at_once(tmp_path / "out", paths)
+    states = [state for _, state, _ in answers(tmp_path / "out")]
+    assert states == ["done"] * 5 + ["failed"] + ["done"] * 14
+
+
+def test_nothing_is_published_beside_an_engine_fault(tmp_path: Path, put: Callable[[str, int], Path]) -> None:
+    paths = [put(f"{number}.png", 255 if number == 3 else 1) for number in range(LARGEST_BATCH)]
+    with pytest.raises(BackendError):
+        all_at_once(tmp_path / "out", paths)
+    assert answers(tmp_path / "out") == []
+
+
+def test_promise_15_a_full_disk_takes_no_try_of_those_in_hand(
+    tmp_path: Path, put: Callable[[str, int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [put(f"{number:02}.png", 1) for number in range(30)]
+    look = Results.look
+
+    def full(results: Results) -> None:
+        raise OutputFullError("there is no space; free some.")
+
+    with open_desk(TwoLanes(), tmp_path / "out") as (desk, journal):
+        for _ in range(5):  # more often than an image may be tried
+            monkeypatch.setattr(Results, "look", full)
+            with pytest.raises(OutputFullError):
+                list(desk.process_all(Arrival(path) for path in paths))
+            monkeypatch.setattr(Results, "look", look)
+            desk.recover()
+        assert all(entry.tries == 0 for entry in map(journal.latest, paths) if entry is not None)
+        results = list(desk.process_all(Arrival(path) for path in paths))
+    assert [result.status for result in results] == [State.DONE] * 30
+
+
+def test_the_next_files_are_asked_for_while_earlier_ones_are_read(
+    tmp_path: Path, put: Callable[[str, int], Path]
+) -> None:
+    """And not more of them than two batches."""
+    paths = [put(f"{number:02}.png", 1) for number in range(50)]
+    asked = itertools.count()
+
+    def arrivals() -> Iterator[Arrival]:
+        for path in paths:
+            next(asked)
+            yield Arrival(path)
+
+    fed: list[None] = []
+    with open_desk(TwoLanes(), tmp_path / "out") as (desk, _):
+        results = desk.process_all(arrivals(), lambda: fed.append(None))
+        next(results)
+        assert next(asked) == 2 * LARGEST_BATCH
+        assert len(fed) == LARGEST_BATCH  # systemd's watchdog is fed for each image
+        assert len(list(results)) == 49
+    assert len(fed) == 50
+
+
+def test_pixels_are_given_only_where_they_are_asked_for(
+    tmp_path: Path, put: Callable[[str, int], Path]
+) -> None:
+    paths = [put(f"{number}.png", 1) for number in range(6)]
+    kept = all_at_once(tmp_path / "kept", paths, keep_pixels=True)
+    assert all(result.rgb is not None for result in kept)
+    assert all(result.rgb is None for result in all_at_once(tmp_path / "out", paths))
