@@ -10,7 +10,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, astuple
+from dataclasses import astuple
 from pathlib import Path
 
 from edge.cells import Finding
@@ -280,6 +280,10 @@ def _text(text: str) -> str:
 
 def _as_json(finding: Finding) -> dict[str, object]:
     """Scores with 6 digits: those of a float32, without the tail that it has as a float64."""
-    probabilities = {code: round(p, 6) for code, p in finding.probabilities.items()}
-    scores = {name: round(getattr(finding, name), 6) for name in ("detection_score", "class_score")}
-    return {**asdict(finding), **scores, "probabilities": probabilities}
+    return {
+        "box_xyxy": finding.box_xyxy,
+        "label": finding.label,
+        "detection_score": round(finding.detection_score, 6),
+        "class_score": round(finding.class_score, 6),
+        "probabilities": {code: round(p, 6) for code, p in finding.probabilities.items()},
+    }

@@ -50,12 +50,14 @@ class OpenVinoBackend(Backend):
             raise BackendError(
                 f"OpenVINO cannot load {path} in {precision} ({_line(error)}); rebuild it."
             ) from error
-        return _OpenVinoSession(f"{path.name} on OpenVINO in {precision}", side_px, compiled)
+        # One lane more than networks are computed at once: what else its image needs fills the gaps.
+        lanes = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1 if in_lanes else 1
+        return _OpenVinoSession(f"{path.name} on OpenVINO in {precision}", side_px, compiled, lanes)
 
 
 class _OpenVinoSession(Session):
-    def __init__(self, name: str, side_px: int, compiled: ov.CompiledModel) -> None:
-        super().__init__(name, side_px, compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+    def __init__(self, name: str, side_px: int, compiled: ov.CompiledModel, lanes: int) -> None:
+        super().__init__(name, side_px, lanes)
         self._compiled: Any = compiled
         self._requests = threading.local()
         self._outputs = [output.get_any_name() for output in compiled.outputs]
