@@ -19,7 +19,8 @@ LEUKOCYTE_WITHOUT_CLASS = "WBC"
 """Written in the class column where only the box is known."""
 
 _CORNERS = ("x1", "y1", "x2", "y2")
-_COLUMNS = ("NAME", *_CORNERS, "class")
+COLUMNS = ("NAME", *_CORNERS, "class")
+"""Of an annotation file; others are ignored."""
 
 
 class AnnotationError(EdgeError):
@@ -112,7 +113,7 @@ def read_boxes(csv_paths: Sequence[Path]) -> pl.DataFrame:
     """
     if not csv_paths:
         raise AnnotationError("No annotation file was given; name at least one CSV file.")
-    every = pl.concat([_clean(_read_csv(path, _COLUMNS), path) for path in csv_paths])
+    every = pl.concat([_clean(_read_csv(path, COLUMNS), path) for path in csv_paths])
     distinct = every.unique(maintain_order=True)
     _log_count(every.height - distinct.height, "rows repeat an earlier one and were left out", *csv_paths)
     return distinct

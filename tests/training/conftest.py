@@ -26,6 +26,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing the charts takes longer than all the rest of an audit of a few rows."""
+    monkeypatch.setattr("training.audit.page.draw_charts", lambda *_: {})
+
+
 @pytest.fixture(scope="session")
 def smears(tmp_path_factory: pytest.TempPathFactory) -> list[AnnotatedImage]:
     """Eight drawn smears of one leukocyte each, 200 x 180 pixels, PNN and LY in turn, from two sources."""

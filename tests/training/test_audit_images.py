@@ -1,0 +1,183 @@
+"""Faults of images: drawn smears damaged, copied, coded anew, turned, lost and forgotten."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edge.images import decode
+from tests.real_files import data_path
+from tests.training.damaged_smears import jpeg, rgb, write_csv, write_images
+from tests.training.test_audit import lines_of, rows_of, run
+from training.annotations import read_annotations, read_beside, read_boxes
+from training.audit.duplicates import near_duplicates
+from training.audit.looking import look_at, repair
+from training.image_links import link_images
+
+pytestmark = pytest.mark.usefixtures("no_charts")
+
+BOX = "40,30,110,100"
+
+
+def faults(out: Path) -> list[tuple[str, str, str]]:
+    return [(one["NAME"], one["action"], one["fault"]) for one in rows_of(out / "changes.csv")]
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        (lambda data: data[:-2], "the missing end marker was put on"),
+        (lambda data: data[:-2] + bytes(300), "the missing end marker was put on in place of 300 zeros"),
+        (lambda data: b"HTTP/1.1 200\r\n\r\n" + data, "16 foreign bytes before the image were cut off"),
+        (
+            lambda data: b"\0\0" + data[:-2],
+            "2 foreign bytes before the image were cut off and the missing end marker was put on",
+        ),
+    ],
+)
+def test_a_jpeg_with_all_its_pixels_is_repaired_beside_the_original(
+    damage, what: str, tmp_path: Path
+) -> None:
+    whole = jpeg(rgb(0))
+    images = write_images(tmp_path / "images", a=damage(whole), b=jpeg(rgb(1)))
+    damaged = (images / "a.jpg").read_bytes()
+    path = write_csv(tmp_path / "boxes.csv", f"a.jpg,{BOX},LY", f"b.jpg,{BOX},LY")
+    assert run(path, "--out", tmp_path / "out").exit_code == 0
+    (change,) = rows_of(tmp_path / "out/changes.csv")
+    assert (change["NAME"], change["fault"], change["reason"]) == ("a.jpg", "repaired image", what)
+    copy = tmp_path / "out/cleaned/images/a.jpg"
+    assert np.array_equal(decode(copy.read_bytes()), decode(whole))
+    assert not copy.is_symlink()
+    assert (images / "a.jpg").read_bytes() == damaged
+    assert (tmp_path / "out/cleaned/images/b.jpg").resolve() == images / "b.jpg"
+    assert [image.name for image in read_beside([tmp_path / "out/cleaned/boxes.csv"])] == ["a.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[: len(data) // 2], lambda data: b"no image", lambda data: b""]
+)
+def test_an_image_without_all_its_pixels_is_not_repaired(damage, tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", a=damage(jpeg(rgb(0))), b=jpeg(rgb(1)))
+    assert repair((images / "a.jpg").read_bytes()) is None
+    path = write_csv(tmp_path / "boxes.csv", f"a.jpg,{BOX},LY", f"b.jpg,{BOX},LY")
+    run(path, "--out", tmp_path / "out")
+    assert faults(tmp_path / "out") == [("a.jpg", "dropped", "unreadable image")]
+    assert lines_of(tmp_path / "out/cleaned/boxes.csv") == [f"b.jpg,{BOX},LY"]
+    assert not (tmp_path / "out/cleaned/images/a.jpg").exists()
+    told = {row["NAME"]: row["status"] for row in rows_of(tmp_path / "out/images.csv")}
+    assert told == {"a.jpg": "unreadable", "b.jpg": "whole"}
+
+
+def test_rows_without_images_are_dropped_and_images_without_rows_told(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", b=jpeg(rgb(1)), c=jpeg(rgb(2)))
+    rows = (f"a.jpg,{BOX},LY", f"b.jpg,{BOX},LY", f"../images/c.jpg,{BOX},LY")
+    run(write_csv(tmp_path / "boxes.csv", *rows), "--out", tmp_path / "out")
+    assert faults(tmp_path / "out") == [
+        ("a.jpg", "dropped", "row without an image"),
+        ("../images/c.jpg", "dropped", "row without an image"),  # a name that leads out of the folder
+        ("c.jpg", "kept", "image without rows"),
+    ]
+
+
+def test_boxes_over_all_borders_are_clipped_to_the_image(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", a=jpeg(rgb(0)))
+    rows = ("a.jpg,-5,-6,70,80,LY", "a.jpg,120,100,230,190,MO", "a.jpg,201,10,260,90,PNN")
+    run(write_csv(tmp_path / "boxes.csv", *rows), "--out", tmp_path / "out")
+    assert lines_of(tmp_path / "out/cleaned/boxes.csv") == ["a.jpg,0,0,70,80,LY", "a.jpg,120,100,200,180,MO"]
+    assert ("a.jpg", "dropped", "outside the image") in faults(tmp_path / "out")
+
+
+def test_a_copy_in_the_later_file_is_dropped_and_a_disagreement_told(tmp_path: Path) -> None:
+    data = jpeg(rgb(0))
+    write_images(tmp_path / "val/images", v=data, w=jpeg(rgb(1)))
+    write_images(tmp_path / "train/images", t=data, u=jpeg(rgb(1)), s=jpeg(rgb(2)))
+    val = write_csv(tmp_path / "val/boxes.csv", f"v.jpg,{BOX},LY", f"w.jpg,{BOX},LY")
+    rows = (f"t.jpg,{BOX},LY", f"u.jpg,{BOX},MO", f"s.jpg,{BOX},MO")
+    train = write_csv(tmp_path / "train/boxes.csv", *rows)
+    run(val, train, "--out", tmp_path / "out")
+    assert lines_of(tmp_path / "out/cleaned/val-boxes.csv") == [f"v.jpg,{BOX},LY", f"w.jpg,{BOX},LY"]
+    assert lines_of(tmp_path / "out/cleaned/train-boxes.csv") == [rows[2]]
+    assert faults(tmp_path / "out") == [
+        ("t.jpg", "dropped", "copy of an image"),
+        ("u.jpg", "dropped", "copy of an image"),
+        ("u.jpg", "kept", "copies that disagree"),
+    ]
+    groups = {row["NAME"]: row["duplicate_group"] for row in rows_of(tmp_path / "out/images.csv")}
+    assert groups == {"v.jpg": "v.jpg", "t.jpg": "v.jpg", "w.jpg": "w.jpg", "u.jpg": "w.jpg", "s.jpg": ""}
+
+
+def test_two_images_of_one_name_are_not_mixed(tmp_path: Path) -> None:
+    for place, folder in enumerate(("north", "south")):
+        write_images(tmp_path / folder / "images", a=jpeg(rgb(place)))
+        write_csv(tmp_path / folder / "boxes.csv", f"a.jpg,{BOX},LY")
+    result = run(tmp_path / "north/boxes.csv", tmp_path / "south/boxes.csv", "--out", tmp_path / "out")
+    assert result.exit_code == 78
+    assert "are two images of one NAME; rename one of them" in " ".join(result.output.split())
+
+
+CHANGED = {
+    "coded anew": lambda pixels: decode(jpeg(pixels, quality=40)),
+    "resized": lambda pixels: cv2.resize(pixels, (128, 128), interpolation=cv2.INTER_AREA),
+    "cut": lambda pixels: pixels[3:-3, 3:-3],
+    "brighter": lambda pixels: np.clip(pixels.astype(int) + 12, 0, 255).astype(np.uint8),
+    "mirrored": lambda pixels: pixels[:, ::-1],
+    "turned": lambda pixels: np.rot90(pixels),
+    "upside down": lambda pixels: pixels[::-1],
+}
+
+
+@pytest.mark.parametrize("how", CHANGED)
+def test_a_changed_copy_is_found_and_no_other_cell_taken_for_it(how: str, tmp_path: Path) -> None:
+    files = {f"a{seed}": jpeg(rgb(seed)) for seed in range(6)}
+    images = write_images(tmp_path / "images", **files, z=jpeg(CHANGED[how](rgb(3))))
+    rows = [f"{path.name},{BOX},LY" for path in sorted(images.iterdir())]
+    run(write_csv(tmp_path / "boxes.csv", *rows), "--out", tmp_path / "out")
+    assert faults(tmp_path / "out") == [("z.jpg", "kept", "near-duplicate image")]
+    (change,) = rows_of(tmp_path / "out/changes.csv")
+    assert change["reason"].startswith("it looks like a3.jpg")
+    told = {row["NAME"]: row["duplicate_group"] for row in rows_of(tmp_path / "out/cleaned/provenance.csv")}
+    assert {name for name, group in told.items() if group} == {"a3.jpg", "z.jpg"}
+    assert told["a3.jpg"] == told["z.jpg"]
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/jpeg;base64,") == 2
+
+
+def test_images_of_one_grey_level_look_like_nothing() -> None:
+    assert near_duplicates([np.full((32, 32), grey, np.uint8) for grey in (0, 90, 90)]) == []
+    assert near_duplicates([]) == []
+
+
+def test_a_folder_may_be_named_and_images_left_alone(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "elsewhere", a=jpeg(rgb(0)), b=b"no image")
+    path = write_csv(tmp_path / "boxes.csv", f"a.jpg,{BOX},LY", f"b.jpg,{BOX},LY")
+    run(path, images, "--out", tmp_path / "seen")
+    assert faults(tmp_path / "seen") == [("b.jpg", "dropped", "unreadable image")]
+    images.rename(tmp_path / "images")
+    result = run(path, "--out", tmp_path / "unseen", "--without-images")
+    assert faults(tmp_path / "unseen") == []
+    assert "No images of boxes.csv were looked at" in " ".join(result.output.split())
+    assert not (tmp_path / "unseen/images.csv").exists()
+
+
+def test_a_file_that_may_not_be_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").mkdir()
+    assert look_at(tmp_path / "a.jpg").refusal == "it cannot be read (Is a directory); check its permissions"
+
+
+def test_real_smears_have_no_fault_and_stay_as_they_are(tmp_path: Path) -> None:
+    smears = data_path("smears")
+    images = {path.name: path for path in map(smears.joinpath, paths_in(smears / "val.csv"))}
+    link_images(images, tmp_path / "images")
+    result = run(smears / "val.csv", tmp_path / "images", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert faults(tmp_path / "out") == []
+    cleaned = tmp_path / "out/cleaned"
+    assert read_boxes([cleaned / "val.csv"]).equals(read_boxes([smears / "val.csv"]))
+    found = read_annotations([cleaned / "val.csv"], [cleaned / "images"], cleaned / "provenance.csv")
+    assert len(found) == 354
+    assert {image.source for image in found} == {"pbc", "bccd", "lmu_aml", "sidhom_apl"}
+
+
+def paths_in(annotations: Path) -> list[str]:
+    return [f"images/{row['NAME']}" for row in rows_of(annotations)]

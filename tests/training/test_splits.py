@@ -1,0 +1,226 @@
+"""Splits: nothing that belongs together is parted, nothing lost, and what cannot be balanced is said."""
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.real_files import data_path
+from tests.training.damaged_smears import jpeg, rgb, write_csv, write_images
+from training.annotations import read_beside
+from training.folds import (
+    BoxRow,
+    SplitError,
+    class_counts,
+    groups_of,
+    k_folds,
+    leave_one_source_out,
+    shortfalls,
+)
+from training.splits import main
+
+
+def box(name: str, label: str = "LY", source: str = "lab", together: tuple[str, ...] = ()) -> BoxRow:
+    return BoxRow((name, "0", "0", "50", "50", label), label, source, together)
+
+
+_BOXES = st.builds(
+    box,
+    st.integers(0, 15).map("{}.jpg".format),
+    st.sampled_from(["LY", "MO", "PNN", "WBC"]),
+    st.sampled_from(["north", "south", "west"]),
+    st.sets(st.sampled_from(["patient 1", "patient 2", "patient 3", "copy 1"]), max_size=1).map(tuple),
+)
+
+
+@given(st.lists(_BOXES, min_size=1, max_size=60), st.integers(2, 5), st.integers(0, 3))
+def test_no_group_is_in_two_folds_and_every_row_in_exactly_one(
+    rows: list[BoxRow], n_folds: int, seed: int
+) -> None:
+    groups = groups_of(rows).tolist()
+    if len(set(groups)) < n_folds:
+        with pytest.raises(SplitError, match=f"{n_folds} folds were asked for"):
+            k_folds(rows, n_folds, seed)
+        return
+    pairs = k_folds(rows, n_folds, seed)
+    assert len(pairs) == n_folds
+    assert sum((Counter(pair.val) for pair in pairs), Counter()) == Counter(rows)
+    for pair in pairs:
+        assert pair.val
+        assert Counter(pair.train) + Counter(pair.val) == Counter(rows)
+        assert not {row.name for row in pair.train} & {row.name for row in pair.val}
+        for mark in ("patient 1", "patient 2", "patient 3", "copy 1"):
+            assert (
+                len(
+                    {part for part in ("train", "val") for row in getattr(pair, part) if mark in row.together}
+                )
+                < 2
+            )
+    assert pairs == k_folds(rows, n_folds, seed)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["LY", "MO", "PNN", "EO"]), st.integers(10, 40), min_size=1),
+    st.integers(2, 5),
+    st.integers(0, 3),
+)
+def test_classes_are_even_where_every_image_can_go_anywhere(
+    counts: dict[str, int], n_folds: int, seed: int
+) -> None:
+    rows = [box(f"{label}{place}.jpg", label) for label, count in counts.items() for place in range(count)]
+    for pair in k_folds(rows, n_folds, seed):
+        for label, total in counts.items():
+            assert abs(class_counts(pair.val)[label] - total / n_folds) <= 1
+    assert shortfalls(rows, k_folds(rows, n_folds, seed)) == []
+
+
+@given(st.lists(_BOXES, min_size=1, max_size=40))
+def test_a_source_that_is_left_out_is_judged_whole_and_never_trained_on(rows: list[BoxRow]) -> None:
+    try:
+        pairs = leave_one_source_out(rows)
+    except SplitError as error:
+        assert str(error).startswith(("All images are of one source", "Without "))  # noqa: PT017
+        return
+    assert [pair.name for pair in pairs] == sorted({row.source for row in rows})
+    for pair in pairs:
+        assert {row.source for row in pair.val} == {pair.name}
+        assert Counter(pair.train) + Counter(pair.val) + Counter(pair.left_out) == Counter(rows)
+        kept_apart = dict(zip(rows, groups_of(rows).tolist(), strict=True))
+        assert not {kept_apart[row] for row in pair.train} & {kept_apart[row] for row in pair.val}
+
+
+def test_groups_join_through_others() -> None:
+    rows = [
+        box("a.jpg", together=("patient 1",)),
+        box("b.jpg"),
+        box("c.jpg", together=("copy 1", "patient 1")),
+        box("d.jpg", together=("copy 1",)),
+        box("b.jpg", "MO"),
+    ]
+    assert groups_of(rows).tolist() == [0, 1, 0, 0, 1]
+
+
+def test_a_class_with_fewer_groups_than_folds_is_said() -> None:
+    rows = [box(f"{place}.jpg") for place in range(20)] + [box("x.jpg", "SS"), box("y.jpg", "SS")]
+    (sentence,) = shortfalls(rows, k_folds(rows, 4))
+    assert sentence.startswith("SS is in 2 groups of images, fewer than 4 folds: fold-")
+    assert sentence.endswith("cannot judge it.")
+
+
+def test_a_class_that_one_patient_has_most_of_is_said() -> None:
+    rows = [box(f"{place}.jpg", "EO", together=("patient 1",)) for place in range(20)]
+    rows += [box(f"x{place}.jpg", "EO") for place in range(8)]
+    (sentence,) = shortfalls(rows, k_folds(rows, 4))
+    assert sentence.startswith("EO should have 7.0 boxes a fold, and has in fold-")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Twelve images of three sources and five patients, with two near-duplicates across sources."""
+    names = [f"i{place}" for place in range(12)]
+    write_images(tmp_path / "data/images", **{name: jpeg(rgb(place)) for place, name in enumerate(names)})
+    rows = [f"{name}.jpg,10,20,90,100,{('LY', 'MO')[place % 2]}" for place, name in enumerate(names)]
+    sources = ("north", "south", "west")
+    told = [
+        f"{name}.jpg,{sources[place // 4]},p{place % 5},{'i0.jpg' if place in (0, 4) else ''}"
+        for place, name in enumerate(names)
+    ]
+    write_csv(tmp_path / "data/provenance.csv", *told, header="NAME,source,patient,duplicate_group")
+    return write_csv(tmp_path / "data/boxes.csv", *rows)
+
+
+def names_in(path: Path) -> set[str]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return {row["NAME"] for row in csv.DictReader(file)}
+
+
+def test_the_trainers_read_what_is_written(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run(data, "--out", out, "--folds", 2).exit_code == 0
+    for fold in (1, 2):
+        train, val = (read_beside([out / f"fold-{fold}-{part}.csv"]) for part in ("train", "val"))
+        assert len(train) + len(val) == 12
+        assert {image.source for image in (*train, *val)} == {"north", "south", "west"}
+        patients = [{int(image.name[1:-4]) % 5 for image in images} for images in (train, val)]
+        assert not patients[0] & patients[1]
+        names = {image.name for image in val}
+        assert ("i0.jpg" in names) == ("i4.jpg" in names)
+    assert (out / "images/i3.jpg").resolve() == data.parent / "images/i3.jpg"
+    summary = (out / "summary.md").read_text(encoding="utf-8")
+    assert "12 boxes on 12 images of boxes.csv" in summary
+    assert "the same image, the same patient, the same duplicate_group (4 groups)" in summary
+
+
+def test_one_source_is_left_out_at_a_time(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = run(data, "--out", out, "--leave-one-source-out", "--group-by", "duplicate_group")
+    assert result.exit_code == 0, result.output
+    assert names_in(out / "without-north-val.csv") == {f"i{place}.jpg" for place in range(4)}
+    assert names_in(out / "without-north-train.csv") == {f"i{place}.jpg" for place in range(5, 12)}
+    assert "1 boxes of other sources belong to its images and are left out" in result.output
+    assert "west judges MO, LY." in result.output
+    assert len(list(out.glob("without-*.csv"))) == 6
+
+
+def test_without_duplicate_groups_the_summary_says_so(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "boxes.csv", *(f"{place}.jpg,0,0,50,50,SS" for place in range(4)))
+    result = run(path, "--out", tmp_path / "out", "--folds", 2)
+    assert "Near-duplicates are not kept together" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--folds", "9"], "9 folds were asked for, and there are only 4 groups"),
+        (["--folds", "2", "--leave-one-source-out"], "are two ways to split; give one of them"),
+        (
+            ["--group-by", "slide"],
+            "no column slide to group by, only NAME, duplicate_group, patient, source;",
+        ),
+        (["--leave-one-source-out"], "nothing is left to train on, since all images belong together"),
+    ],
+)
+def test_what_cannot_be_done_ends_with_one_sentence(
+    arguments: list[str], message: str, data: Path, tmp_path: Path
+) -> None:
+    if "--leave-one-source-out" in arguments and len(arguments) == 1:
+        names = (f"i{place}.jpg,{'north' if place else 'south'},p" for place in range(12))
+        write_csv(data.parent / "provenance.csv", *names, header="NAME,source,patient")
+    result = run(data, "--out", tmp_path / "out", *arguments)
+    assert result.exit_code == 78
+    assert result.output.startswith("Error: ")
+    assert message in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_that_want_cleaning_are_refused(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "boxes.csv", "a.jpg,1,2,50,60,LY", "b.jpg,1,2,50,60,RBC")
+    result = run(path, "--out", tmp_path / "out")
+    assert result.exit_code == 78
+    assert "on line 3 b.jpg,1,2,50,60,RBC, which is no box of a known class; clean it" in result.output
+
+
+def test_files_of_two_sources_that_differ_in_signs_only_are_not_mixed(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "boxes.csv", "a.jpg,1,2,50,60,LY", "b.jpg,1,2,50,60,LY")
+    write_csv(tmp_path / "provenance.csv", "a.jpg,lab 1", "b.jpg,lab/1", header="NAME,source")
+    result = run(path, "--out", tmp_path / "out", "--leave-one-source-out")
+    assert result.exit_code == 78
+    assert "Two sources would give files of one name" in result.output
+
+
+def test_the_real_smears_are_spread_evenly(tmp_path: Path) -> None:
+    smears = data_path("smears")
+    result = run(smears / "train.csv", smears / "val.csv", "--out", tmp_path / "out", "--folds", 4)
+    assert result.exit_code == 0, result.output
+    for fold in range(1, 5):
+        images = read_beside([tmp_path / f"out/fold-{fold}-val.csv"])
+        assert sum(len(image.labels) for image in images) == pytest.approx(1904 / 4, abs=5)
+        assert {image.source for image in images} == {"pbc", "bccd", "lmu_aml", "sidhom_apl"}

@@ -1,0 +1,106 @@
+"""`python -m training.audit`: what is wrong with annotation files and their images, and clean ones."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edge.cli import one_sentence
+from training.audit.cleaning import MIN_SIDE_PX
+
+if TYPE_CHECKING:
+    from training.provenance import Provenance
+
+_PATH = click.Path(exists=True, path_type=Path)
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("paths", metavar="CSV... [IMAGES]...", type=_PATH, nargs=-1, required=True)
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the findings."
+)
+@click.option(
+    "--min-side",
+    type=click.FloatRange(0),
+    default=MIN_SIDE_PX,
+    show_default=True,
+    help="Boxes with a side shorter than this, in pixels, are dropped.",
+)
+@click.option(
+    "--provenance",
+    type=_FILE,
+    help="CSV with NAME and source, and width and height for images that are not there; provenance.csv beside"
+    " each CSV without it.",
+)
+@click.option("--without-images", is_flag=True, help="Read the CSV files only.")
+@one_sentence
+def main(
+    paths: tuple[Path, ...], out: Path, min_side: float, provenance: Path | None, without_images: bool
+) -> None:
+    """Look for faults in annotations and images, and write cleaned files, a log of changes and a report.
+
+    Files are annotations, folders hold images; without a folder, images/ beside each CSV is taken if it is
+    there. Of two images with the same bytes the one that is named first stays: give the file first whose
+    images should. What was given is never changed.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from training.annotations import AnnotationError
+    from training.audit.findings import example_of, findings_of
+    from training.audit.looking import find_images, images_in, look_at_all
+    from training.audit.page import print_faults, render
+    from training.audit.run import audit
+    from training.audit.tables import labels_of, read_table
+    from training.audit.writing import write_changes, write_cleaned, write_images
+    from training.provenance import provenance_of
+
+    csvs, folders = (
+        [path for path in paths if path.is_file()],
+        [path.resolve() for path in paths if path.is_dir()],
+    )
+    if not csvs:
+        raise AnnotationError(f"{', '.join(map(str, paths))} is no CSV file; name at least one.")
+    if clash := [path for path in csvs if path.resolve().parent == (out / "cleaned").resolve()]:
+        raise AnnotationError(f"{clash[0]} lies where the cleaned files go; give another folder as --out.")
+    tables = [
+        read_table(path, label, () if without_images else folders or _beside(path))
+        for path, label in zip(csvs, labels_of(csvs), strict=True)
+    ]
+    known = {table.path: provenance_of(table.path, provenance) for table in tables}
+    where = {table.path: find_images((row.name for row in table.rows), table.folders) for table in tables}
+    every = [path for found in where.values() for path in found.values()]
+    every += [path for table in tables for folder in table.folders for path in images_in(folder)]
+    every = list(dict.fromkeys(every))
+    console = Console(stderr=True)
+    looking = track(
+        look_at_all(every), "looking at images", len(every), console=console, disable=not console.is_terminal
+    )
+    images = {one.path: one for one in looking}
+    sizes = {path: _sizes(rows) for path, rows in known.items()}
+    found = audit(tables, where, images, sizes, min_side)
+    out.mkdir(parents=True, exist_ok=True)
+    write_cleaned(found, known, out / "cleaned")
+    write_changes(found.changes, out / "changes.csv")
+    if images:
+        write_images(found, out / "images.csv")
+    findings = findings_of(found, known, sizes)
+    (out / "report.html").write_text(render(findings, partial(example_of, found)), encoding="utf-8")
+    print_faults(findings, Console())
+    click.echo(f"Report: {out / 'report.html'}\nCleaned files: {out / 'cleaned'}")
+
+
+def _beside(csv_path: Path) -> tuple[Path, ...]:
+    folder = csv_path.resolve().parent / "images"
+    return (folder,) if folder.is_dir() else ()
+
+
+def _sizes(provenance: "Provenance") -> dict[str, tuple[int, int]]:
+    """Sizes that the columns width and height tell, where they are whole numbers."""
+    return {
+        name: (int(cells["width"]), int(cells["height"]))
+        for name, cells in provenance.items()
+        if cells.get("width", "").isdecimal() and cells.get("height", "").isdecimal()
+    }

@@ -1,0 +1,103 @@
+"""Annotation files read row by row, with nothing mended yet: what the trainers would refuse is read, too."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.annotations import COLUMNS, AnnotationError
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row as the file has it.
+
+    Attributes:
+        line: where it ends in the file, from 1.
+        cells: text by column; a cell that the row lacks is empty.
+        surplus: cells beyond the last column.
+    """
+
+    line: int
+    cells: Mapping[str, str]
+    surplus: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The NAME without spaces around it."""
+        return self.cells["NAME"].strip()
+
+    @property
+    def text(self) -> str:
+        """The cells x1,y1,x2,y2,class."""
+        return ",".join(self.cells[column] for column in COLUMNS[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One annotation file.
+
+    Attributes:
+        label: its name in the report, and that of the cleaned file: distinct among the tables of one audit.
+        columns: of its header, in order.
+        folders: where its images are looked for; none if its images are not looked at.
+    """
+
+    path: Path
+    label: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    folders: tuple[Path, ...] = ()
+
+
+def read_table(path: Path, label: str, folders: Sequence[Path] = ()) -> Table:
+    """Read a CSV file separated by commas or, as French spreadsheets do it, semicolons; skip blank lines.
+
+    Raises:
+        AnnotationError: the file cannot be read, lacks a column or has no rows.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig", errors="replace")
+        header_line = text.split("\n", 1)[0]
+        separator = ";" if header_line.count(";") > header_line.count(",") else ","
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+        columns = tuple(column.strip() for column in next(reader, ()))
+        rows = tuple(
+            Row(
+                reader.line_num,
+                dict(zip(columns, cells + [""] * (len(columns) - len(cells)), strict=False)),
+                tuple(cells[len(columns) :]),
+            )
+            for cells in reader
+            if cells
+        )
+    except (OSError, csv.Error) as error:
+        raise AnnotationError(f"{path} cannot be read as a CSV file ({error}); check the path.") from error
+    if missing := [column for column in COLUMNS if column not in columns]:
+        raise AnnotationError(
+            f"{path} has no column {', '.join(missing)}, only {', '.join(columns) or 'an empty first line'}; "
+            f"its first line must name {','.join(COLUMNS)}."
+        )
+    if not rows:
+        raise AnnotationError(f"{path} has a header and no rows; give a file with at least one box.")
+    return Table(path, label, columns, rows, tuple(folders))
+
+
+def labels_of(paths: Sequence[Path]) -> list[str]:
+    """Distinct names for the files: the file's own, with its folders before it where two share one.
+
+    Raises:
+        AnnotationError: one file is given twice.
+    """
+    if repeated := [path for path in paths if sum(path.samefile(other) for other in paths) > 1]:
+        raise AnnotationError(f"{repeated[0]} was given twice; name each CSV file once.")
+    parts = [path.resolve().parts for path in paths]
+    labels = [own[-1] for own in parts]
+    for depth in range(2, max((len(own) for own in parts), default=1) + 1):
+        shared = {label for label in labels if labels.count(label) > 1}
+        labels = [
+            "-".join(own[-depth:]).lstrip("/") if label in shared else label
+            for own, label in zip(parts, labels, strict=True)
+        ]
+    return labels

@@ -1,0 +1,119 @@
+"""The files of an audit: cleaned annotations, the log of changes, the list of images."""
+
+import csv
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from training.annotations import COLUMNS, AnnotationError
+from training.audit.cleaning import Cleaned, number_text
+from training.audit.faults import Change
+from training.audit.run import Audit
+from training.image_links import link_images
+from training.provenance import DUPLICATE_GROUP, FILE_NAME, SOURCE, Provenance, source_of, write_provenance
+
+
+def write_changes(changes: Iterable[Change], path: Path) -> None:
+    """The log: one line for every fault of a row or image, in words."""
+    header = ("file", "line", "NAME", "action", "fault", "reason", "before", "after")
+    _write(
+        path,
+        header,
+        (
+            (one.file, one.line or "", one.name, one.action, one.fault, one.reason, one.before, one.after)
+            for one in changes
+        ),
+    )
+
+
+def write_images(found: Audit, path: Path) -> None:
+    """One line for every image that was looked at."""
+    names = {at: name for table in found.tables for name, at in found.paths.get(table.table.path, {}).items()}
+    given: Counter[Path] = Counter()
+    kept: Counter[Path] = Counter()
+    for one in found.tables:
+        paths = found.paths.get(one.table.path, {})
+        given.update(paths[row.name] for row in one.table.rows if row.name in paths)
+        kept.update(paths[row.name] for row in one.rows if row.name in paths)
+    header = (
+        "NAME",
+        "path",
+        "sha256",
+        "width",
+        "height",
+        "status",
+        "reason",
+        "rows",
+        "kept",
+        DUPLICATE_GROUP,
+    )
+    rows = []
+    for at, image in found.images.items():
+        status = "repaired" if image.repaired else "unreadable" if image.refusal else "whole"
+        group = found.groups.get(at)
+        rows.append(
+            (
+                names.get(at, at.name),
+                at,
+                image.sha256,
+                *(image.size_wh or ("", "")),
+                status,
+                image.repair or image.refusal or "",
+                given[at],
+                kept[at],
+                names.get(group, group.name) if group else "",
+            )
+        )
+    _write(path, header, rows)
+
+
+def write_cleaned(found: Audit, provenance: Mapping[Path, Provenance], folder: Path) -> None:
+    """The cleaned files, with provenance.csv and images/ as the trainers look for them.
+
+    Raises:
+        AnnotationError: two images that were kept share a NAME, so that one folder cannot hold both.
+    """
+    images: dict[str, Path] = {}
+    told: dict[str, dict[str, str]] = {}
+    for one in found.tables:
+        paths, known = found.paths.get(one.table.path, {}), provenance.get(one.table.path, {})
+        for name in dict.fromkeys(row.name for row in one.rows):
+            at = paths.get(name)
+            if at and images.setdefault(name, at) != at:
+                raise AnnotationError(
+                    f"{images[name]} and {at} are two images of one NAME; rename one of them, or audit "
+                    "their files apart."
+                )
+            group = found.groups.get(at) if at else None
+            cells = {**known.get(name, {}), "NAME": name, SOURCE: source_of(at, known.get(name, {}))}
+            told[name] = cells | ({DUPLICATE_GROUP: group.name} if group else {})
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in found.tables:
+        _write_table(one, folder / one.table.label)
+    write_provenance(folder / FILE_NAME, list(told.values()))
+    link_images(images, folder / "images")
+    for name, at in images.items():
+        repaired = found.images[at].repaired
+        if repaired is not None:
+            copy = folder / "images" / name
+            copy.unlink()
+            copy.write_bytes(repaired)
+
+
+def _write_table(cleaned: Cleaned, path: Path) -> None:
+    further = [column for column in cleaned.table.columns if column not in COLUMNS]
+    _write(
+        path,
+        (*COLUMNS, *further),
+        (
+            (row.name, *map(number_text, row.box_xyxy), row.label, *(row.cells[column] for column in further))
+            for row in cleaned.rows
+        ),
+    )
+
+
+def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)

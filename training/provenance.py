@@ -1,0 +1,55 @@
+"""What provenance.csv tells of each image: its source, perhaps its patient, size, or group of duplicates."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from training.annotations import AnnotationError
+
+SOURCE, PATIENT, DUPLICATE_GROUP = "source", "patient", "duplicate_group"
+
+FILE_NAME = "provenance.csv"
+"""Looked for beside an annotation file."""
+
+Provenance = Mapping[str, Mapping[str, str]]
+"""Cells by column, by NAME."""
+
+
+def read_provenance(path: Path) -> Provenance:
+    """All columns of the file, without spaces around the cells; of rows with one NAME the last.
+
+    Raises:
+        AnnotationError: the file cannot be read or has no column NAME.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+            reader = csv.DictReader(file, restval="")
+            rows = [{key: cell.strip() for key, cell in row.items() if key} for row in reader]
+    except (OSError, csv.Error) as error:
+        raise AnnotationError(f"{path} cannot be read as a CSV file ({error}); check the path.") from error
+    if "NAME" not in (reader.fieldnames or ()):
+        raise AnnotationError(f"{path} has no column NAME; its first line must name NAME and source.")
+    return {row["NAME"]: row for row in rows}
+
+
+def provenance_of(csv_path: Path, given: Path | None) -> Provenance:
+    """That of the file given, else of provenance.csv beside an annotation file, else nothing."""
+    beside = csv_path.parent / FILE_NAME
+    if given is None and not beside.exists():
+        return {}
+    return read_provenance(given or beside)
+
+
+def source_of(image: Path | None, known: Mapping[str, str]) -> str:
+    """The source by provenance, else the name of the folder that holds the image's folder, else unknown."""
+    folder = image.absolute().parent.resolve().parent.name if image else ""
+    return known.get(SOURCE) or folder or "unknown"
+
+
+def write_provenance(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    """Write rows with a NAME; a column is written if one of them has it."""
+    columns = ["NAME", *dict.fromkeys(column for row in rows for column in row if column != "NAME")]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
