@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -13,6 +14,9 @@ from matplotlib.ticker import MaxNLocator
 from training.audit.cleaning import CleanRow
 
 INK, BAR, SOFT = "#333344", "#7b4f9d", "#c9b8da"
+_FAINTEST = 0.3
+"""Where the colours of counts begin: one box must be seen, too."""
+
 _STYLE = {
     "svg.fonttype": "none",  # letters stay letters: they can be searched, and the file stays small
     "font.family": "sans-serif",
@@ -56,15 +60,20 @@ def size_chart(rows: Sequence[CleanRow]) -> str:
 
     def draw(axes: Axes) -> None:
         most = float(np.quantile(sides, 0.999)) * 1.05
-        _, _, _, cells = axes.hist2d(
-            sides[:, 0], sides[:, 1], bins=60, range=[[0, most]] * 2, norm=LogNorm(), cmap="Purples"
+        counts, _, _, cells = axes.hist2d(
+            sides[:, 0],
+            sides[:, 1],
+            bins=60,
+            range=[[0, most]] * 2,
+            norm=LogNorm(vmin=_FAINTEST),
+            cmap="Purples",
         )
         axes.plot([0, most], [0, most], color="#999999", linewidth=0.6, linestyle=":")
         width, height = np.median(sides, axis=0)
         axes.plot(width, height, "o", color="#e07a1f", markersize=5)
         axes.text(0.04, 0.95, f"median {width:g} x {height:g}", transform=axes.transAxes, color="#b85c0e")
         axes.set(xlabel="width, px", ylabel="height, px", aspect="equal")
-        axes.figure.colorbar(cells, ax=axes, label="boxes", shrink=0.85)
+        _scale(axes, cells, int(counts.max()))
 
     return _svg(draw, (4.6, 3.6), "sizes")
 
@@ -96,6 +105,7 @@ def count_chart(boxes_per_image: Mapping[int, int]) -> str:
             )
         axes.set_yscale("log")
         axes.set_ylim(bottom=0.5)
+        axes.set_xlim(0.4, max(max(boxes_per_image), 6) + 0.6)
         axes.margins(y=0.15)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="boxes in an image", ylabel="images (logarithmic)")
@@ -113,13 +123,18 @@ def position_chart(rows: Sequence[CleanRow], sizes_wh: Sequence[tuple[int, int] 
 
     def draw(axes: Axes) -> None:
         most = 1.0 if relative else float(np.quantile(middles, 0.999)) * 1.05
-        _, _, _, cells = axes.hist2d(
-            middles[:, 0], middles[:, 1], bins=50, range=[[0, most]] * 2, norm=LogNorm(), cmap="Purples"
+        counts, _, _, cells = axes.hist2d(
+            middles[:, 0],
+            middles[:, 1],
+            bins=50,
+            range=[[0, most]] * 2,
+            norm=LogNorm(vmin=_FAINTEST),
+            cmap="Purples",
         )
         unit = "share of the image" if relative else "px"
         axes.set(xlabel=f"from the left, {unit}", ylabel=f"from the top, {unit}", aspect="equal")
         axes.invert_yaxis()
-        axes.figure.colorbar(cells, ax=axes, label="boxes", shrink=0.85)
+        _scale(axes, cells, int(counts.max()))
 
     return _svg(draw, (4.6, 3.6), "positions")
 
@@ -127,6 +142,14 @@ def position_chart(rows: Sequence[CleanRow], sizes_wh: Sequence[tuple[int, int] 
 def _sides(rows: Sequence[CleanRow]) -> np.ndarray:
     boxes = np.array([row.box_xyxy for row in rows], np.float64)
     return boxes[:, 2:] - boxes[:, :2]
+
+
+def _scale(axes: Axes, cells: QuadMesh, most: int) -> None:
+    """What the colours mean: 1, 10, 100 ... and the most boxes that a cell holds."""
+    powers = [10**power for power in range(len(str(most))) if 10**power < most / 1.5]
+    bar = axes.figure.colorbar(cells, ax=axes, label="boxes", shrink=0.85, ticks=[*powers, most], format="%d")
+    bar.ax.set_ylim(bottom=min(0.7, most))
+    bar.ax.minorticks_off()
 
 
 def _svg(draw: Callable[[Axes], None], size_in: tuple[float, float], salt: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge.cells import cell_class
@@ -135,7 +135,13 @@ def _in_two_files(
 
 def _repaired(images: Mapping[Path, LookedAt], named: Mapping[Path, Change]) -> list[Change]:
     return [
-        Change(one.file, None, one.name, Action.MENDED, Fault.REPAIRED, images[path].repair or "", one.before)
+        replace(
+            one,
+            action=Action.MENDED,
+            fault=Fault.REPAIRED,
+            reason=images[path].repair or "",
+            after=one.before,
+        )
         for path, one in named.items()
         if images[path].repaired is not None
     ]
