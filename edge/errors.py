@@ -10,7 +10,7 @@
     └── StationError       the inbox, the output folder or another daemon is in the way
 
 Building and training add their own below EdgeError, beside what raises them: CheckpointError, ExportError and
-BuildError; AnnotationError and TrainingError.
+BuildError; AnnotationError, SplitError and TrainingError.
 
 Every message is one sentence that says what happened, with both values where two disagree, and what
 to do. Errors of other libraries are wrapped in one of these where they cross into the station.

@@ -13,16 +13,19 @@ def stays_inside(name: str) -> bool:
 
 
 def link_images(paths: Mapping[str, Path], folder: Path) -> None:
-    """Make a symbolic link by NAME to each file; what has this name in the folder is replaced.
+    """Make a symbolic link by NAME to each file. Links that lead nowhere are replaced, and nothing else.
 
     Raises:
-        AnnotationError: a NAME leads out of the folder.
+        AnnotationError: a NAME leads out of the folder, or another file has it there.
     """
     for name, path in paths.items():
         if not stays_inside(name):
             raise AnnotationError(f"The NAME {name!r} leads out of its folder; give a plain file name.")
         link, target = folder / name, path.resolve()
-        if link.is_symlink() or link.exists():
-            link.unlink()
+        if link.exists():
+            if link.resolve() != target:
+                raise AnnotationError(f"{link} is not {target}, whose place it has; give an empty folder.")
+            continue
+        link.unlink(missing_ok=True)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(target)

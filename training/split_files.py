@@ -65,7 +65,6 @@ def write_pairs(
         raise SplitError(
             f"Two sources would give files of one name, of {', '.join(stems)}; rename one of them."
         )
-    out.mkdir(parents=True, exist_ok=True)
     for pair, stem in zip(pairs, stems, strict=True):
         for part, rows in (("train", pair.train), ("val", pair.val)):
             with (out / f"{stem}-{part}.csv").open("w", newline="", encoding="utf-8") as file:

@@ -6,6 +6,9 @@ import click
 
 from edge.cli import one_sentence
 
+SUMMARY = "summary.md"
+"""By which a folder is known as that of a former split."""
+
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -53,6 +56,7 @@ def main(
     from training.annotations import AnnotationError
     from training.audit.tables import labels_of, read_table
     from training.folds import SplitError, k_folds, leave_one_source_out
+    from training.out_folder import require_own, writing
     from training.provenance import DUPLICATE_GROUP, PATIENT, provenance_of
     from training.split_files import read_rows, summary, write_pairs
 
@@ -60,6 +64,7 @@ def main(
         raise SplitError("--folds and --leave-one-source-out are two ways to split; give one of them.")
     if clash := [path for path in csvs if path.resolve().parent == out.resolve()]:
         raise AnnotationError(f"{clash[0]} lies where the pairs go; give another folder as --out.")
+    require_own(out, SUMMARY)
     tables = [
         read_table(path, label, [path.parent / "images"])
         for path, label in zip(csvs, labels_of(csvs), strict=True)
@@ -75,9 +80,10 @@ def main(
     rows = [row for table in tables for row in read_rows(table, known[table.path], used)]
     pairs = leave_one_source_out(rows) if by_source else k_folds(rows, folds or 5, seed)
     prefix = "without-" if by_source else ""
-    write_pairs(pairs, prefix, tables, known, out)
     text = summary(rows, pairs, [path.name for path in csvs], used, by_source, seed)
-    (out / "summary.md").write_text(text, encoding="utf-8")
+    with writing(out):
+        (out / SUMMARY).write_text(text, encoding="utf-8")
+        write_pairs(pairs, prefix, tables, known, out)
     click.echo(text.rstrip())
 
 

@@ -54,6 +54,19 @@ def test_a_jpeg_with_all_its_pixels_is_repaired_beside_the_original(
     assert [image.name for image in read_beside([tmp_path / "out/cleaned/boxes.csv"])] == ["a.jpg", "b.jpg"]
 
 
+def test_another_audit_into_the_same_folder_leaves_originals_alone(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", a=jpeg(rgb(0)))
+    path = write_csv(tmp_path / "boxes.csv", f"a.jpg,{BOX},LY")
+    run(path, "--out", tmp_path / "out")
+    damaged = jpeg(rgb(0))[:-2]
+    (images / "a.jpg").write_bytes(damaged)
+    assert run(path, "--out", tmp_path / "out").exit_code == 0
+    assert (images / "a.jpg").read_bytes() == damaged
+    assert np.array_equal(decode((tmp_path / "out/cleaned/images/a.jpg").read_bytes()), decode(jpeg(rgb(0))))
+    result = run(path, "--out", images)
+    assert "give an empty folder" in " ".join(result.output.split())
+
+
 @pytest.mark.parametrize(
     "damage", [lambda data: data[: len(data) // 2], lambda data: b"no image", lambda data: b""]
 )
@@ -67,6 +80,14 @@ def test_an_image_without_all_its_pixels_is_not_repaired(damage, tmp_path: Path)
     assert not (tmp_path / "out/cleaned/images/a.jpg").exists()
     told = {row["NAME"]: row["status"] for row in rows_of(tmp_path / "out/images.csv")}
     assert told == {"a.jpg": "unreadable", "b.jpg": "whole"}
+
+
+def test_bytes_that_a_decoder_skips_are_no_fault(tmp_path: Path) -> None:
+    whole = jpeg(rgb(0))
+    images = write_images(tmp_path / "images", a=whole[:-2] + bytes(range(1, 28)) + whole[-2:])
+    assert np.array_equal(decode((images / "a.jpg").read_bytes()), decode(whole))
+    run(write_csv(tmp_path / "boxes.csv", f"a.jpg,{BOX},LY"), "--out", tmp_path / "out")
+    assert faults(tmp_path / "out") == []
 
 
 def test_rows_without_images_are_dropped_and_images_without_rows_told(tmp_path: Path) -> None:

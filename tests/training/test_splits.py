@@ -216,6 +216,33 @@ def test_files_of_two_sources_that_differ_in_signs_only_are_not_mixed(tmp_path: 
     assert "Two sources would give files of one name" in result.output
 
 
+def test_the_originals_survive_a_folder_that_is_theirs(data: Path, tmp_path: Path) -> None:
+    copied = write_csv(tmp_path / "elsewhere/boxes.csv", *data.read_text().splitlines()[1:])
+    before = {path: path.read_bytes() for path in data.parent.rglob("*") if path.is_file()}
+    result = run(copied, "--out", data.parent)
+    assert result.exit_code == 78
+    assert "so they are not of a former run; give an empty folder" in result.output
+    (data.parent / "summary.md").write_text("")
+    run(copied, "--out", data.parent)
+    images = {path: content for path, content in before.items() if path.suffix == ".jpg"}
+    assert {path: path.read_bytes() for path in images} == images
+    assert not any(path.is_symlink() for path in images)
+
+
+def test_a_second_run_goes_where_the_first_went(data: Path, tmp_path: Path) -> None:
+    first = run(data, "--out", tmp_path / "out", "--folds", 2)
+    written = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.csv")}
+    assert run(data, "--out", tmp_path / "out", "--folds", 2).output == first.output
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.csv")} == written
+
+
+def test_a_folder_that_cannot_be_made_is_named(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = run(data, "--out", tmp_path / "file/out", "--folds", 2)
+    assert result.exit_code == 74
+    assert "file/out cannot be written (Not a directory)" in result.output
+
+
 def test_the_real_smears_are_spread_evenly(tmp_path: Path) -> None:
     smears = data_path("smears")
     result = run(smears / "train.csv", smears / "val.csv", "--out", tmp_path / "out", "--folds", 4)

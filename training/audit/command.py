@@ -12,6 +12,9 @@ from training.audit.cleaning import MIN_SIDE_PX
 if TYPE_CHECKING:
     from training.provenance import Provenance
 
+REPORT = "report.html"
+"""By which a folder is known as that of a former audit."""
+
 _PATH = click.Path(exists=True, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -55,6 +58,7 @@ def main(
     from training.audit.run import audit
     from training.audit.tables import labels_of, read_table
     from training.audit.writing import write_changes, write_cleaned, write_images
+    from training.out_folder import require_own, writing
     from training.provenance import provenance_of
 
     csvs, folders = (
@@ -65,6 +69,7 @@ def main(
         raise AnnotationError(f"{', '.join(map(str, paths))} is no CSV file; name at least one.")
     if clash := [path for path in csvs if path.resolve().parent == (out / "cleaned").resolve()]:
         raise AnnotationError(f"{clash[0]} lies where the cleaned files go; give another folder as --out.")
+    require_own(out, REPORT)
     tables = [
         read_table(path, label, () if without_images else folders or _beside(path))
         for path, label in zip(csvs, labels_of(csvs), strict=True)
@@ -81,15 +86,15 @@ def main(
     images = {one.path: one for one in looking}
     sizes = {path: _sizes(rows) for path, rows in known.items()}
     found = audit(tables, where, images, sizes, min_side)
-    out.mkdir(parents=True, exist_ok=True)
-    write_cleaned(found, known, out / "cleaned")
-    write_changes(found.changes, out / "changes.csv")
-    if images:
-        write_images(found, out / "images.csv")
     findings = findings_of(found, known, sizes)
-    (out / "report.html").write_text(render(findings, partial(example_of, found)), encoding="utf-8")
+    with writing(out):
+        (out / REPORT).write_text(render(findings, partial(example_of, found)), encoding="utf-8")
+        write_cleaned(found, known, out / "cleaned")
+        write_changes(found.changes, out / "changes.csv")
+        if images:
+            write_images(found, out / "images.csv")
     print_faults(findings, Console())
-    click.echo(f"Report: {out / 'report.html'}\nCleaned files: {out / 'cleaned'}")
+    click.echo(f"Report: {out / REPORT}\nCleaned files: {out / 'cleaned'}")
 
 
 def _beside(csv_path: Path) -> tuple[Path, ...]:

@@ -91,13 +91,14 @@ def write_cleaned(found: Audit, provenance: Mapping[Path, Provenance], folder: P
     for one in found.tables:
         _write_table(one, folder / one.table.label)
     write_provenance(folder / FILE_NAME, list(told.values()))
-    link_images(images, folder / "images")
-    for name, at in images.items():
-        repaired = found.images[at].repaired
-        if repaired is not None:
-            copy = folder / "images" / name
+    repaired = {name: data for name, at in images.items() if (data := found.images[at].repaired) is not None}
+    link_images({name: at for name, at in images.items() if name not in repaired}, folder / "images")
+    for name, data in repaired.items():
+        copy = folder / "images" / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if copy.is_symlink():  # of a former run, to the original, which is not to be written to
             copy.unlink()
-            copy.write_bytes(repaired)
+        copy.write_bytes(data)
 
 
 def _write_table(cleaned: Cleaned, path: Path) -> None:

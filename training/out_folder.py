@@ -1,0 +1,41 @@
+"""The folder that a command writes: only its own files are ever overwritten."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edge.locks import OutputUnwritableError
+from training.annotations import AnnotationError
+
+
+def require_own(folder: Path, mark: str) -> None:
+    """Refuse a folder with the files of somebody else.
+
+    Args:
+        mark: the file by which a former run of the same command is known.
+
+    Raises:
+        AnnotationError: the folder is not empty and has no such file.
+    """
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / mark).exists():
+        raise AnnotationError(
+            f"{folder} has files and no {mark} among them, so they are not of a former run; give an empty "
+            "folder."
+        )
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Make the folder to write in.
+
+    Raises:
+        OutputUnwritableError: the folder or a file in it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise OutputUnwritableError(
+            f"{error.filename or folder} cannot be written ({error.strerror}); mend its rights or make "
+            "space, or give another folder."
+        ) from error
