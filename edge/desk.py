@@ -188,12 +188,17 @@ class Desk:
         if first is None:
             return tasks
         most, size_bytes = 2 if self._keep_pixels else LARGEST_BATCH, 0
-        with self._journal.together(durable=False):
-            for arrival in islice(chain([first], waiting), most):
-                tasks.append(self._opener.open(arrival, alone=alone))
-                size_bytes += len(tasks[-1].data or b"")
-                if size_bytes > _BATCH_BYTES or tasks[-1].is_apart:
-                    break
+        try:
+            with self._journal.together(durable=False):
+                for arrival in islice(chain([first], waiting), most):
+                    tasks.append(self._opener.open(arrival, alone=alone))
+                    size_bytes += len(tasks[-1].data or b"")
+                    if size_bytes > _BATCH_BYTES or tasks[-1].is_apart:
+                        break
+        except BaseException:  # then none of them is claimed
+            for task in tasks:
+                self._opener.release(task)
+            raise
         return tasks
 
     def _read_ahead(self, batch: list[Task]) -> None:

@@ -1,5 +1,6 @@
 """Many files at once: the same answers as one by one, each once, whatever happens to one of them."""
 
+import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from PIL import Image
 from edge.cells import Finding
 from edge.errors import BackendError
 from edge.images import ImageLimits
+from edge.journal import Journal
 from edge.locks import OutputFullError
 from edge.records import LARGEST_BATCH, State
 from edge.results import Results
@@ -168,21 +170,34 @@ def test_nothing_is_published_beside_an_engine_fault(tmp_path: Path, put: Callab
     assert answers(tmp_path / "out") == []
 
 
+@pytest.mark.parametrize("place", ["claim", "commit of the claims", "answer", "CSV file"])
 def test_promise_15_a_full_disk_takes_no_try_of_those_in_hand(
-    tmp_path: Path, put: Callable[[str, int], Path], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, put: Callable[[str, int], Path], monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     paths = [put(f"{number:02}.png", 1) for number in range(30)]
-    look = Results.look
+    together = Journal.together
 
-    def full(results: Results) -> None:
+    def full(*args: object, **kwargs: object) -> None:
         raise OutputFullError("there is no space; free some.")
+
+    @contextlib.contextmanager
+    def full_at_the_end(journal: Journal, durable: bool = True) -> Iterator[None]:
+        with together(journal, durable):
+            yield
+            if not durable:
+                full()
 
     with open_desk(TwoLanes(), tmp_path / "out") as (desk, journal):
         for _ in range(5):  # more often than an image may be tried
-            monkeypatch.setattr(Results, "look", full)
-            with pytest.raises(OutputFullError):
-                list(desk.process_all(Arrival(path) for path in paths))
-            monkeypatch.setattr(Results, "look", look)
+            with monkeypatch.context() as patch:
+                if place == "commit of the claims":
+                    patch.setattr(Journal, "together", full_at_the_end)
+                elif place == "CSV file":
+                    patch.setattr(Results, "look", full)
+                else:
+                    patch.setattr(Journal, "claim" if place == "claim" else "finish", full)
+                with pytest.raises(OutputFullError):
+                    list(desk.process_all(Arrival(path) for path in paths))
             desk.recover()
         assert all(entry.tries == 0 for entry in map(journal.latest, paths) if entry is not None)
         results = list(desk.process_all(Arrival(path) for path in paths))
