@@ -21,8 +21,8 @@ from edge.bundle import Bundle
 from edge.engine_files import ENGINES_FOLDER, EngineFile, EngineRecord, Target, engines_of
 
 
-def build_without_card(job: Job, console: Console) -> list[EngineFile]:
-    """Build engines that no card of this machine can try; the station's self-test will.
+def build_untried(job: Job, console: Console) -> list[EngineFile]:
+    """Build engines and put them into the bundle; none is tried here, the station's self-test will.
 
     Raises:
         EngineError: what could not be built, after all that could.
@@ -99,9 +99,23 @@ def gate_engines(
     Raises:
         EngineError: one did not pass.
     """
+    gated = try_engines(bundle, folder, backend, target, reference)
+    print_verdicts([one for _, one in gated], f"{target} against FP32")
+    for engine, one in gated:
+        if not one.result.passed:
+            raise EngineError(
+                f"{engine.plan.name} did not pass its gate and is not used ({one.fault or how_far(one)}); "
+                "build again, since two builds can differ, or set another backend."
+            )
+    return [engine for engine, _ in gated]
+
+
+def try_engines(
+    bundle: Bundle, folder: Path, backend: Backend, target: Target, reference: Reference
+) -> list[tuple[EngineFile, Verdict]]:
+    """Every engine of a folder with the gate in its record, and what the gate says; see `gate_engines`."""
     threshold = bundle.manifest.thresholds.detection
-    gated: list[EngineFile] = []
-    verdicts: list[Verdict] = []
+    gated: list[tuple[EngineFile, Verdict]] = []
     for engine in engines_of(folder, target):
         record = engine.record
         detector: Session | None = None
@@ -116,18 +130,11 @@ def gate_engines(
         one = verdict(
             target, record.precision, detector, classifier, reference, threshold, batch=record.batch
         )
-        verdicts.append(replace(one, name=engine.plan.stem))
         for session in (detector, classifier):
             if session is not None:
                 session.close()
-        gated.append(EngineFile(engine.plan, record.model_copy(update={"gate": one.result})))
-    print_verdicts(verdicts, f"{target} against FP32")
-    for engine, one in zip(gated, verdicts, strict=True):
-        if not one.result.passed:
-            raise EngineError(
-                f"{engine.plan.name} did not pass its gate and is not used ({one.fault or how_far(one)}); "
-                "build again, since two builds can differ, or set another backend."
-            )
+        judged = EngineFile(engine.plan, record.model_copy(update={"gate": one.result}))
+        gated.append((judged, replace(one, name=engine.plan.stem)))
     return gated
 
 

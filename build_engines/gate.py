@@ -82,10 +82,10 @@ def judge(
     worst = _NOTHING
     for _, deviation in every:
         worst = worst.worst(deviation)
-    name, strain = max(
-        ((name, _strain(deviation, tolerance)) for name, deviation in every), key=lambda pair: pair[1]
+    name, most = max(
+        ((name, strain(deviation, tolerance)) for name, deviation in every), key=lambda pair: pair[1]
     )
-    return worst, name if strain else ""
+    return worst, name if most else ""
 
 
 def _pairs(
@@ -103,7 +103,7 @@ def _pairs(
             )
 
 
-def _strain(found: Deviation, tolerance: Tolerance) -> float:
+def strain(found: Deviation, tolerance: Tolerance) -> float:
     """How much of the tolerance is used; above 1 is outside of it."""
     if found.classes_differ:
         return float("inf")

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from build_engines.engines_build import build_on_card, build_without_card
+from build_engines.engines_build import build_on_card, build_untried
 from build_engines.errors import EngineError
 from build_engines.gate import Verdict, cpu_reference, gate, how_far, installed_cpu_backends, print_verdicts
 from build_engines.job import Job
@@ -87,7 +87,7 @@ def build_for_station(
         if on_card:
             build_on_card(job, reference, console)
         else:
-            build_without_card(job, console)
+            build_untried(job, console)
             click.echo("They were run on no card yet; a station tests them when it starts.")
     if per_layer:
         if found.machine is None or wanted is None:

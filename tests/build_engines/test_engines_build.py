@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from build_engines import engines_build
-from build_engines.engines_build import build_on_card, build_without_card
+from build_engines.engines_build import build_on_card, build_untried
 from build_engines.errors import EngineError
 from build_engines.gate import cpu_reference, gate, judge
 from build_engines.job import Job
@@ -104,11 +104,11 @@ ALL_SIZES = {
 
 def test_engines_for_named_cards_are_built_without_one_and_only_once(bundle: Bundle, lines: Console) -> None:
     job = Job(rtx, bundle, bundle.path, None, ("12.0", "8.6"))
-    engines = build_without_card(job, lines)
+    engines = build_untried(job, lines)
     assert names_in(bundle) == {name.replace("sm86", "sm86-sm120") for name in ALL_SIZES}
     assert text_of(lines).count(": built in") == 5
     times = [engine.plan.stat().st_mtime_ns for engine in engines]
-    again = build_without_card(job, lines)
+    again = build_untried(job, lines)
     assert [engine.plan.stat().st_mtime_ns for engine in again] == times
     assert text_of(lines).count(": built in") == 5
     assert text_of(lines).count("unchanged, not built again") == 5
@@ -123,13 +123,13 @@ def test_engines_for_named_cards_are_built_without_one_and_only_once(bundle: Bun
 
 def test_only_what_changed_is_built_again(bundle: Bundle, lines: Console) -> None:
     job = Job(rtx, bundle, bundle.path, None, ("8.6",), batches=(1,))
-    detector, classifier = build_without_card(job, lines)
+    detector, classifier = build_untried(job, lines)
     before = classifier.plan.stat().st_mtime_ns
     detector.plan.write_bytes(b"damaged")
-    build_without_card(job, lines)
+    build_untried(job, lines)
     assert detector.plan.stat().st_size > 1_000_000
     assert classifier.plan.stat().st_mtime_ns == before
-    build_without_card(Job(rtx, bundle, bundle.path, None, ("8.6",), batches=(1,), rebuild=True), lines)
+    build_untried(Job(rtx, bundle, bundle.path, None, ("8.6",), batches=(1,), rebuild=True), lines)
     assert classifier.plan.stat().st_mtime_ns > before
 
 
@@ -143,7 +143,7 @@ def test_what_can_be_built_is_built_before_the_rest_is_told(bundle: Bundle, line
     with pytest.raises(
         EngineError, match=r"^1 of 2 engines were not built; of the first: .*detector\.fp16\.onnx"
     ):
-        build_without_card(Job(rtx, bundle, bundle.path, None, ("8.6",), batches=(1,)), lines)
+        build_untried(Job(rtx, bundle, bundle.path, None, ("8.6",), batches=(1,)), lines)
     assert names_in(bundle) == {"classifier.fp16-b1-sm86.plan"}
 
 
@@ -179,7 +179,7 @@ def test_every_engine_answers_at_its_own_batch_before_the_station_sees_it(
 def test_engines_that_were_built_elsewhere_are_tried_and_not_built_again(
     bundle: Bundle, lines: Console, reference: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build_without_card(Job(rtx, bundle, bundle.path, None, ("8.6",), batches=(1,)), lines)
+    build_untried(Job(rtx, bundle, bundle.path, None, ("8.6",), batches=(1,)), lines)
     monkeypatch.setattr(engines_build, "find_backend", lambda name: CardDouble(bundle))
     build_on_card(Job(rtx, bundle, bundle.path, CARD, batches=(1,)), reference, lines)
     assert text_of(lines).count(": built in") == 2
@@ -230,7 +230,7 @@ def test_an_engine_that_answers_otherwise_never_comes_to_the_station(
     reference: Reference,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    build_without_card(Job(rtx, bundle, bundle.path, None, ("8.6",), batches=(1,)), lines)
+    build_untried(Job(rtx, bundle, bundle.path, None, ("8.6",), batches=(1,)), lines)
     before = {engine.plan: engine.record for engine in engines_of(bundle.path, "tensorrt_rtx")}
     monkeypatch.setattr(engines_build, "find_backend", lambda name: CardDouble(bundle, damage))
     with pytest.raises(EngineError, match=said):

@@ -257,6 +257,7 @@ int cuDriverGetVersion(int *version) { *version = 13000; return OK; }
 int cuDeviceGetCount(int *count) { BEGIN; *count = card_count(); return is_initialised ? OK : NOT_INITIALIZED; }
 int cuDeviceGet(int *device, int index) { BEGIN; *device = 0; return index ? INVALID_DEVICE : OK; }
 int cuDeviceGetName(char *name, int bytes, int device) { BEGIN; snprintf(name, bytes, "Double of a card"); return OK; }
+int cuDeviceGetPCIBusId(char *id, int bytes, int device) { BEGIN; snprintf(id, bytes, "0000:01:00.0"); return OK; }
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { BEGIN; *bytes = CARD_BYTES; return OK; }
 int cuDeviceGetAttribute(int *value, int attribute, int device)
 {

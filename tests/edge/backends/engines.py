@@ -32,6 +32,7 @@ def add_engine(
     *,
     changes: dict[str, Any] | None = None,
     stem: str = "",
+    fits: str = "double",
     **faults: Any,
 ) -> Path:
     """Write a plan and its record, some of which says something else. Returns the plan's path."""
@@ -62,7 +63,7 @@ def add_engine(
         built_at="2026-11-22T00:00:00+00:00",
         build_s=1,
     )
-    path = folder / ENGINES_FOLDER / "tensorrt" / f"{stem or Path(graph).stem}-b{batch}-double.plan"
+    path = folder / ENGINES_FOLDER / "tensorrt" / f"{stem or Path(graph).stem}-b{batch}-{fits}.plan"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(plan)
     path.with_suffix(".json").write_text(record.model_copy(update=changes or {}).model_dump_json())
