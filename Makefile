@@ -10,7 +10,7 @@ export CYTOLOGIA_WEIGHTS ?= $(abspath ../shared/weights)
 TEST_ENV := OMP_NUM_THREADS=1 YOLO_CONFIG_DIR=$(abspath $(VENV))/ultralytics
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format chaos chaos-quick train-demo release-engines install-station uninstall-station clean
+.PHONY: help demo test lint format chaos chaos-quick train-demo release-engines gpu-acceptance install-station uninstall-station clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -49,6 +49,10 @@ RELEASE_CARDS = 7.5 8.0 8.6 8.9 12.0 12.1
 release-engines: $(VENV)/developer ## Build the embedded bundle's TensorRT-RTX engines for all cards, without one
 	$(BIN)/python build_engines/build.py --target tensorrt-rtx --out build/release-engines \
 		$(addprefix --compute-capability ,$(RELEASE_CARDS))
+
+# It asks for no CUDA package itself: pip cannot install these without a card's driver and toolkit (docs/gpu.md).
+gpu-acceptance: $(VENV)/station ## Prove the TensorRT way on this machine's card (ARGS='--images FOLDER'; docs/gpu.md)
+	$(BIN)/python -m build_engines.acceptance $(ARGS)
 
 # Both read the variables at the head of systemd/install-station, which make passes on when they are given to it.
 install-station: ## Install or upgrade the service, as root (docs/station.md)

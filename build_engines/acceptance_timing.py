@@ -110,6 +110,7 @@ def idle(run: Run) -> Outcome:
     """The first image after a pause, which is how a microscope works."""
     rgb = _at_hand(run)[0]
     rows: list[dict[str, Figure]] = []
+    differences: list[str] = []
     with on_card(run) as engine:
         steady_ms = statistics.median(_timed(engine, rgb)["image"] for _ in range(10))
         before = engine.pipeline.read(rgb)
@@ -120,7 +121,8 @@ def idle(run: Run) -> Outcome:
             began = time.perf_counter_ns()
             after = engine.pipeline.read(rgb)
             first_ms = (time.perf_counter_ns() - began) / 1e6
-            _require_same(run, rgb, before, after, f"After pause {number + 1} of {run.amounts.idle_s:g} s")
+            pause = f"after pause {number + 1} of {run.amounts.idle_s:g} s"
+            differences += _difference(run, rgb, before, after, pause)
             rows.append(
                 {
                     "pause": number + 1,
@@ -131,9 +133,8 @@ def idle(run: Run) -> Outcome:
             )
     first_ms_of_all = [float(row["first image, ms"] or 0) for row in rows]
     said = f"after {run.amounts.idle_s:g} s {_all_of(first_ms_of_all)} ms, steady {steady_ms:.2f} ms"
-    return Outcome(
-        said, figures={"pause, s": run.amounts.idle_s, "steady, ms": steady_ms}, rows=rows, blocks=False
-    )
+    figures: dict[str, Figure] = {"pause, s": run.amounts.idle_s, "steady, ms": steady_ms}
+    return Outcome(said, "".join(differences[:1]), figures, rows, blocks=False)
 
 
 def graphs(run: Run) -> Outcome:
@@ -141,6 +142,7 @@ def graphs(run: Run) -> Outcome:
     images = _at_hand(run)
     recorded, plain = Graphs(), Graphs(wanted=False)
     times_ms: tuple[list[float], list[float]] = ([], [])
+    differences: list[str] = []
     with on_card(run, recorded) as with_graphs, on_card(run, plain) as without:
         plans = len(engines_of(run.built.path, run.target))
         if recorded.recorded < plans:
@@ -155,7 +157,7 @@ def graphs(run: Run) -> Outcome:
                 times.append(_timed(engine, rgb)["image"])
             if number < len(images):
                 answers = [engine.pipeline.read(rgb) for engine in (with_graphs, without)]
-                _require_same(run, rgb, answers[0], answers[1], "Without CUDA graphs")
+                differences += _difference(run, rgb, answers[0], answers[1], "without CUDA graphs")
     graph_ms, plain_ms = (statistics.median(times) for times in times_ms)
     figures: dict[str, Figure] = {
         "graphs recorded": recorded.recorded,
@@ -164,7 +166,7 @@ def graphs(run: Run) -> Outcome:
         "without / with": plain_ms / graph_ms,
     }
     said = f"without graphs {plain_ms / graph_ms:.2f} times as long ({plain_ms:.2f} and {graph_ms:.2f} ms)"
-    return Outcome(said, figures=figures, blocks=False)
+    return Outcome(said, "".join(differences[:1]), figures, blocks=False)
 
 
 def memory(run: Run) -> Outcome:
@@ -240,17 +242,18 @@ def _timed(engine: OnCard, rgb: Image) -> dict[str, float]:
     return times_ms
 
 
-def _require_same(run: Run, rgb: Image, before: list[Finding], after: list[Finding], when: str) -> None:
+def _difference(run: Run, rgb: Image, one: list[Finding], other: list[Finding], when: str) -> list[str]:
+    """What is wrong, in a sentence, where two answers to one image are not the same; none if they are."""
     spec = run.bundle.detector
     _, placement = letterbox(rgb, spec.tile_size, spec.anchor, spec.pad)
     classes, tolerance = run.bundle.manifest.classes, TOLERANCES[PRECISION]
-    pair = compare_findings(before, after, placement, classes, run.threshold, tolerance)
-    if not tolerance.allows(pair.deviation):
-        raise EngineError(
-            f"{when} the answer to the same image is another one ({pair.cells} cells and "
-            f"{pair.reference_cells} before, boxes {pair.deviation.box_px:.3g} px off); do not use this "
-            "card, and report it."
-        )
+    pair = compare_findings(one, other, placement, classes, run.threshold, tolerance)
+    if tolerance.allows(pair.deviation):
+        return []
+    return [
+        f"{when} the answer to the same image is another one ({pair.reference_cells} cells before and "
+        f"{pair.cells} then, boxes {pair.deviation.box_px:.3g} px off); do not use this card, and report it"
+    ]
 
 
 def _growth(samples: Sequence[float]) -> float:

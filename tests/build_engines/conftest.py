@@ -1,12 +1,23 @@
-"""What the tests of building share: one thread, and ultralytics away from the user's settings."""
+"""What the tests of building share: one thread, ultralytics' own settings folder, a double of a card."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 
+from build_engines import acceptance_steps
 from build_engines.families import import_ultralytics
+from build_engines.gate import cpu_reference
+from build_engines.reference import Reference
+from edge.backends import tensorrt
+from edge.bundle import Bundle, embedded_bundle
+from edge.pipeline import Pipeline, open_pipeline
+from tests.build_engines.acceptance_doubles import remembering_session
+from tests.edge.backends import fake_tensorrt
+from tests.edge.backends.fake_card import FakeCard
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,3 +35,42 @@ def ultralytics(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("YOLO_CONFIG_DIR", str(tmp_path_factory.mktemp("ultralytics")))
         return import_ultralytics()
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCard]:
+    """The card on which the double of TensorRT works; it computes each batch once for all tests."""
+    made = FakeCard()
+    monkeypatch.setattr(fake_tensorrt, "card", made)
+    monkeypatch.setattr(fake_tensorrt, "_session", remembering_session)
+    yield made
+    tensorrt._say_once.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def processor() -> Iterator[Pipeline]:
+    """FP32 on the processor."""
+    with open_pipeline(Bundle.load(embedded_bundle()), "onnxruntime", "f32") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def references() -> dict[tuple[str, ...], Reference]:
+    """What was computed before, by the names of its images."""
+    return {}
+
+
+@pytest.fixture
+def known_reference(
+    monkeypatch: pytest.MonkeyPatch, processor: Pipeline, references: dict[tuple[str, ...], Reference]
+) -> None:
+    """Acceptance runs that open FP32 and ask it once, for tests that are about something else."""
+
+    def known(bundle: Bundle, rgbs: Mapping[str, Any], *more: Any) -> Reference:
+        names = tuple(rgbs)
+        if names not in references:
+            references[names] = cpu_reference(bundle, rgbs, *more)
+        return references[names]
+
+    monkeypatch.setattr(acceptance_steps, "cpu_reference", known)
+    monkeypatch.setattr(acceptance_steps, "open_pipeline", lambda *_: nullcontext(processor))

@@ -32,11 +32,19 @@ def add_engine(
     *,
     changes: dict[str, Any] | None = None,
     stem: str = "",
-    fits: str = "double",
     **faults: Any,
 ) -> Path:
     """Write a plan and its record, some of which says something else. Returns the plan's path."""
-    onnx = folder / graph
+    plan, record = make_engine(folder / graph, batch, **faults)
+    path = folder / ENGINES_FOLDER / "tensorrt" / f"{stem or Path(graph).stem}-b{batch}-double.plan"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(plan)
+    path.with_suffix(".json").write_text(record.model_copy(update=changes or {}).model_dump_json())
+    return path
+
+
+def make_engine(onnx: Path, batch: int, **faults: Any) -> tuple[bytes, EngineRecord]:
+    """A plan of a graph, and the record of one without faults."""
     plan = fake_tensorrt.plan_of(onnx, batch, **faults)
     honest = fake_tensorrt.Runtime(fake_tensorrt.ILogger()).deserialize_cuda_engine(
         fake_tensorrt.plan_of(onnx, batch)
@@ -47,7 +55,7 @@ def add_engine(
         specs[mode][name] = TensorSpec(shape=shape, dtype=fake_tensorrt.nptype(dtype).__name__)
     record = EngineRecord(
         target="tensorrt",
-        graph=graph,
+        graph=onnx.name,
         onnx_sha256=file_sha256(onnx),
         plan_sha256=hashlib.sha256(plan).hexdigest(),
         batch=batch,
@@ -63,11 +71,7 @@ def add_engine(
         built_at="2026-11-22T00:00:00+00:00",
         build_s=1,
     )
-    path = folder / ENGINES_FOLDER / "tensorrt" / f"{stem or Path(graph).stem}-b{batch}-{fits}.plan"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(plan)
-    path.with_suffix(".json").write_text(record.model_copy(update=changes or {}).model_dump_json())
-    return path
+    return plan, record
 
 
 def backend_on(card: FakeCard, **options: Any) -> TensorRtBackend:
