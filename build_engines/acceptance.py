@@ -172,6 +172,7 @@ def _accept_here(target: str | None, path: Path | None, images: Path | None, cou
     from build_engines.acceptance_images import drawn_images, images_of
     from build_engines.acceptance_report import save
     from build_engines.acceptance_run import Amounts, Means, Run
+    from build_engines.errors import EngineError
     from build_engines.preflight import Preflight
     from edge.bundle import Bundle, embedded_bundle
     from edge.engine_files import TARGETS, Target
@@ -183,8 +184,13 @@ def _accept_here(target: str | None, path: Path | None, images: Path | None, cou
     named: Target | None = (
         None if target is None else "tensorrt_rtx" if target == "tensorrt-rtx" else "tensorrt"
     )
-    out.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".scratch-", dir=out))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".scratch-", dir=out))
+    except OSError as error:
+        raise EngineError(
+            f"{out} cannot be written ({error.strerror}); give another folder with --out."
+        ) from error
     try:
         run = Run(
             bundle=Bundle.load(path or embedded_bundle()),

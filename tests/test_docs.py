@@ -6,8 +6,10 @@ from pathlib import Path
 import click
 import pytest
 
+from build_engines import acceptance
 from edge import cli
 from edge.records import State
+from tests.error_texts import raised_in, says, texts_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -46,3 +48,51 @@ def test_every_status_and_reason_of_an_image_is_explained() -> None:
     text = (ROOT / "README.md").read_text()
     for state in State:
         assert state is State.PENDING or f"`{state.value}`" in text
+
+
+SAID_BY = [ROOT / "edge" / "engine_files.py", ROOT / "edge" / "selftest.py"]
+SAID_BY += sorted([*ROOT.glob("edge/backends/*.py"), *ROOT.glob("build_engines/*.py")])
+
+
+def troubles(page: str, heading: str) -> list[str]:
+    """What stands in backticks in the first column of the table below a heading."""
+    section = (ROOT / "docs" / page).read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
+    firsts = [line.split(" | ")[0] for line in section.splitlines() if line.startswith("| `")]
+    return [said for first in firsts for said in re.findall(r"`([^`]+)`", first)]
+
+
+TROUBLES = {
+    "gpu.md": "When something refuses, in our own words",
+    "engines.md": "When it refuses",
+}
+
+
+@pytest.mark.parametrize("page", TROUBLES)
+def test_what_a_table_of_troubles_quotes_is_said_by_the_code(page: str) -> None:
+    texts = [text for source in SAID_BY for text in texts_of(source)]
+    quoted = troubles(page, TROUBLES[page])
+    assert len(quoted) >= 4
+    assert [row for row in quoted if not any(says(text, row) for text in texts)] == []
+
+
+@pytest.mark.parametrize("name", ["cuda.py", "cuda_graph.py", "tensorrt.py"])
+def test_every_error_of_the_card_is_explained(name: str) -> None:
+    rows = troubles("gpu.md", TROUBLES["gpu.md"])
+    raised = raised_in(ROOT / "edge" / "backends" / name, "BackendError")
+    assert raised
+    assert [text for text in raised if not any(says(text, row) for row in rows)] == []
+
+
+def test_a_text_is_found_by_what_is_quoted_of_it_and_by_nothing_else() -> None:
+    assert says("… takes …, but is given uint8 …; run …", "… takes …, but is given uint8 …")
+    assert not says("… takes …, but is given uint8 …", "… takes …, but is given int8 …")
+    assert not says("is given what it takes", "takes … given")
+
+
+def test_every_step_and_option_of_the_acceptance_run_is_explained() -> None:
+    text = (ROOT / "docs" / "gpu.md").read_text()
+    assert re.findall(r"^\| ([A-Z]+) \|", text, re.MULTILINE) == [step.name for step in acceptance.steps()]
+    documented = set(
+        re.findall(r"`?(--[a-z-]+)", text.split("| option | |\n|---|---|\n")[1].split("\n## ")[0])
+    )
+    assert documented == options(acceptance.main) - {"--help"}

@@ -86,3 +86,10 @@ def test_a_bundle_that_is_wrong_is_told_in_one_sentence(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "/nowhere is no model bundle" in result.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_told_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = CliRunner().invoke(main, ["--out", str(tmp_path / "file" / "report")])
+    assert result.exit_code == 1
+    assert "cannot be written (Not a directory); give another folder with --out." in result.output
