@@ -7,7 +7,7 @@ before its arguments it is `build_engines.cold_start` on the same.
 import sys
 from functools import partial
 
-from build_engines import acceptance_run
+from build_engines import acceptance_run, job
 from build_engines.acceptance import main
 from build_engines.acceptance_run import Amounts, Means
 from build_engines.cold_start import main as start_cold
@@ -20,6 +20,7 @@ if __name__ == "__main__":
     sys.modules["tensorrt"] = fake_tensorrt
     sys.modules["pynvml"] = FakeNvml()  # type: ignore[assignment]
     fake_tensorrt.card = DriverCard()
+    job.DETECTOR_BATCHES = job.CLASSIFIER_BATCHES = (1,)  # type: ignore[assignment]
     fake_tensorrt._session = remembering_session  # type: ignore[assignment]
     if sys.argv[1] == "cold":
         start_cold(*sys.argv[2:])

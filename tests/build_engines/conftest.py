@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from build_engines import acceptance_steps
+from build_engines import acceptance_steps, job
 from build_engines.families import import_ultralytics
 from build_engines.gate import cpu_reference
 from build_engines.reference import Reference
@@ -39,10 +39,11 @@ def ultralytics(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
 
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCard]:
-    """The card on which the double of TensorRT works; it computes each batch once for all tests."""
+    """The card on which the double of TensorRT works; it computes each batch once, and none of sixteen."""
     made = FakeCard()
     monkeypatch.setattr(fake_tensorrt, "card", made)
     monkeypatch.setattr(fake_tensorrt, "_session", remembering_session)
+    monkeypatch.setattr(job, "CLASSIFIER_BATCHES", (1, 4))
     yield made
     tensorrt._say_once.cache_clear()
 

@@ -150,7 +150,7 @@ class Fault:
             "an_engine_that_is_not_built",
             "BUILD",
             NAMES[2:],
-            r"1 of 5 engines were not built, first that of classifier\.fp16\.onnx for 4 at a time",
+            r"1 of 4 engines were not built, first that of classifier\.fp16\.onnx for 4 at a time",
         ),
         (
             "an_engine_that_gets_no_context",
@@ -183,7 +183,7 @@ class Fault:
             "no_cuda_graphs",
             "GRAPHS",
             (),
-            r"^0 of 5 engines were recorded as CUDA graphs \(cuda-bindings is not",
+            r"^0 of 4 engines were recorded as CUDA graphs \(cuda-bindings is not",
         ),
         ("graphs_that_answer_otherwise", "GRAPHS", (), "without CUDA graphs the answer .* is another one"),
         (
