@@ -102,7 +102,7 @@ _INTERRUPTED = "interrupted by hand"
 def _done(step: Step, run: "Run") -> "StepReport":
     from build_engines.acceptance_report import Result, StepReport, finite
     from build_engines.acceptance_run import Outcome
-    from build_engines.engine_network import one_line
+    from edge.backends.tensorrt_log import one_line
 
     began = time.monotonic()
     try:
