@@ -10,7 +10,8 @@ export CYTOLOGIA_WEIGHTS ?= $(abspath ../shared/weights)
 TEST_ENV := OMP_NUM_THREADS=1 YOLO_CONFIG_DIR=$(abspath $(VENV))/ultralytics
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format chaos chaos-quick train-demo release-engines gpu-acceptance install-station uninstall-station clean
+.PHONY: help demo test lint format chaos chaos-quick archive-proof train-demo release-engines gpu-acceptance
+.PHONY: install-station uninstall-station clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -39,6 +40,9 @@ chaos: $(VENV)/developer ## The long proofs: kill, flood, starve and fool the re
 
 chaos-quick: $(VENV)/developer ## The same at a tenth or less of the size
 	CHAOS=quick $(CHAOS_TESTS)
+
+archive-proof: ## edge-archive on a cluster of two nodes with workers and a node killed; one worker and two
+	$(MAKE) chaos ONLY=archive
 
 train-demo: $(VENV)/developer ## Train and build the embedded bundle anew (an hour and a half on two cores)
 	PATH=$(abspath $(BIN)):$$PATH training/recipes/demo.sh runs/demo
@@ -77,7 +81,7 @@ $(VENV)/station: $(VENV)/bin/python pyproject.toml constraints.txt
 # libGL.so.1, which a bare server has not: the headless one is put back over it.
 $(VENV)/developer: $(VENV)/station
 	@echo "installing the training and test packages into $(VENV) (torch is large)"
-	$(PIP) --editable '.[training,onnxruntime,rtx,serving,dev]'
+	$(PIP) --editable '.[training,onnxruntime,rtx,serving,archive,dev]'
 	$(BIN)/python -m pip uninstall --quiet --yes opencv-python opencv-python-headless
 	$(PIP) --no-deps opencv-python-headless
 	@# Triton's own server, for the tests. Its package asks for an older NumPy, which its server does not need.

@@ -22,7 +22,8 @@ _engine_options = (
 )
 
 
-def _with_engine(command: Callable[..., None]) -> Callable[..., None]:
+def with_engine(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that choose the bundle and the engine."""
     for option in reversed(_engine_options):
         command = option(command)
     return command
@@ -61,7 +62,7 @@ def _open(
 @click.command()
 @click.argument("inbox", type=_FOLDER, required=False)
 @click.option("--out", type=_FOLDER, help="Folder of results.csv and images.csv.")
-@_with_engine
+@with_engine
 @click.option("--overlays/--no-overlays", default=None, help="Also save annotated copies in OUT/annotated.")
 @click.option("--settings", type=click.Path(dir_okay=False, path_type=Path), help="Settings file (TOML).")
 def watch(settings: Path | None, **flags: Any) -> None:
@@ -97,7 +98,7 @@ def watch(settings: Path | None, **flags: Any) -> None:
 @click.command()
 @click.argument("images", type=click.Path(exists=True, path_type=Path), nargs=-1, required=True)
 @click.option("--out", type=_FOLDER, required=True, help="Folder of results.csv and images.csv.")
-@_with_engine
+@with_engine
 @click.option("--overlay", is_flag=True, help="Also save annotated copies in OUT/annotated.")
 @one_sentence
 def run(images: tuple[Path, ...], out: Path, bundle: Path | None, backend: str | None,
@@ -128,7 +129,7 @@ def run(images: tuple[Path, ...], out: Path, bundle: Path | None, backend: str |
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of smear images; drawn ones without it.",
 )
-@_with_engine
+@with_engine
 @click.option(
     "--count", type=click.IntRange(1), default=200, show_default=True, help="How many images to time."
 )

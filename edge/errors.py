@@ -7,7 +7,8 @@
     │   └── EngineAway     the card or the server that computes for the station does not answer now
     ├── ImageRejected      the bytes of one file are not an image that may be read
     ├── JournalError       the journal cannot be opened, or contradicts itself
-    └── StationError       the inbox, the output folder or another daemon is in the way
+    ├── StationError       the inbox, the output folder or another daemon is in the way
+    └── ArchiveError       the cluster that reads an archive is not there, or cannot go on
 
 Building and training add their own below EdgeError, beside what raises them: CheckpointError, ExportError and
 BuildError; AnnotationError, SplitError and TrainingError.
@@ -57,3 +58,7 @@ class JournalError(EdgeError):
 
 class StationError(EdgeError):
     """The inbox, the output folder or another daemon is in the way."""
+
+
+class ArchiveError(EdgeError):
+    """The cluster that reads an archive is not there, or cannot go on."""

@@ -11,7 +11,14 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.backends.base import AUTO_BACKEND_NAMES, Backend, BackendAbsent, Session, find_backend
+from edge.backends.base import (
+    AUTO_BACKEND_NAMES,
+    Backend,
+    BackendAbsent,
+    Session,
+    cpu_threads,
+    find_backend,
+)
 from edge.bundle import Bundle, Golden
 from edge.cells import Finding
 from edge.errors import BackendError
@@ -195,7 +202,7 @@ def _open_on(engine: Backend, bundle: Bundle, precision: str) -> Pipeline:
     for candidate in candidates:
         try:
             pipeline = _tested(engine, bundle, candidate, golden)
-            if engine.has_lanes and len(os.sched_getaffinity(0)) > 1:
+            if engine.has_lanes and (cpu_threads() or len(os.sched_getaffinity(0))) > 1:
                 try:
                     pipeline.crowd = _tested(engine, bundle, candidate, golden, in_lanes=True)
                 except BackendError:

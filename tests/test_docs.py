@@ -8,12 +8,19 @@ import pytest
 
 from build_engines import acceptance
 from edge import cli
+from edge.archive.command import archive
 from edge.records import State
 from tests.error_texts import raised_in, says, texts_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-COMMANDS = {"edge-run": cli.run, "edge-watch": cli.watch, "edge-bench": cli.bench, "edge-demo": cli.demo}
+COMMANDS = {
+    "edge-run": cli.run,
+    "edge-watch": cli.watch,
+    "edge-bench": cli.bench,
+    "edge-demo": cli.demo,
+    "edge-archive": archive,
+}
 
 
 def options(command: click.Command) -> set[str]:

@@ -4,6 +4,7 @@ An engine's file subclasses `Session` and `Backend` and writes only what is the 
 and finiteness are checked here, once for all. Engines are imported when they are opened.
 """
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -17,6 +18,9 @@ from edge.bundle import GraphFiles
 from edge.errors import BackendError
 
 Outputs = dict[str, NDArray[Any]]
+
+CPU_THREADS_VARIABLE = "CYTOLOGIA_CPU_THREADS"
+"""Environment variable: how many threads an engine on the CPU may use; all cores without it."""
 
 
 class BackendAbsent(BackendError):
@@ -137,6 +141,20 @@ AUTO_BACKEND_NAMES = tuple(name for name in _BACKENDS if name != "kserve")
 """Fastest first: "auto" tries them in this order. It never sends images to a server."""
 CPU_BACKEND_NAMES = ("openvino", "onnxruntime")
 """Those that need no card and nothing built ahead."""
+
+
+def cpu_threads() -> int | None:
+    """What `CPU_THREADS_VARIABLE` says; None: the engine decides.
+
+    Raises:
+        BackendError: it is no number of threads.
+    """
+    text = os.environ.get(CPU_THREADS_VARIABLE, "")
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise BackendError(f"{CPU_THREADS_VARIABLE} is {text!r}; set it to a number from 1, or unset it.")
+    return int(text)
 
 
 def find_backend(name: str, server_url: str | None = None) -> Backend:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.backends.base import Backend, Outputs, Session
+from edge.backends.base import Backend, Outputs, Session, cpu_threads
 from edge.bundle import GraphFiles
 from edge.errors import BackendError
 
@@ -34,9 +34,10 @@ class OnnxRuntimeBackend(Backend):
         path = bundle_path / (graph.fp16 if precision == "f16" else graph.fp32)
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors; what it warns of (a node on another provider) is no fault
+        options.intra_op_num_threads = cpu_threads() or 0  # 0: all cores
         # Threads that spin between two images would burn a core all day.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        lanes = len(os.sched_getaffinity(0)) if in_lanes else 1
+        lanes = (cpu_threads() or len(os.sched_getaffinity(0))) if in_lanes else 1
         if in_lanes:
             options.intra_op_num_threads = 1
         try:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.backends.base import Backend, Outputs, Session
+from edge.backends.base import Backend, Outputs, Session, cpu_threads
 from edge.bundle import GraphFiles
 from edge.errors import BackendError
 
@@ -42,8 +42,13 @@ class OpenVinoBackend(Backend):
     ) -> Session:
         """Compile the FP32 graph; the precision is the engine's business (see `Backend.open`)."""
         path = bundle_path / graph.fp32
-        hint = "THROUGHPUT" if in_lanes else "LATENCY"
-        config = {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": precision}
+        config: dict[str, str | int] = {
+            "PERFORMANCE_HINT": "THROUGHPUT" if in_lanes else "LATENCY",
+            "INFERENCE_PRECISION_HINT": precision,
+        }
+        if threads := cpu_threads():
+            # Pinned, the threads of several processes would all be on the first cores.
+            config |= {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
         try:
             compiled = self._core.compile_model(path, _DEVICE, config)
         except RuntimeError as error:
