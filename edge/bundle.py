@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edge.cells import cell_class
 from edge.errors import BundleError
@@ -64,6 +64,9 @@ class Thresholds(_Part):
     """What counts as a finding."""
 
     detection: float
+    classification: float | None = Field(default=None, ge=0, le=1)
+    """Probability of its class from which a finding is sure of it; None where nobody chose one. The station
+    writes surer and less sure findings alike."""
 
 
 class GateResult(_Part):
@@ -84,6 +87,7 @@ class Manifest(_Part):
 
     Attributes:
         classes: class codes in the order of the probabilities.
+        temperature: what `edge.pipeline.tempered` softens (above 1) or sharpens the probabilities by.
         accuracy: figures measured on real images, for people; nothing depends on them.
         gates: engines and precisions tried when the bundle was built.
         sha256: of every other file of the bundle.
@@ -96,6 +100,7 @@ class Manifest(_Part):
     detectors: tuple[DetectorSpec, ...]
     classifiers: tuple[ClassifierSpec, ...]
     thresholds: Thresholds
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     provenance: dict[str, Any]
     accuracy: dict[str, Any]
     gates: tuple[GateResult, ...]

@@ -89,6 +89,7 @@ class Pipeline:
             probabilities = answers["probabilities"][0][found]
         else:
             probabilities = self._classify(rgb, boxes, watch)
+        probabilities = tempered(probabilities, self.bundle.manifest.temperature)
         findings = [
             self._finding(box, score, row)
             for box, score, row in zip(boxes, scores, probabilities, strict=True)
@@ -137,6 +138,28 @@ class Pipeline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def tempered(probabilities: Floats, temperature: float) -> Floats:
+    """Probabilities whose logits are divided by a temperature: p ** (1 / T), normalised.
+
+    Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2 (arXiv:1706.04599). The
+    order of the classes stays.
+
+    Args:
+        probabilities: float32 [n, C], each row summing to 1.
+        temperature: above 0; 1 changes no bit.
+
+    Returns:
+        float32 [n, C].
+    """
+    if temperature == 1.0:
+        return probabilities
+    # Divided by the greatest, one power of each row is 1 whatever the temperature, so that no sum is 0.
+    shares = probabilities.astype(np.float64) / probabilities.max(axis=1, keepdims=True)
+    powers = shares ** (1 / temperature)
+    answer: Floats = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+    return answer
 
 
 def open_pipeline(

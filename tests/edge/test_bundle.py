@@ -37,6 +37,15 @@ def test_the_id_names_the_content(bundle: Bundle, copy: Path) -> None:
     assert Bundle.load(copy).id != bundle.id
 
 
+def test_a_bundle_that_was_never_calibrated_has_temperature_one_and_no_class_threshold(copy: Path) -> None:
+    manifest = json.loads((copy / MANIFEST).read_text())
+    manifest.pop("temperature", None)
+    manifest["thresholds"].pop("classification", None)
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    loaded = Bundle.load(copy).manifest
+    assert (loaded.temperature, loaded.thresholds.classification) == (1.0, None)
+
+
 def test_golden_answers_survive_their_file(bundle: Bundle) -> None:
     golden = bundle.golden()
     again = Golden.of_arrays(golden.arrays())
@@ -73,6 +82,8 @@ def test_a_missing_file_is_noticed(copy: Path) -> None:
         ({"classes": ["PNN", "WBC"]}, "WBC"),  # not a class
         ({"classifiers": []}, "names the classes"),  # nobody names the cells
         ({"detectors": []}, "0 detectors"),
+        ({"temperature": 0.0}, "temperature"),  # nothing can be divided by it
+        ({"thresholds": {"detection": 0.4, "classification": 1.5}}, "classification"),  # no probability
     ],
 )
 def test_a_manifest_that_is_not_understood_is_refused(copy: Path, changes: dict[str, Any], said: str) -> None:

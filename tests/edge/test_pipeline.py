@@ -13,7 +13,7 @@ from edge.cells import Finding
 from edge.demo.renderer import DrawnSmear, draw_field, draw_tile
 from edge.errors import BackendError
 from edge.geometry import iou_matrix
-from edge.pipeline import Pipeline, open_pipeline
+from edge.pipeline import Pipeline, open_pipeline, tempered
 from edge.stopwatch import Stopwatch
 
 
@@ -126,6 +126,34 @@ def test_a_one_stage_bundle_takes_its_classes_from_the_detector(bundle: Bundle, 
     assert finding.box_xyxy == (16, 0, 80, 64)  # twice as large in the image, 16 px of padding above
     assert list(finding.probabilities) == ["MO", "LY", "EO"]
     assert detector.batches[0].shape == (1, 64, 64, 3)
+
+
+def test_a_temperature_divides_the_logits_and_one_changes_nothing() -> None:
+    logits = np.array([[2.0, 1.0, -3.0], [0.0, 0.0, 5.0]])
+    softmax = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    probabilities = softmax.astype(np.float32)
+    expected = np.exp(logits / 2.5) / np.exp(logits / 2.5).sum(1, keepdims=True)
+    np.testing.assert_allclose(tempered(probabilities, 2.5), expected, atol=1e-6)
+    assert tempered(probabilities, 1.0) is probabilities
+    coldest = tempered(np.array([[1e-30, 0.6, 0.4]], np.float32), 1e-3)
+    np.testing.assert_allclose(coldest, [[0, 1, 0]], atol=1e-6)
+    assert tempered(np.empty((0, 3), np.float32), 2.0).shape == (0, 3)
+
+
+def test_a_bundle_with_a_temperature_answers_the_same_cells_less_surely(
+    bundle: Bundle, pipeline: Pipeline, smear: DrawnSmear, tmp_path: Path
+) -> None:
+    shutil.copytree(bundle.path, tmp_path, dirs_exist_ok=True)
+    manifest = bundle.manifest.model_copy(update={"temperature": 2.0})
+    (tmp_path / MANIFEST).write_text(manifest.model_dump_json())
+    backend, precision = pipeline.engine_id.split(":")
+    with open_pipeline(Bundle.load(tmp_path), backend, precision) as softer:  # its known answers are the same
+        found = softer.read(smear.rgb)
+    before = pipeline.read(smear.rgb)
+    assert [(one.box_xyxy, one.label) for one in found] == [(one.box_xyxy, one.label) for one in before]
+    for ours, theirs in zip(found, before, strict=True):
+        assert ours.class_score < theirs.class_score
+        assert sum(ours.probabilities.values()) == pytest.approx(1, abs=1e-5)
 
 
 def test_promise_10_an_engine_that_gives_no_number_is_an_error(bundle: Bundle) -> None:
