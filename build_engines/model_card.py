@@ -1,6 +1,7 @@
 """The model card of a bundle: what it was made from, what it reaches, what it must not be used for."""
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ CARD = "MODEL_CARD.md"
 _COVERED_CELLS = 50
 """A class with fewer training cells is experimental."""
 
-_NOT_IN_THE_CARD = ("mistakes", "curve", "confusion")
+_NOT_IN_THE_CARD = ("mistakes", "curve", "confusion", "reliability", "coverage", "annotations_sha256")
 """Parts of an evaluation that only its own report shows."""
 
 _CHOSEN = """\
@@ -48,10 +49,23 @@ def add_evaluation(folder: Path, evaluation: dict[str, Any], figures_of: str) ->
     """
     bundle = Bundle.load(folder)
     kept = {key: value for key, value in evaluation.items() if key not in _NOT_IN_THE_CARD}
+    if within := kept.pop("intervals", None):
+        kept[f"intervals_of_{100 * within['confidence']:g}_%"] = {
+            name: f"{ends['low']:.3f} to {ends['high']:.3f}"
+            for name, ends in within["measures"].items()
+            if ends is not None
+        }
     accuracy = {**bundle.manifest.accuracy, figures_of: kept}
-    changed = bundle.manifest.model_copy(update={"accuracy": accuracy})
+    return replace_manifest(folder, bundle.manifest.model_copy(update={"accuracy": accuracy}))
+
+
+def replace_manifest(folder: Path, manifest: Manifest) -> Bundle:
+    """Give a bundle another manifest, at once and durably, and the card that goes with it."""
     partial = folder / f"{MANIFEST}.part"
-    partial.write_text(changed.model_dump_json(indent=1) + "\n")
+    with partial.open("w", encoding="utf-8") as stream:
+        stream.write(manifest.model_dump_json(indent=1) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
     partial.replace(folder / MANIFEST)
     write_model_card(folder)
     return Bundle.load(folder)
@@ -77,7 +91,12 @@ def _networks(manifest: Manifest) -> str:
     text = f"Detector: {detector.name}, tiles of {detector.tile_size} px."
     for classifier in manifest.classifiers:
         text += f" Classifier: {classifier.name}, crops of {classifier.crop_size} px."
-    return f"{text} A finding has a detection score of {manifest.thresholds.detection} or more."
+    text += f" A finding has a detection score of {manifest.thresholds.detection} or more."
+    if manifest.temperature != 1.0:
+        text += f" Probabilities of classes are calibrated with the temperature {manifest.temperature:.4g}."
+    if (sure := manifest.thresholds.classification) is not None:
+        text += f" A finding is unsure of its class where that has a probability under {sure:g}."
+    return text
 
 
 def _classes(manifest: Manifest) -> str:

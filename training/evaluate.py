@@ -5,9 +5,9 @@ pipeline over the files and writes the report.
 """
 
 import csv
+import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -17,8 +17,7 @@ from rich.progress import track
 
 from edge.bundle import Bundle
 from edge.cells import CELL_CLASSES, Finding, cell_class
-from edge.errors import EdgeError, ImageRejected
-from edge.geometry import Boxes
+from edge.errors import ImageRejected
 from edge.pipeline import Pipeline, open_pipeline
 from training import metric, report
 from training.annotations import (
@@ -28,31 +27,21 @@ from training.annotations import (
     read_beside,
     read_pixels,
 )
-from training.report import FALSE_DETECTION, MISSED, WRONG_CLASS, Evaluation, Mistake
+from training.bootstrap import intervals
+from training.mistakes import FALSE_DETECTION, MISSED, WRONG_CLASS, Mistake
+from training.options import image_options, one_sentence
+from training.out_folder import writing
+from training.pairing import CELLS_CSV, Cell, Detection, pair, write_cells
+from training.reliability import coverage_curve, recommend, reliability_bins
+from training.report import Evaluation
+from training.tally import Tally
 
 COVERED = ("BA", "EO", "Er", "LY", "M", "MM", "MO", "PM", "PNN", "Thromb")
 """The classes with enough openly available images to train on."""
 
 CURVE_THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
-
-
-@dataclass(frozen=True, slots=True)
-class _Cell:
-    """A true box with what was said of it: the challenge's pairing, and the one-to-one match."""
-
-    image: AnnotatedImage
-    box_xyxy: tuple[float, ...]
-    truth: str | None
-    nearest: str | None
-    giou: float
-    match: Finding | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Detection:
-    image: AnnotatedImage
-    finding: Finding
-    matched: bool
+COVERAGE_THRESHOLDS = tuple(round(0.02 * step, 2) for step in range(50))
+TARGET_ACCURACY = 0.95
 
 
 def evaluate(
@@ -61,6 +50,7 @@ def evaluate(
     *,
     working_threshold: float,
     covered: Sequence[str] = COVERED,
+    target_accuracy: float = TARGET_ACCURACY,
 ) -> Evaluation:
     """Compare findings with annotations.
 
@@ -70,22 +60,21 @@ def evaluate(
             detection curve needs; an image without an entry has none.
         working_threshold: detection score from which a finding counts in everything but the curve.
         covered: class codes of `macro_f1_covered`.
+        target_accuracy: of the cells that the recommended class threshold keeps.
     """
-    cells: list[_Cell] = []
-    detections: list[_Detection] = []
-    for image in images:
-        of_image = _pair(image, predictions.get(image.name, ()), working_threshold)
-        cells += of_image[0]
-        detections += of_image[1]
-    working = [one for one in detections if one.finding.detection_score >= working_threshold]
+    cells, detections = pair(images, predictions, working_threshold)
+    working = [one for one in detections if one.detection_score >= working_threshold]
     labelled = [cell for cell in cells if cell.truth is not None]
     truth, nearest = _labels(labelled)
-    pairs = [(cell.truth, cell.match.label if cell.match else None) for cell in labelled]
-    pairs += [(None, one.finding.label) for one in working if not one.matched]
-    found = [(cell.match, cell.truth) for cell in labelled if cell.match is not None]
+    pairs = [(cell.truth, cell.found) for cell in labelled]
+    pairs += [(None, one.label) for one in working if not one.matched]
+    found = [cell for cell in labelled if cell.found is not None]
+    confidences = [cell.class_score for cell in found]
+    correct = [cell.found == cell.truth for cell in found]
     return Evaluation(
         n_images=len(images),
         n_boxes=len(cells),
+        annotations_sha256=_fingerprint(cells),
         working_threshold=working_threshold,
         score=metric.challenge_score(truth, nearest, [cell.giou for cell in labelled]),
         accuracy=_accuracy(labelled),
@@ -94,10 +83,13 @@ def evaluate(
         macro_f1_covered=metric.macro_f1(truth, nearest, covered),
         detection=_curve(cells, detections, [working_threshold])[0],
         curve=_curve(cells, detections, CURVE_THRESHOLDS),
-        calibration_error=metric.calibration_error(
-            [match.class_score for match, _ in found], [match.label == label for match, label in found]
-        ),
+        calibration_error=metric.calibration_error(confidences, correct),
         n_calibration=len(found),
+        reliability=reliability_bins(confidences, correct),
+        coverage=coverage_curve(confidences, correct, COVERAGE_THRESHOLDS),
+        target_accuracy=target_accuracy,
+        recommendation=recommend(confidences, correct, target_accuracy),
+        intervals=intervals(Tally.of(cells, [one for one in working if not one.matched]), covered),
         classes=metric.class_figures(truth, nearest, _in_lineage_order([*truth, *nearest])),
         sources=tuple(
             _source_figures(source, images, cells, working)
@@ -105,34 +97,18 @@ def evaluate(
         ),
         confusion=metric.confusion(pairs, _in_lineage_order(label for pair in pairs for label in pair)),
         mistakes=_mistakes(cells, working),
+        cells=tuple(cells),
+        false_detections=tuple(one for one in working if not one.matched),
     )
 
 
-def _pair(
-    image: AnnotatedImage, findings: Sequence[Finding], working_threshold: float
-) -> tuple[list[_Cell], list[_Detection]]:
-    findings = sorted(findings, key=lambda finding: -finding.detection_score)
-    boxes: Boxes = np.array([finding.box_xyxy for finding in findings], np.float32).reshape(-1, 4)
-    matches = metric.match_one_to_one(image.boxes_xyxy, boxes, [one.detection_score for one in findings])
-    n_working = sum(finding.detection_score >= working_threshold for finding in findings)
-    nearest, giou = metric.best_by_giou(image.boxes_xyxy, boxes[:n_working])
-    match_of = {int(cell): findings[place] for place, cell in enumerate(matches[:n_working]) if cell >= 0}
-    cells = [
-        _Cell(
-            image=image,
-            box_xyxy=tuple(map(float, image.boxes_xyxy[place])),
-            truth=truth,
-            nearest=findings[nearest[place]].label if nearest[place] >= 0 else None,
-            giou=float(giou[place]),
-            match=match_of.get(place),
-        )
-        for place, truth in enumerate(image.labels)
-    ]
-    pairs = zip(findings, matches, strict=True)
-    return cells, [_Detection(image, finding, bool(match >= 0)) for finding, match in pairs]
+def _fingerprint(cells: Sequence[Cell]) -> str:
+    """By which it is known that two evaluations are of the same annotations."""
+    truth = sorted((cell.image, cell.box_xyxy, cell.truth or "") for cell in cells)
+    return hashlib.sha256(repr(truth).encode()).hexdigest()
 
 
-def _labels(labelled: Iterable[_Cell]) -> tuple[list[str], list[str | None]]:
+def _labels(labelled: Iterable[Cell]) -> tuple[list[str], list[str | None]]:
     pairs = [(cell.truth, cell.nearest) for cell in labelled if cell.truth is not None]
     return [truth for truth, _ in pairs], [nearest for _, nearest in pairs]
 
@@ -144,24 +120,24 @@ def _in_lineage_order(labels: Iterable[str | None]) -> list[str]:
     return sorted(distinct, key=lambda label: (codes.get(label, len(codes)), label))
 
 
-def _accuracy(labelled: Sequence[_Cell]) -> float:
+def _accuracy(labelled: Sequence[Cell]) -> float:
     return float(np.mean([cell.nearest == cell.truth for cell in labelled])) if labelled else float("nan")
 
 
 def _curve(
-    cells: Sequence[_Cell], detections: Sequence[_Detection], thresholds: Sequence[float]
+    cells: Sequence[Cell], detections: Sequence[Detection], thresholds: Sequence[float]
 ) -> tuple[metric.DetectionFigures, ...]:
-    scores = [one.finding.detection_score for one in detections]
+    scores = [one.detection_score for one in detections]
     return metric.detection_curve(scores, [one.matched for one in detections], len(cells), thresholds)
 
 
 def _source_figures(
-    source: str, images: Sequence[AnnotatedImage], cells: Sequence[_Cell], working: Sequence[_Detection]
+    source: str, images: Sequence[AnnotatedImage], cells: Sequence[Cell], working: Sequence[Detection]
 ) -> metric.SourceFigures:
-    own = [cell for cell in cells if cell.image.source == source]
+    own = [cell for cell in cells if cell.source == source]
     labelled = [cell for cell in own if cell.truth is not None]
     truth, nearest = _labels(labelled)
-    detection = _curve(own, [one for one in working if one.image.source == source], [0.0])[0]
+    detection = _curve(own, [one for one in working if one.source == source], [0.0])[0]
     return metric.SourceFigures(
         source=source,
         n_images=sum(image.source == source for image in images),
@@ -175,17 +151,18 @@ def _source_figures(
     )
 
 
-def _mistakes(cells: Sequence[_Cell], working: Sequence[_Detection]) -> tuple[Mistake, ...]:
+def _mistakes(cells: Sequence[Cell], working: Sequence[Detection]) -> tuple[Mistake, ...]:
     wrong, missed, false = [], [], []
     for cell in cells:
-        where = (cell.image.name, cell.image.source, cell.box_xyxy, cell.truth)
-        if cell.match is None:
+        where = (cell.image, cell.source, cell.box_xyxy, cell.truth)
+        if cell.found is None:
             missed.append(Mistake(MISSED, *where, predicted=None, confidence=None))
-        elif cell.truth is not None and cell.match.label != cell.truth:
-            wrong.append(Mistake(WRONG_CLASS, *where, cell.match.label, cell.match.class_score))
-    for image, finding in ((one.image, one.finding) for one in working if not one.matched):
-        where = (image.name, image.source, finding.box_xyxy, None)
-        false.append(Mistake(FALSE_DETECTION, *where, finding.label, finding.detection_score))
+        elif cell.truth is not None and cell.found != cell.truth:
+            wrong.append(Mistake(WRONG_CLASS, *where, cell.found, cell.class_score))
+    for one in working:
+        if not one.matched:
+            where = (one.image, one.source, one.box_xyxy, None)
+            false.append(Mistake(FALSE_DETECTION, *where, one.label, one.detection_score))
     for group in (wrong, false):
         group.sort(key=lambda mistake: -(mistake.confidence or 0.0))
     return (*wrong, *false, *missed)
@@ -216,7 +193,24 @@ def write_predictions(findings: Mapping[str, Sequence[Finding]], path: Path) -> 
                 rows.writerow([name, *box, one.label, f"{one.class_score:.4f}", f"{one.detection_score:.4f}"])
 
 
-def _require_distinct_names(images: Sequence[AnnotatedImage]) -> None:
+def select_images(
+    csvs: Sequence[Path], folders: Sequence[Path], provenance: Path | None, sources: Sequence[str]
+) -> list[AnnotatedImage]:
+    """The annotated images of the options that `training.options.image_options` adds.
+
+    Raises:
+        AnnotationError: as `read_annotations`; none is of the sources, or two have one name, by which
+            findings are kept, here and in predictions.csv.
+    """
+    images = read_annotations(csvs, folders, provenance) if folders else read_beside(csvs)
+    images = [image for image in images if not sources or image.source in sources]
+    if not images:
+        raise AnnotationError(f"No image is of the source {', '.join(sources)}; see provenance.csv.")
+    require_distinct_names(images)
+    return images
+
+
+def require_distinct_names(images: Sequence[AnnotatedImage]) -> None:
     """Refuse images whose findings nobody could tell apart, here or in predictions.csv."""
     paths: dict[str, Path] = {}
     for image in images:
@@ -235,26 +229,12 @@ def _codes(_context: click.Context, _option: click.Parameter, value: str) -> tup
         raise click.BadParameter(str(error)) from error
 
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.command()
 @click.option("--bundle", "bundle_dir", type=_FOLDER, required=True, help="Folder of the model bundle.")
-@click.option("--csv", "csvs", type=_FILE, required=True, multiple=True, help="Annotations; repeatable.")
-@click.option(
-    "--images",
-    "folders",
-    type=_FOLDER,
-    multiple=True,
-    help="Folders of the images, repeatable; images/ beside each CSV without it.",
-)
-@click.option(
-    "--provenance",
-    type=_FILE,
-    help="CSV with NAME and source, for figures per source; provenance.csv beside each CSV without --images.",
-)
-@click.option("--source", "sources", multiple=True, help="Only the images of this source; repeatable.")
+@image_options
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Report folder.")
 @click.option("--backend", default="auto", show_default=True, help="Inference engine.")
 @click.option("--precision", default="auto", show_default=True, help="Precision of the inference engine.")
@@ -265,6 +245,14 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     show_default=True,
     help="Classes of one macro F1.",
 )
+@click.option(
+    "--target-accuracy",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=TARGET_ACCURACY,
+    show_default=True,
+    help="Accuracy wanted of the cells that a class threshold keeps.",
+)
+@one_sentence
 def main(
     bundle_dir: Path,
     csvs: tuple[Path, ...],
@@ -275,38 +263,56 @@ def main(
     backend: str,
     precision: str,
     covered: tuple[str, ...],
+    target_accuracy: float,
 ) -> None:
     """Measure a bundle on annotated images and write report.json, report.md and what they are made of."""
     logging.basicConfig(format="%(message)s")
-    try:
-        images = read_annotations(csvs, folders, provenance) if folders else read_beside(csvs)
-        images = [image for image in images if not sources or image.source in sources]
-        if not images:
-            raise AnnotationError(f"No image is of the source {', '.join(sources)}; see provenance.csv.")
-        _require_distinct_names(images)
-        bundle = Bundle.load(bundle_dir)
-        working_threshold = bundle.manifest.thresholds.detection
-        with open_pipeline(bundle, backend=backend, precision=precision) as pipeline:
-            engine = pipeline.engine_id
-            lowest_threshold = min(CURVE_THRESHOLDS[0], working_threshold)
-            findings, rejected = read_with(pipeline, images, lowest_threshold, Console(stderr=True))
-    except EdgeError as error:
-        raise click.ClickException(str(error)) from error
-    evaluation = evaluate(images, findings, working_threshold=working_threshold, covered=covered)
+    images = select_images(csvs, folders, provenance, sources)
+    bundle = Bundle.load(bundle_dir)
+    working_threshold = bundle.manifest.thresholds.detection
+    with open_pipeline(bundle, backend=backend, precision=precision) as pipeline:
+        engine = pipeline.engine_id
+        lowest_threshold = min(CURVE_THRESHOLDS[0], working_threshold)
+        findings, rejected = read_with(pipeline, images, lowest_threshold, Console(stderr=True))
     about = {
         "bundle": bundle.manifest.name,
+        "bundle id": bundle.id,
+        "temperature": f"{bundle.manifest.temperature:g}",
         "engine": engine,
         "annotations": ", ".join(path.name for path in csvs),
         "sources": ", ".join(sources) or "all",
+    }
+    evaluation = evaluate(
+        images,
+        findings,
+        working_threshold=working_threshold,
+        covered=covered,
+        target_accuracy=target_accuracy,
+    )
+    save(evaluation, about, images, findings, rejected, out)
+
+
+def save(
+    evaluation: Evaluation,
+    about: Mapping[str, str],
+    images: Sequence[AnnotatedImage],
+    findings: Mapping[str, Sequence[Finding]],
+    rejected: Mapping[str, str],
+    out: Path,
+) -> None:
+    """Write all files of a report into a folder, and the tables on the terminal."""
+    whole = {
+        **about,
         "rejected images": ", ".join(f"{name} ({why})" for name, why in rejected.items()) or "none",
     }
-    out.mkdir(parents=True, exist_ok=True)
-    write_predictions(findings, out / "predictions.csv")
     readable = {image.name: image for image in images if image.name not in rejected}
-    report.write(
-        evaluation, about, out, lambda name: read_pixels(readable[name]) if name in readable else None
-    )
-    report.print_tables(evaluation, about, Console())
+    with writing(out):
+        write_predictions(findings, out / "predictions.csv")
+        write_cells(evaluation.cells, evaluation.false_detections, out / CELLS_CSV)
+        report.write(
+            evaluation, whole, out, lambda name: read_pixels(readable[name]) if name in readable else None
+        )
+    report.print_tables(evaluation, whole, Console())
 
 
 if __name__ == "__main__":

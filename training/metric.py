@@ -18,6 +18,7 @@ MATCH_IOU = 0.5
 """Overlap from which a predicted box counts as the true one, as in PASCAL VOC."""
 
 F1_WEIGHT, GIOU_WEIGHT = 0.8, 0.2
+CALIBRATION_BINS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +269,7 @@ def detection_curve(
     return tuple(figures)
 
 
-def calibration_error(confidences: ArrayLike, correct: ArrayLike, n_bins: int = 15) -> float:
+def calibration_error(confidences: ArrayLike, correct: ArrayLike, n_bins: int = CALIBRATION_BINS) -> float:
     """Expected calibration error of the most probable class, 0 to 1; nan without cells.
 
     Mean over cells of |accuracy - mean confidence| of the cell's bin, bins of equal width, closed on the

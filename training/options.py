@@ -39,6 +39,25 @@ _OPTIONS = (
 )  # fmt: skip
 
 
+_IMAGE_OPTIONS = (
+    click.option("--csv", "csvs", type=_FILE, required=True, multiple=True, help="Annotations; repeatable."),
+    click.option("--images", "folders", type=click.Path(exists=True, file_okay=False, path_type=Path),
+                 multiple=True,
+                 help="Folders of the images, repeatable; images/ beside each CSV without it."),
+    click.option("--provenance", type=_FILE,
+                 help="CSV with NAME and source, for figures per source; provenance.csv beside each CSV"
+                 " without --images."),
+    click.option("--source", "sources", multiple=True, help="Only the images of this source; repeatable."),
+)  # fmt: skip
+
+
+def image_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of annotated images to judge by: csvs, folders, provenance, sources."""
+    for option in reversed(_IMAGE_OPTIONS):
+        command = option(command)
+    return command
+
+
 def data_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the shared options to a click command."""
     for option in reversed(_OPTIONS):

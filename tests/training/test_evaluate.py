@@ -18,7 +18,7 @@ from edge.errors import BundleError
 from training import evaluate as command
 from training.annotations import AnnotatedImage
 from training.evaluate import CURVE_THRESHOLDS, evaluate, main
-from training.report import FALSE_DETECTION, MISSED, WRONG_CLASS
+from training.mistakes import FALSE_DETECTION, MISSED, WRONG_CLASS
 
 Box = tuple[float, float, float, float]
 A, B, C = (0.0, 0.0, 10.0, 10.0), (20.0, 0.0, 30.0, 10.0), (40.0, 0.0, 50.0, 10.0)
@@ -152,9 +152,10 @@ class StubPipeline:
 
 
 class StubBundle:
-    """Test double of edge.bundle.Bundle with the two values that the command reads."""
+    """Test double of edge.bundle.Bundle with the values that the command reads."""
 
-    manifest = SimpleNamespace(name="stub", thresholds=SimpleNamespace(detection=0.5))
+    id = "stub-0123"
+    manifest = SimpleNamespace(name="stub", temperature=1.0, thresholds=SimpleNamespace(detection=0.5))
 
 
 @pytest.fixture
@@ -201,7 +202,10 @@ def test_the_command_reads_files_and_writes_the_report(files: Path, pipeline: St
     assert "Detection recall" in result.output
     out = files / "out"
     written = sorted(path.name for path in out.iterdir())
-    assert written == ["confusion.png", "mistakes.png", "predictions.csv", "report.json", "report.md"]
+    assert written == [
+        *("cells.csv", "confusion.png", "coverage.png", "mistakes.png", "predictions.csv"),
+        *("reliability.png", "report.json", "report.md"),
+    ]
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert report["about"]["rejected images"] == "broken.png (not an image)"
     assert report["covered"] == ["LY", "MO"]

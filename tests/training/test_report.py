@@ -9,20 +9,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from training.bootstrap import Interval, Intervals
 from training.metric import ChallengeScore, ClassFigures, DetectionFigures, SourceFigures, confusion
-from training.report import (
-    FALSE_DETECTION,
-    MISSED,
-    WRONG_CLASS,
-    Evaluation,
-    Mistake,
-    draw_confusion,
-    draw_mistakes,
-    print_tables,
-    to_json,
-    to_markdown,
-    write,
-)
+from training.mistakes import FALSE_DETECTION, MISSED, WRONG_CLASS, Mistake, draw_mistakes
+from training.reliability import CoveragePoint, Recommendation, ReliabilityBin
+from training.report import Evaluation, print_tables, to_json, to_markdown, write
+from training.report_charts import draw_confusion, draw_coverage, draw_reliability
 
 NAN = float("nan")
 ABOUT = {"bundle": "small", "backend": "auto"}
@@ -33,6 +25,7 @@ def evaluation() -> Evaluation:
     return Evaluation(
         n_images=3,
         n_boxes=5,
+        annotations_sha256="0" * 64,
         working_threshold=0.4,
         score=ChallengeScore(0.75, 0.7, 0.95, n_boxes=4, n_without_prediction=1),
         accuracy=0.625,
@@ -43,6 +36,17 @@ def evaluation() -> Evaluation:
         curve=(DetectionFigures(0.05, 0.5, 1.0, 5, 10, 5), DetectionFigures(0.95, NAN, 0.0, 5, 0, 0)),
         calibration_error=0.0321,
         n_calibration=3,
+        reliability=(ReliabilityBin(0.8, 0.8667, 3, 0.85, 2 / 3),),
+        coverage=(CoveragePoint(0.0, 3, 1.0, 2 / 3), CoveragePoint(0.84, 2, 2 / 3, 1.0)),
+        target_accuracy=0.95,
+        recommendation=Recommendation(0.95, 0.84, 2, 2 / 3, 1.0, Interval(0.34, 1.0)),
+        intervals=Intervals(
+            0.95,
+            2000,
+            {"score": Interval(0.7, 0.81), "recall": None},
+            {"MO": Interval(0.1, 0.9), "LY": None},
+            {"lab": {"recall": Interval(0.4, 0.8)}},
+        ),
         classes=(ClassFigures("MO", 0.5, 1.0, 0.6667, 2), ClassFigures("LY", 1.0, 0.5, 0.6666, 2)),
         sources=(SourceFigures("lab", 3, 5, 0, 0.8, 0.6, 0.9, NAN, NAN),),
         confusion=confusion([("MO", "MO"), ("LY", "MO"), ("LY", None), (None, "MO")], ["MO", "LY"]),
@@ -51,6 +55,8 @@ def evaluation() -> Evaluation:
             Mistake(FALSE_DETECTION, "a.jpg", "lab", (90.0, 70.0, 120.0, 100.0), None, "MO", 0.8),
             Mistake(MISSED, "b.jpg", "lab", (0.0, 0.0, 30.0, 30.0), None, None, None),
         ),
+        cells=(),
+        false_detections=(),
     )
 
 
@@ -78,11 +84,13 @@ def test_markdown_tells_figures_their_base_and_how_they_are_measured(evaluation:
     text = to_markdown(evaluation, ABOUT)
     for line in (
         "# Evaluation of small",
-        "| Score (0.8 F1 + 0.2 GIoU term) | 0.7500 | 4 cells with a class |",
-        "| Macro F1 over covered classes | 0.8125 | 2 classes; not measured, no cells: BA |",
-        "| Detection precision | 0.8750 | 3 of 4 findings, threshold 0.4 |",
-        "| MO | 0.5000 | 1.0000 | 0.6667 | 2 |",
+        "| Score (0.8 F1 + 0.2 GIoU term) | 0.7500 | 0.700 to 0.810 | 4 cells with a class |",
+        "| Macro F1 over covered classes | 0.8125 | - | 2 classes; not measured, no cells: BA |",
+        "| Detection precision | 0.8750 | - | 3 of 4 findings, threshold 0.4 |",
+        "| Class threshold for accuracy 0.95 | 0.8400 |  | keeps 2 of 3 found cells, 100.0% of them right |",
+        "| MO | 0.5000 | 1.0000 | 0.6667 | 0.100 to 0.900 | 2 |",
         "| lab | 3 | 5 | 0 | 0.8000 | 0.6000 | 0.9000 | - | - |",
+        "| lab | - | 0.400 to 0.800 | - | - |",
         "| 0.95 | - | 0.0000 | 0 |",
         "| LY → MO | 1 |",
     ):
@@ -108,11 +116,13 @@ def test_pictures_and_texts_are_written(evaluation: Evaluation, tmp_path: Path) 
     write(evaluation, ABOUT, tmp_path, grey_image)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "confusion.png",
+        "coverage.png",
         "mistakes.png",
+        "reliability.png",
         "report.json",
         "report.md",
     ]
-    for name in ("confusion.png", "mistakes.png"):
+    for name in ("confusion.png", "mistakes.png", "reliability.png", "coverage.png"):
         with Image.open(tmp_path / name) as picture:
             assert min(picture.size) > 200
 
@@ -137,5 +147,7 @@ def test_only_the_first_mistakes_of_each_kind_are_drawn(tmp_path: Path) -> None:
 def test_nothing_wrong_and_nothing_labelled_can_be_drawn_too(tmp_path: Path) -> None:
     draw_mistakes([], grey_image, tmp_path / "mistakes.png")
     draw_confusion(confusion([], []), tmp_path / "confusion.png")
+    draw_reliability({}, tmp_path / "reliability.png")
+    draw_coverage([], 0.95, None, tmp_path / "coverage.png")
     assert (tmp_path / "mistakes.png").stat().st_size > 0
     assert (tmp_path / "confusion.png").stat().st_size > 0

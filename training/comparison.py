@@ -1,0 +1,157 @@
+"""Two systems on the same annotated images: what differs, and whether it is more than chance."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from training.annotations import AnnotationError
+from training.bootstrap import N_RESAMPLES, Difference, Figure, mcnemar, paired_differences
+from training.pairing import CELLS_CSV, Cell, Detection, read_cells
+from training.tally import ACCURACY, MACRO_F1, MEASURES, RECALL, SCORE, Floats, Tally
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """One evaluated system: the folder of its report, and what it said of each cell."""
+
+    folder: Path
+    cells: tuple[Cell, ...]
+    false: tuple[Detection, ...]
+
+    @classmethod
+    def read(cls, folder: Path) -> "System":
+        """From the folder that `python -m training.evaluate` wrote.
+
+        Raises:
+            AnnotationError: there is no list of cells, or none that can be read.
+        """
+        cells, false = read_cells(folder / CELLS_CSV)
+        # In one order for all, whatever the order of the annotation files was.
+        cells.sort(key=lambda cell: (cell.image, cell.box_xyxy, cell.truth or ""))
+        return cls(folder, tuple(cells), tuple(false))
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """B against A.
+
+    Attributes:
+        measures: by the names of `training.tally.MEASURES`.
+        classes: F1, by class code.
+        sources: accuracy, macro F1 and recall, by source.
+        only_a, only_b: cells with a class that only one names rightly, by the challenge's pairing.
+        n_cells: cells with a class.
+        p_agreement: of McNemar's test, as if each cell were by itself.
+    """
+
+    measures: dict[str, Difference]
+    classes: dict[str, Difference]
+    sources: dict[str, dict[str, Difference]]
+    only_a: int
+    only_b: int
+    n_cells: int
+    p_agreement: float
+
+
+def compare(a: System, b: System, n_resamples: int = N_RESAMPLES) -> Comparison:
+    """Compare, cell by cell and image by image.
+
+    Raises:
+        AnnotationError: the two were not evaluated on the same annotations.
+    """
+    tally_a, tally_b = _tallies(a, b)
+    figures: dict[str, Figure] = {f"all {name}": partial(_measure, name) for name in MEASURES}
+    figures |= {f"class {tally_a.labels[at]}": partial(_class_f1, at) for at in range(len(tally_a.labels))}
+    sources = sorted(set(tally_a.sources))
+    for source in sources:
+        own = np.array([one == source for one in tally_a.sources])
+        figures |= {
+            f"source {source} {name}": partial(_of_source, name, own) for name in (ACCURACY, MACRO_F1, RECALL)
+        }
+    found = paired_differences(tally_a, tally_b, figures, n_resamples)
+    pairs = [(x, y) for x, y in zip(a.cells, b.cells, strict=True) if x.truth is not None]
+    only_a, only_b, p = mcnemar(
+        [x.nearest == x.truth for x, _ in pairs], [y.nearest == y.truth for _, y in pairs]
+    )
+    return Comparison(
+        measures={name: found[f"all {name}"] for name in MEASURES},
+        classes={label: found[f"class {label}"] for label in tally_a.labels},
+        sources={
+            source: {name: found[f"source {source} {name}"] for name in (ACCURACY, MACRO_F1, RECALL)}
+            for source in sources
+        },
+        only_a=only_a,
+        only_b=only_b,
+        n_cells=len(pairs),
+        p_agreement=p,
+    )
+
+
+def score_difference(a: System, b: System, n_resamples: int = N_RESAMPLES) -> Difference:
+    """In the challenge's score alone; errors as `compare`."""
+    tally_a, tally_b = _tallies(a, b)
+    return paired_differences(tally_a, tally_b, {SCORE: partial(_measure, SCORE)}, n_resamples)[SCORE]
+
+
+def verdict(found: Difference, a: str, b: str) -> str:
+    """One sentence: which is better and by how much, or that they are not told apart."""
+    if np.isnan(found.difference):
+        return f"{a} and {b} cannot be compared: one of them has no score."
+    size, p = abs(found.difference), f"p = {found.p:.2g}" if found.p >= 0.001 else "p < 0.001"
+    if found.interval is None:
+        return f"{a} and {b} are alike: no sample of the images tells one from the other."
+    low, high = found.interval.low, found.interval.high
+    if found.told_apart:
+        better, low, high = (b, low, high) if found.difference > 0 else (a, -high, -low)
+        return f"{better} is better by {size:.3f} (95 % CI {low:.3f} to {high:.3f}, {p})."
+    told = f"B - A is {found.difference:+.3f} (95 % CI {low:+.3f} to {high:+.3f}, {p})"
+    return f"{a} and {b} are not told apart: {told}."
+
+
+def _tallies(a: System, b: System) -> tuple[Tally, Tally]:
+    """With the same images and the same classes in the same order."""
+    truth = [[(cell.image, cell.box_xyxy, cell.truth) for cell in one.cells] for one in (a, b)]
+    if truth[0] != truth[1]:
+        counts = [
+            f"{len(one.cells)} cells in {len({cell.image for cell in one.cells})} images" for one in (a, b)
+        ]
+        raise AnnotationError(
+            f"{a.folder} and {b.folder} were not evaluated on the same annotations ({counts[0]} and "
+            f"{counts[1]}); run python -m training.evaluate on the same files with both bundles."
+        )
+    labels = {label for one in (a, b) for cell in one.cells for label in (cell.truth, cell.nearest) if label}
+    return Tally.of(a.cells, a.false, sorted(labels)), Tally.of(b.cells, b.false, sorted(labels))
+
+
+def _measure(name: str, tally: Tally, weights: Floats) -> Floats:
+    return tally.measures(weights)[name]
+
+
+def _class_f1(place: int, tally: Tally, weights: Floats) -> Floats:
+    return tally.class_f1(weights)[place]
+
+
+def _of_source(name: str, own: np.ndarray, tally: Tally, weights: Floats) -> Floats:
+    # The randomisation puts the images of A and of B side by side.
+    chosen = np.tile(own, len(tally.images) // len(own))
+    part, drawn = tally.only(chosen), weights[:, chosen]
+    return part.macro_f1_over(drawn, part.labels) if name == MACRO_F1 else part.measures(drawn)[name]
+
+
+def rows(found: Comparison) -> Sequence[tuple[str, Mapping[str, Difference]]]:
+    """The differences in parts, each with a title."""
+    parts: list[tuple[str, Mapping[str, Difference]]] = [
+        ("All images", {name.replace("_", " "): one for name, one in found.measures.items()}),
+        ("F1 by class", found.classes),
+    ]
+    for name in (ACCURACY, MACRO_F1, RECALL):
+        parts.append(
+            (
+                f"{name.replace('_', ' ')} by source",
+                {source: one[name] for source, one in found.sources.items()},
+            )
+        )
+    return parts
