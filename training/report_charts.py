@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from training.bootstrap import wilson_interval
 from training.metric import Confusion
 from training.reliability import CoveragePoint, Recommendation, ReliabilityBin
 
@@ -41,27 +42,29 @@ def draw_reliability(series: Mapping[str, Sequence[ReliabilityBin]], path: Path)
     figure = Figure(figsize=(6.4, 6.0), layout="constrained")
     diagram, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     diagram.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle=":")
-    diagram.text(0.02, 0.05, "below the line: surer than right", color="grey", fontsize=8)
+    diagram.text(0.02, 0.95, "above the line: more often right than it says", color="grey", fontsize=8)
+    diagram.text(0.98, 0.05, "below: less often", color="grey", fontsize=8, ha="right")
     for place, (name, bins) in enumerate(series.items()):
-        confidence, accuracy = [one.confidence for one in bins], [one.accuracy for one in bins]
-        colour = ("tab:orange", "tab:blue")[place]
-        diagram.plot(confidence, accuracy, color=colour, linewidth=1)
-        diagram.scatter(
-            confidence, accuracy, [12 + one.n for one in bins], color=colour, alpha=0.6, label=name
+        colour, aside = ("tab:orange", "tab:blue")[place], (place - (len(series) - 1) / 2) * 0.012
+        within = [wilson_interval(round(one.accuracy * one.n), one.n) for one in bins]
+        for one, ends in zip(bins, within, strict=True):
+            if ends is not None:
+                at = one.confidence + aside
+                diagram.plot([at, at], [ends.low, ends.high], color=colour, linewidth=1, alpha=0.6)
+        confidence, accuracy = [one.confidence + aside for one in bins], [one.accuracy for one in bins]
+        diagram.plot(confidence, accuracy, "o", color=colour, markersize=5, label=name)
+        middles = [(one.low + one.high) / 2 + aside * 1.7 for one in bins]
+        bars = counts.bar(
+            middles, [one.n for one in bins], width=0.02 if len(series) > 1 else 0.05, color=colour
         )
-        middles = [(one.low + one.high) / 2 + (place - (len(series) - 1) / 2) * 0.02 for one in bins]
-        counts.bar(middles, [one.n for one in bins], width=0.02 if len(series) > 1 else 0.05, color=colour)
+        counts.bar_label(bars, fontsize=6)
     diagram.set(
-        ylabel="share that is right", xlim=(0, 1.02), ylim=(0, 1.05), title="Reliability of the classes"
+        ylabel="share that is right", xlim=(0, 1.02), ylim=(0, 1.02), title="Reliability of the classes"
     )
     if series:
-        legend = diagram.legend(loc="upper left")
-        for handle in legend.legend_handles:
-            handle.set_sizes([30])
-    counts.set(
-        xlabel="probability of the predicted class (dots as large as their cells are many)", ylabel="cells"
-    )
-    counts.set_yscale("symlog", linthresh=1)
+        figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    counts.set(xlabel="probability of the predicted class; lines are 95 % intervals (Wilson)", ylabel="cells")
+    counts.margins(y=0.15)
     figure.savefig(path, dpi=110)
 
 

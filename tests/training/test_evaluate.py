@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from edge.cells import Finding
+from edge.cells import CELL_CLASSES, Finding
 from edge.errors import BundleError
 from training import evaluate as command
 from training.annotations import AnnotatedImage
@@ -128,6 +128,42 @@ def test_two_findings_on_one_cell_are_one_match_and_one_false_detection() -> Non
     assert (found.detection.precision, found.detection.recall) == (0.5, 1.0)
     assert [mistake.predicted for mistake in found.mistakes] == ["MO"]
     assert found.score.score == pytest.approx(1)
+
+
+def test_a_foreign_label_costs_a_whole_class_and_not_only_its_cell() -> None:
+    codes = [known.code for known in CELL_CLASSES]
+    images = [image(code, {A: code, B: code}) for code in codes]
+    predictions = {code: [finding(A, code), finding(B, code)] for code in codes}
+    assert evaluate(images, predictions, working_threshold=0.5).score.score == pytest.approx(1)
+    predictions["LH_lyAct"][0] = finding(A, "LH_LyAc")
+    found = evaluate(images, predictions, working_threshold=0.5)
+    # one of the two cells is lost to its class (F1 2/3), and there is a class more
+    assert found.score.macro_f1 == pytest.approx((22 + 2 / 3) / 24)
+    assert found.score.giou_term == pytest.approx(1)
+
+
+def test_no_predictions_at_all_score_nothing_and_are_no_error() -> None:
+    found = evaluate([image("1", {A: "LY"}), image("2", {B: "MO"})], {"1": []}, working_threshold=0.5)
+    assert (found.score.score, found.score.giou_term, found.accuracy) == (0.0, 0.0, 0.0)
+    assert (found.score.n_without_prediction, found.n_calibration) == (2, 0)
+    assert (found.reliability, found.coverage, found.recommendation) == ((), (), None)
+    assert math.isnan(found.detection.precision)
+
+
+def test_one_finding_serves_two_cells_in_the_score_and_one_in_detection() -> None:
+    near = (2.0, 0.0, 12.0, 10.0)
+    found = evaluate([image("1", {A: "LY", near: "LY"})], {"1": [finding(A, "LY")]}, working_threshold=0.5)
+    assert (found.score.macro_f1, found.accuracy) == (1.0, 1.0)
+    assert found.score.giou_term == pytest.approx((1 + (8 / 12 + 1) / 2) / 2)
+    assert (found.detection.recall, len(found.mistakes)) == (0.5, 1)
+
+
+def test_findings_too_many_cost_the_score_nothing_and_precision_much() -> None:
+    images = [image("1", {A: "LY"})]
+    extra = [finding((20.0 * n, 50, 20.0 * n + 9, 59), "LY") for n in range(9)]
+    found = evaluate(images, {"1": [finding(A, "LY"), *extra]}, working_threshold=0.5)
+    assert found.score.score == pytest.approx(1)
+    assert found.detection.precision == pytest.approx(0.1)
 
 
 class StubPipeline:

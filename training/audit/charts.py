@@ -1,34 +1,18 @@
 """Pictures of annotations, as SVG for the report."""
 
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from training.audit.cleaning import CleanRow
+from training.svg_chart import BAR, svg
 
-INK, BAR, SOFT = "#333344", "#7b4f9d", "#c9b8da"
 _FAINTEST = 0.3
 """Where the colours of counts begin: one box must be seen, too."""
-
-_STYLE = {
-    "svg.fonttype": "none",  # letters stay letters: they can be searched, and the file stays small
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#999999",
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-}
 
 
 def class_chart(classes: Mapping[str, int], names: Mapping[str, str]) -> str:
@@ -51,7 +35,7 @@ def class_chart(classes: Mapping[str, int], names: Mapping[str, str]) -> str:
             )
         axes.set_xlabel("boxes")
 
-    return _svg(draw, (7.4, 0.8 + 0.235 * max(len(classes), 1)), "classes")
+    return svg(draw, (7.4, 0.8 + 0.235 * max(len(classes), 1)), "classes")
 
 
 def size_chart(rows: Sequence[CleanRow]) -> str:
@@ -75,7 +59,7 @@ def size_chart(rows: Sequence[CleanRow]) -> str:
         axes.set(xlabel="width, px", ylabel="height, px", aspect="equal")
         _scale(axes, cells, int(counts.max()))
 
-    return _svg(draw, (4.6, 3.6), "sizes")
+    return svg(draw, (4.6, 3.6), "sizes")
 
 
 def aspect_chart(rows: Sequence[CleanRow]) -> str:
@@ -91,7 +75,7 @@ def aspect_chart(rows: Sequence[CleanRow]) -> str:
         axes.minorticks_off()
         axes.set(xlabel="width / height (ends: beyond)", ylabel="boxes")
 
-    return _svg(draw, (4.6, 2.6), "aspect")
+    return svg(draw, (4.6, 2.6), "aspect")
 
 
 def count_chart(boxes_per_image: Mapping[int, int]) -> str:
@@ -110,7 +94,7 @@ def count_chart(boxes_per_image: Mapping[int, int]) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="boxes in an image", ylabel="images (logarithmic)")
 
-    return _svg(draw, (4.6, 2.6), "counts")
+    return svg(draw, (4.6, 2.6), "counts")
 
 
 def position_chart(rows: Sequence[CleanRow], sizes_wh: Sequence[tuple[int, int] | None]) -> str:
@@ -136,7 +120,7 @@ def position_chart(rows: Sequence[CleanRow], sizes_wh: Sequence[tuple[int, int] 
         axes.invert_yaxis()
         _scale(axes, cells, int(counts.max()))
 
-    return _svg(draw, (4.6, 3.6), "positions")
+    return svg(draw, (4.6, 3.6), "positions")
 
 
 def _sides(rows: Sequence[CleanRow]) -> np.ndarray:
@@ -150,19 +134,3 @@ def _scale(axes: Axes, cells: QuadMesh, most: int) -> None:
     bar = axes.figure.colorbar(cells, ax=axes, label="boxes", shrink=0.85, ticks=[*powers, most], format="%d")
     bar.ax.set_ylim(bottom=min(0.7, most))
     bar.ax.minorticks_off()
-
-
-def _svg(draw: Callable[[Axes], None], size_in: tuple[float, float], salt: str) -> str:
-    """The picture as an element of a page; the same data give the same bytes."""
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": salt}):
-        figure = Figure(figsize=size_in, layout="constrained")
-        draw(figure.subplots())
-        buffer = io.StringIO()
-        figure.savefig(
-            buffer,
-            format="svg",
-            transparent=True,
-            metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
-        )
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]

@@ -1,0 +1,116 @@
+"""Two reports side by side, and one sentence of what they say."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from tests.training.test_tally import cell, false_detection
+from training.annotations import AnnotationError
+from training.bootstrap import Difference, Interval
+from training.compare import main
+from training.comparison import System, compare, score_difference, verdict
+from training.pairing import CELLS_CSV, Cell, write_cells
+
+
+def cells(share_right: float, n: int = 200, without_class: int = 0) -> list[Cell]:
+    generator = np.random.default_rng(7)
+    truth = [str(one) for one in np.random.default_rng(1).choice(["LY", "MO", "EO"], n)]
+    said = [one if generator.random() < share_right else "BA" for one in truth]
+    boxes_only = [cell(f"box-{number}", None, "LY", "boxes") for number in range(without_class)]
+    return [
+        cell(f"{number}", one, other, f"lab{number % 2}")
+        for number, (one, other) in enumerate(zip(truth, said, strict=True))
+    ] + boxes_only
+
+
+def report(folder: Path, found: list[Cell], n_false: int = 0) -> Path:
+    folder.mkdir()
+    write_cells(found, [false_detection(found[place].image) for place in range(n_false)], folder / CELLS_CSV)
+    return folder
+
+
+def test_the_better_system_is_named_with_its_lead(tmp_path: Path) -> None:
+    a, b = report(tmp_path / "a", cells(0.7)), report(tmp_path / "b", cells(0.9))
+    found = compare(System.read(a), System.read(b), 300)
+    assert verdict(found.measures["score"], "A", "B").startswith("B is better by 0.")
+    assert verdict(found.measures["score"], "A", "B").endswith(", p = 0.0033).")
+    assert (found.only_a, found.n_cells) == (0, 200)  # with one seed B is right wherever A is
+    assert found.p_agreement < 1e-6
+    assert found.sources["lab0"]["accuracy"].difference > 0.1
+    turned = score_difference(System.read(b), System.read(a), 300)
+    assert verdict(turned, "B", "A").startswith("B is better by 0.")
+    assert turned.difference == pytest.approx(-found.measures["score"].difference)
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (
+            Difference(0.8, 0.812, Interval(0.003, 0.021), 0.004),
+            "B is better by 0.012 (95 % CI 0.003 to 0.021, p = 0.004).",
+        ),
+        (
+            Difference(0.812, 0.8, Interval(-0.021, -0.003), 0.0005),
+            "A is better by 0.012 (95 % CI 0.003 to 0.021, p < 0.001).",
+        ),
+        (
+            Difference(0.8, 0.805, Interval(-0.002, 0.014), 0.2),
+            "A and B are not told apart: B - A is +0.005 (95 % CI -0.002 to +0.014, p = 0.2).",
+        ),
+        # the interval alone does not suffice
+        (
+            Difference(0.8, 0.805, Interval(0.001, 0.014), 0.06),
+            "A and B are not told apart: B - A is +0.005 (95 % CI +0.001 to +0.014, p = 0.06).",
+        ),
+        (
+            Difference(0.8, 0.8, None, 1.0),
+            "A and B are alike: no sample of the images tells one from the other.",
+        ),
+        (
+            Difference(float("nan"), 0.8, None, float("nan")),
+            "A and B cannot be compared: one of them has no score.",
+        ),
+    ],
+)
+def test_the_verdict_is_one_sentence(found: Difference, said: str) -> None:
+    assert verdict(found, "A", "B") == said
+
+
+def test_the_order_of_the_rows_does_not_matter(tmp_path: Path) -> None:
+    a, b = report(tmp_path / "a", cells(0.8)), report(tmp_path / "b", cells(0.8)[::-1])
+    assert score_difference(System.read(a), System.read(b), 100).difference == 0
+
+
+def test_systems_on_other_annotations_are_not_compared(tmp_path: Path) -> None:
+    a, b = report(tmp_path / "a", cells(0.8)), report(tmp_path / "b", cells(0.8, n=199))
+    with pytest.raises(AnnotationError, match=r"\(200 cells in 200 images and 199 cells in 199 images\)"):
+        compare(System.read(a), System.read(b))
+
+
+def test_the_command_prints_tables_and_ends_with_the_sentence(tmp_path: Path) -> None:
+    a, b = (
+        report(tmp_path / "a", cells(0.7, without_class=5)),
+        report(tmp_path / "b", cells(0.9, without_class=5), n_false=3),
+    )
+    result = CliRunner().invoke(
+        main, [str(a), str(b), "--resamples", "200", "--json", str(tmp_path / "out" / "c.json")]
+    )
+    assert result.exit_code == 0, result.output
+    assert "F1 by class" in result.output
+    said = " ".join(result.output.split())
+    assert "of 200 cells with a class only A names 0 rightly" in said.lower().replace("a names", "A names")
+    assert "Score: B (b) is better by 0." in said
+    written = json.loads((tmp_path / "out" / "c.json").read_text())
+    assert written["verdict"].startswith("B (b) is better")
+    assert written["measures"]["precision"]["b"] < 1
+    assert written["sources"]["boxes"]["accuracy"]["a"] is None
+
+
+def test_a_folder_without_a_report_ends_with_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    result = CliRunner().invoke(main, [str(tmp_path / "a"), str(tmp_path / "a")])
+    assert result.exit_code == 1
+    assert "run python -m training.evaluate with this version again." in " ".join(result.output.split())

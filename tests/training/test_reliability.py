@@ -1,0 +1,105 @@
+"""Calibration and selective classification on probabilities whose truth is known."""
+
+import numpy as np
+import pytest
+
+from edge.pipeline import tempered
+from training.metric import calibration_error
+from training.reliability import (
+    coverage_curve,
+    cross_fitted,
+    fit_temperature,
+    negative_log_likelihood,
+    recommend,
+    reliability_bins,
+)
+
+
+def overconfident(n: int, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities float32 [n, 4] that are sharper by a temperature than the classes drawn by them."""
+    generator = np.random.default_rng(0)
+    logits = generator.normal(0, 1.5, (n, 4))
+    honest = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    truth = (generator.random((n, 1)) > honest.cumsum(1)).sum(1)
+    return tempered(honest.astype(np.float32), 1 / temperature), truth
+
+
+def test_the_temperature_by_which_probabilities_were_sharpened_is_found() -> None:
+    for temperature in (0.6, 2.5):
+        probabilities, truth = overconfident(6000, temperature)
+        assert fit_temperature(probabilities, truth) == pytest.approx(temperature, rel=0.06)
+
+
+def test_no_other_temperature_has_a_lower_likelihood_loss() -> None:
+    probabilities, truth = overconfident(500, 2.0)
+    best = fit_temperature(probabilities, truth)
+    loss = negative_log_likelihood(tempered(probabilities, best), truth)
+    for other in (0.5, 0.9 * best, 1.1 * best, 10.0):
+        assert negative_log_likelihood(tempered(probabilities, other), truth) > loss
+
+
+def test_likelihood_loss_worked_out_by_hand() -> None:
+    assert negative_log_likelihood([[0.5, 0.5], [0.25, 0.75]], [0, 1]) == pytest.approx(
+        -(np.log(0.5) + np.log(0.75)) / 2
+    )
+    assert np.isfinite(negative_log_likelihood([[1.0, 0.0]], [1]))
+
+
+def test_calibration_brings_the_error_down_on_images_it_was_not_fitted_on() -> None:
+    probabilities, truth = overconfident(3000, 2.5)
+    images = [str(number // 2) for number in range(3000)]
+    fitted = cross_fitted(probabilities, truth, images)
+    before, after = (calibration_error(one.max(1), one.argmax(1) == truth) for one in (probabilities, fitted))
+    assert before > 0.1
+    assert after < 0.03
+    # cells of one image have one temperature, of which there are five
+    logits = np.log(fitted[:, 0] / fitted[:, 1]) / np.log(probabilities[:, 0] / probabilities[:, 1])
+    assert len(np.unique(np.round(1 / logits, 2))) <= 6
+
+
+def test_bins_hold_the_cells_of_their_confidence() -> None:
+    low, high = reliability_bins([0.6, 0.6, 0.85, 1.0, 1.0], [True, False, True, True, True])[::2]
+    assert (low.n, low.confidence, low.accuracy) == (2, pytest.approx(0.6), 0.5)
+    assert (high.low, high.high, high.n, high.accuracy) == (pytest.approx(14 / 15), 1.0, 2, 1.0)
+    assert reliability_bins([], []) == ()
+
+
+def test_bins_add_up_to_the_calibration_error() -> None:
+    generator = np.random.default_rng(0)
+    confidence = generator.uniform(0.3, 1, 200)
+    correct = generator.random(200) < confidence**2
+    bins = reliability_bins(confidence, correct)
+    assert sum(one.n for one in bins) == 200
+    by_hand = sum(one.n * abs(one.accuracy - one.confidence) for one in bins) / 200
+    assert calibration_error(confidence, correct) == pytest.approx(by_hand)
+
+
+def test_coverage_and_accuracy_at_each_threshold() -> None:
+    curve = coverage_curve([0.9, 0.8, 0.6, 0.4], [True, True, False, True], [0.0, 0.6, 0.7, 0.95])
+    assert [(one.threshold, one.n_kept, one.coverage) for one in curve] == [
+        (0.0, 4, 1.0),
+        (0.6, 3, 0.75),
+        (0.7, 2, 0.5),
+    ]  # at 0.95 nothing is kept
+    assert [one.accuracy for one in curve] == [0.75, pytest.approx(2 / 3), 1.0]
+
+
+def test_the_threshold_that_keeps_most_cells_of_those_that_reach_the_accuracy_is_recommended() -> None:
+    confidences = [0.95, 0.9, 0.8, 0.7, 0.6, 0.5]
+    correct = [True, True, True, False, True, False]
+    found = recommend(confidences, correct, 0.75)
+    assert found is not None
+    assert (found.threshold, found.n_kept, found.accuracy) == (0.6, 5, 0.8)
+    perfect = recommend(confidences, correct, 1.0)
+    assert perfect is not None
+    assert (perfect.threshold, perfect.coverage) == (0.8, 0.5)
+    assert perfect.interval is not None
+    assert perfect.interval.low < 0.5  # three of three is not much
+    everything = recommend(confidences, correct, 0.5)
+    assert everything is not None
+    assert (everything.threshold, everything.coverage) == (0.0, 1.0)
+
+
+def test_an_accuracy_that_is_out_of_reach_has_no_threshold() -> None:
+    assert recommend([0.9, 0.8], [False, True], 0.9) is None
+    assert recommend([], [], 0.9) is None
