@@ -19,7 +19,7 @@ from build_engines.build import main
 from build_engines.bundle_build import build_bundle, golden_smears
 from build_engines.checkpoint import Checkpoint, CheckpointError, CropGeometry, TileGeometry, yolox_network
 from build_engines.errors import BuildError
-from build_engines.model_card import add_evaluation
+from build_engines.model_card import add_evaluation, replace_manifest
 from build_engines.networks import load_networks
 from build_engines.reference import gate_images
 from edge.bundle import Bundle, embedded_bundle
@@ -124,6 +124,20 @@ def test_figures_of_an_evaluation_enter_manifest_and_card(built: Bundle, tmp_pat
     assert "- accuracy: 0.9123" in card
     assert "| LY | 0.8 |" in card
     assert Bundle.load(folder).id != built.id
+
+
+def test_a_card_tells_calibration_and_intervals_but_no_curves(built: Bundle, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(built.path, tmp_path / "copy"))
+    thresholds = built.manifest.thresholds.model_copy(update={"classification": 0.75})
+    replace_manifest(folder, built.manifest.model_copy(update={"temperature": 1.5, "thresholds": thresholds}))
+    measures = {"score": {"low": 0.7, "high": 0.8123}, "macro_f1": None}
+    evaluation = {"coverage": [1], "intervals": {"confidence": 0.95, "measures": measures, "classes": {}}}
+    add_evaluation(folder, evaluation, "drawn smears")
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert "calibrated with the temperature 1.5." in card
+    assert "unsure of its class where that has a probability under 0.75." in card
+    assert "- intervals of 95 %: score 0.700 to 0.812\n" in card
+    assert "coverage" not in card
 
 
 def test_a_bundle_whose_file_strays_from_torch_is_not_written(

@@ -1,0 +1,67 @@
+"""Bundles of folds, each judged on its own images, and all in one report."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from edge.bundle import MANIFEST, embedded_bundle
+from training.annotations import AnnotatedImage
+from training.cross_evaluate import main
+from training.splits import main as split
+
+
+@pytest.fixture
+def folders(smears: list[AnnotatedImage], smears_csv: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Eight drawn smears of two sources split by source, and the embedded bundle for both."""
+    with (tmp_path / "provenance.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["NAME", "source"])
+        writer.writerows((one.name, one.source) for one in smears)
+    given = [str(smears_csv), "--leave-one-source-out", "--provenance", str(tmp_path / "provenance.csv")]
+    result = CliRunner().invoke(split, [*given, "--out", str(tmp_path / "sources")])
+    assert result.exit_code == 0, result.output
+    for name in ("without-lab0/bundle", "without-lab1"):
+        shutil.copytree(embedded_bundle(), tmp_path / "bundles" / name)
+    return tmp_path / "sources", tmp_path / "bundles"
+
+
+def run(splits: Path, bundles: Path, out: Path) -> tuple[int, str]:
+    given = ["--splits", splits, "--bundles", bundles, "--out", out, "--backend", "openvino"]
+    result = CliRunner().invoke(main, [*map(str, given), "--precision", "f32"])
+    return result.exit_code, " ".join(result.output.split())
+
+
+def test_all_images_are_judged_each_by_its_own_bundle(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    code, said = run(*folders, tmp_path / "out")
+    assert code == 0, said
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["n_images"] == 8
+    assert [(one["source"], one["n_images"]) for one in report["sources"]] == [("lab0", 4), ("lab1", 4)]
+    assert report["about"]["annotations"] == "without-lab0-val.csv, without-lab1-val.csv"
+    assert report["detection"]["recall"] > 0.8
+
+
+def test_a_bundle_that_is_missing_or_has_another_threshold_is_refused(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    splits, bundles = folders
+    manifest = json.loads((bundles / "without-lab1" / MANIFEST).read_text())
+    manifest["thresholds"]["detection"] = 0.3
+    (bundles / "without-lab1" / MANIFEST).write_text(json.dumps(manifest))
+    code, said = run(splits, bundles, tmp_path / "out")
+    assert code == 1
+    assert "differ in their detection threshold (without-lab0 0.4, without-lab1 0.3)" in said
+    shutil.rmtree(bundles / "without-lab1")
+    code, said = run(splits, bundles, tmp_path / "out")
+    assert code == 1
+    assert "without-lab1 is no model bundle" in said
+
+
+def test_a_folder_without_splits_is_refused(tmp_path: Path) -> None:
+    code, said = run(tmp_path, tmp_path, tmp_path / "out")
+    assert code == 1
+    assert "has no file *-val.csv" in said
