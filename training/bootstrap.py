@@ -178,13 +178,13 @@ class Difference:
         )
 
 
-Figure = Callable[[Tally, Floats], Floats]
-"""A figure of the samples that weights describe, float64 [b]."""
+Figures = Callable[[Tally, Floats], Mapping[_Name, Floats]]
+"""Figures by name of the samples that weights describe, float64 [b] each."""
 
 
 def paired_differences(
-    a: Tally, b: Tally, figures: dict[str, Figure], n_resamples: int = N_RESAMPLES, seed: int = 0
-) -> dict[str, Difference]:
+    a: Tally, b: Tally, figures: Figures[_Name], n_resamples: int = N_RESAMPLES, seed: int = 0
+) -> dict[_Name, Difference]:
     """Both systems on the same images, which both tallies have in one order and with the same `labels`.
 
     The interval comes from the paired bootstrap: both systems on the same samples. p comes from approximate
@@ -194,21 +194,22 @@ def paired_differences(
     """
     both, coin = _side_by_side(a, b), np.random.default_rng(seed + 1)
 
-    def sampled(weights: Floats) -> dict[tuple[str, str], Floats]:
+    def sampled(weights: Floats) -> dict[tuple[_Name, str], Floats]:
         swapped = coin.integers(0, 2, weights.shape).astype(np.float64)
         keep_a, keep_b = np.hstack([1 - swapped, swapped]), np.hstack([swapped, 1 - swapped])
-        answer = {}
-        for name, figure in figures.items():
-            answer[name, "drawn"] = figure(b, weights) - figure(a, weights)
-            answer[name, "by chance"] = figure(both, keep_b) - figure(both, keep_a)
-        return answer
+        pairs = {
+            "drawn": (figures(a, weights), figures(b, weights)),
+            "by chance": (figures(both, keep_a), figures(both, keep_b)),
+        }
+        return {(name, how): of_b[name] - of_a[name] for how, (of_a, of_b) in pairs.items() for name in of_a}
 
     samples, every = samples_of(a.sources, sampled, n_resamples, seed), np.ones((1, len(a.images)))
+    all_a, all_b = figures(a, every), figures(b, every)
     answer = {}
-    for name, figure in figures.items():
-        of_a, of_b = float(figure(a, every)[0]), float(figure(b, every)[0])
+    for name in all_a:
+        of_a, of_b = float(all_a[name][0]), float(all_b[name][0])
         # A difference that equals the one at hand but for rounding is as great.
-        greater = np.count_nonzero(np.abs(samples[name, "by chance"]) >= abs(of_b - of_a) - 1e-12)
+        greater = int(np.count_nonzero(np.abs(samples[name, "by chance"]) >= abs(of_b - of_a) - 1e-12))
         p = float("nan") if np.isnan(of_b - of_a) else (1 + greater) / (1 + n_resamples)
         answer[name] = Difference(of_a, of_b, percentile_interval(samples[name, "drawn"]), p)
     return answer

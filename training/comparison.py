@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from training.annotations import AnnotationError
-from training.bootstrap import N_RESAMPLES, Difference, Figure, mcnemar, paired_differences
+from training.bootstrap import N_RESAMPLES, Difference, mcnemar, paired_differences
 from training.pairing import CELLS_CSV, Cell, Detection, read_cells
 from training.tally import ACCURACY, MACRO_F1, MEASURES, RECALL, SCORE, Floats, Tally
+
+OF_SOURCES = (ACCURACY, MACRO_F1, RECALL)
+"""Figures that are compared by source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,26 +65,32 @@ def compare(a: System, b: System, n_resamples: int = N_RESAMPLES) -> Comparison:
         AnnotationError: the two were not evaluated on the same annotations.
     """
     tally_a, tally_b = _tallies(a, b)
-    figures: dict[str, Figure] = {f"all {name}": partial(_measure, name) for name in MEASURES}
-    figures |= {f"class {tally_a.labels[at]}": partial(_class_f1, at) for at in range(len(tally_a.labels))}
-    sources = sorted(set(tally_a.sources))
-    for source in sources:
-        own = np.array([one == source for one in tally_a.sources])
-        figures |= {
-            f"source {source} {name}": partial(_of_source, name, own) for name in (ACCURACY, MACRO_F1, RECALL)
-        }
+    own_of = {
+        source: np.array([one == source for one in tally_a.sources])
+        for source in sorted(set(tally_a.sources))
+    }
+
+    def figures(tally: Tally, weights: Floats) -> dict[tuple[str, str], Floats]:
+        answer = {("all", name): one for name, one in tally.measures(weights).items()}
+        for label, one in zip(tally.labels, tally.class_f1(weights), strict=True):
+            answer["class", label] = one
+        for source, own in own_of.items():
+            # The randomisation puts the images of A and of B side by side.
+            chosen = np.tile(own, len(tally.images) // len(own))
+            part, drawn = tally.only(chosen), weights[:, chosen]
+            measures = {**part.measures(drawn), MACRO_F1: part.macro_f1_over(drawn, part.labels)}
+            answer |= {(f"source {source}", name): measures[name] for name in OF_SOURCES}
+        return answer
+
     found = paired_differences(tally_a, tally_b, figures, n_resamples)
     pairs = [(x, y) for x, y in zip(a.cells, b.cells, strict=True) if x.truth is not None]
     only_a, only_b, p = mcnemar(
         [x.nearest == x.truth for x, _ in pairs], [y.nearest == y.truth for _, y in pairs]
     )
     return Comparison(
-        measures={name: found[f"all {name}"] for name in MEASURES},
-        classes={label: found[f"class {label}"] for label in tally_a.labels},
-        sources={
-            source: {name: found[f"source {source} {name}"] for name in (ACCURACY, MACRO_F1, RECALL)}
-            for source in sources
-        },
+        measures={name: found["all", name] for name in MEASURES},
+        classes={label: found["class", label] for label in tally_a.labels},
+        sources={source: {name: found[f"source {source}", name] for name in OF_SOURCES} for source in own_of},
         only_a=only_a,
         only_b=only_b,
         n_cells=len(pairs),
@@ -93,7 +101,8 @@ def compare(a: System, b: System, n_resamples: int = N_RESAMPLES) -> Comparison:
 def score_difference(a: System, b: System, n_resamples: int = N_RESAMPLES) -> Difference:
     """In the challenge's score alone; errors as `compare`."""
     tally_a, tally_b = _tallies(a, b)
-    return paired_differences(tally_a, tally_b, {SCORE: partial(_measure, SCORE)}, n_resamples)[SCORE]
+    found = paired_differences(tally_a, tally_b, Tally.measures, n_resamples)
+    return found[SCORE]
 
 
 def verdict(found: Difference, a: str, b: str) -> str:
@@ -126,28 +135,13 @@ def _tallies(a: System, b: System) -> tuple[Tally, Tally]:
     return Tally.of(a.cells, a.false, sorted(labels)), Tally.of(b.cells, b.false, sorted(labels))
 
 
-def _measure(name: str, tally: Tally, weights: Floats) -> Floats:
-    return tally.measures(weights)[name]
-
-
-def _class_f1(place: int, tally: Tally, weights: Floats) -> Floats:
-    return tally.class_f1(weights)[place]
-
-
-def _of_source(name: str, own: np.ndarray, tally: Tally, weights: Floats) -> Floats:
-    # The randomisation puts the images of A and of B side by side.
-    chosen = np.tile(own, len(tally.images) // len(own))
-    part, drawn = tally.only(chosen), weights[:, chosen]
-    return part.macro_f1_over(drawn, part.labels) if name == MACRO_F1 else part.measures(drawn)[name]
-
-
 def rows(found: Comparison) -> Sequence[tuple[str, Mapping[str, Difference]]]:
     """The differences in parts, each with a title."""
     parts: list[tuple[str, Mapping[str, Difference]]] = [
         ("All images", {name.replace("_", " "): one for name, one in found.measures.items()}),
         ("F1 by class", found.classes),
     ]
-    for name in (ACCURACY, MACRO_F1, RECALL):
+    for name in OF_SOURCES:
         parts.append(
             (
                 f"{name.replace('_', ' ')} by source",

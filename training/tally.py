@@ -49,12 +49,14 @@ class Tally:
         """Count.
 
         Args:
-            cells: at least one of each image.
+            cells: all of all images.
             false: findings from the working threshold on that were matched with no cell.
             labels: classes to have columns for besides those that occur.
         """
-        place = {name: number for number, name in enumerate(dict.fromkeys(cell.image for cell in cells))}
         source = {cell.image: cell.source for cell in cells}
+        for one in false:  # in an image without cells
+            source.setdefault(one.image, one.source)
+        place = {name: number for number, name in enumerate(source)}
         labelled = [cell for cell in cells if cell.truth is not None]
         occurring = {label for cell in labelled for label in (cell.truth, cell.nearest) if label is not None}
         codes = tuple(sorted(occurring | set(labels)))
@@ -124,10 +126,6 @@ class Tally:
         columns = ("truth", "said", "right", "giou", "n_boxes", "n_found", "n_predicted")
         parts = {column: getattr(self, column)[chosen] for column in columns}
         return replace(self, images=names, sources=sources, **parts)
-
-    def of_source(self, source: str) -> Self:
-        """Of the images of one source."""
-        return self.only(np.array([one == source for one in self.sources]))
 
 
 def _share(part: Floats, whole: Floats | NDArray[np.int_]) -> Floats:

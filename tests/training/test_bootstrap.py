@@ -124,18 +124,18 @@ def test_a_clear_difference_is_told_and_none_is_not() -> None:
     generator = np.random.default_rng(0)
     a = generator.random(300) < 0.7
     better = a | (generator.random(300) < 0.5)
-    clear = paired_differences(tally_of(a), tally_of(better), {"accuracy": accuracy}, 500)["accuracy"]
+    clear = paired_differences(tally_of(a), tally_of(better), Tally.measures, 500)["accuracy"]
     assert clear.difference == pytest.approx(better.mean() - a.mean())
     assert clear.told_apart
     assert clear.p == pytest.approx(1 / 501)
-    same = paired_differences(tally_of(a), tally_of(a), {"accuracy": accuracy}, 200)["accuracy"]
+    same = paired_differences(tally_of(a), tally_of(a), Tally.measures, 200)["accuracy"]
     assert (same.difference, same.interval, same.p, same.told_apart) == (0.0, None, 1.0, False)
 
 
 def test_p_of_the_randomisation_is_that_of_all_ways_to_swap() -> None:
     """B is right on five images more and on none less: all signs alike come 2 times in 2 ** 5."""
     a = np.array([True] * 20 + [False] * 5)
-    found = paired_differences(tally_of(a), tally_of(np.ones(25, bool)), {"accuracy": accuracy}, 4000)
+    found = paired_differences(tally_of(a), tally_of(np.ones(25, bool)), Tally.measures, 4000)
     assert found["accuracy"].p == pytest.approx(2 / 32, abs=0.012)
 
 
@@ -143,14 +143,14 @@ def test_where_the_systems_are_alike_p_is_small_no_more_often_than_it_says() -> 
     generator, small = np.random.default_rng(11), 0
     for seed in range(150):
         a, b = generator.random((2, 60)) < 0.8
-        found = paired_differences(tally_of(a), tally_of(b), {"accuracy": accuracy}, 150, seed)
+        found = paired_differences(tally_of(a), tally_of(b), Tally.measures, 150, seed)
         small += found["accuracy"].p <= 0.1
     assert small / 150 <= 0.16
 
 
 def test_a_figure_that_one_of_them_has_not_is_not_compared() -> None:
     missed = Tally.of([cell("1", None, None)], [], ["LY"])
-    found = paired_differences(missed, missed, {"accuracy": accuracy}, 20)["accuracy"]
+    found = paired_differences(missed, missed, Tally.measures, 20)["accuracy"]
     assert math.isnan(found.p)
     assert not found.told_apart
 

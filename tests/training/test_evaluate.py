@@ -158,6 +158,13 @@ def test_one_finding_serves_two_cells_in_the_score_and_one_in_detection() -> Non
     assert (found.detection.recall, len(found.mistakes)) == (0.5, 1)
 
 
+def test_an_image_without_cells_counts_in_precision_alone() -> None:
+    images = [image("1", {A: "LY"}), image("2", {})]
+    found = evaluate(images, {"1": [finding(A, "LY")], "2": [finding(A, "LY")]}, working_threshold=0.5)
+    assert (found.detection.precision, found.detection.recall) == (0.5, 1.0)
+    assert found.intervals.measures["precision"] is not None
+
+
 def test_findings_too_many_cost_the_score_nothing_and_precision_much() -> None:
     images = [image("1", {A: "LY"})]
     extra = [finding((20.0 * n, 50, 20.0 * n + 9, 59), "LY") for n in range(9)]
