@@ -6,7 +6,7 @@ WAL with synchronous=FULL: a commit is on the disk when the call returns, and a 
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edge.errors import JournalError
@@ -15,6 +15,7 @@ from edge.locks import OutputFullError, fsync_folder, output_error
 JOURNAL_NAME = "journal.sqlite3"
 
 _LEAST_SPACE_BYTES = 1 << 16
+_BLOCK_BYTES = 1 << 20
 
 MIGRATIONS = (
     """
@@ -56,6 +57,7 @@ def open_file(path: Path) -> sqlite3.Connection:
         JournalError: it cannot be opened, or was written by a newer version.
         OutputFullError: there is no space for it.
     """
+    _read_through(path)
     with as_journal_errors(path):
         db = sqlite3.connect(path, isolation_level=None)
         try:
@@ -73,6 +75,18 @@ def open_file(path: Path) -> sqlite3.Connection:
             db.close()
             raise
     return db
+
+
+def _read_through(path: Path) -> None:
+    """Bring a file into memory from its beginning to its end: `quick_check` reads it here and there, page by
+    page, which takes a disk many times as long.
+
+    Before SQLite opens it: whoever closes a file gives up the locks that SQLite has on it (fcntl(2)).
+    """
+    block = bytearray(_BLOCK_BYTES)
+    with suppress(OSError), path.open("rb", buffering=0) as file:  # SQLite says what is wrong with it
+        while file.readinto(block):
+            pass
 
 
 def _migrate(db: sqlite3.Connection, path: Path) -> None:

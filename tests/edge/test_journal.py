@@ -2,6 +2,8 @@
 
 import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +54,16 @@ def test_a_finished_version_of_a_file_is_known_after_a_restart(tmp_path: Path) -
     assert not journal.knows(A, replace(STAMP, mtime_ns=21))
     assert not journal.knows(A, replace(STAMP, size_bytes=11))
     assert not journal.knows(B, STAMP)
+    journal.close()
+
+
+def test_an_open_journal_keeps_the_lock_that_sqlite_has_on_it(tmp_path: Path) -> None:
+    """Whoever opens and closes the file beside SQLite, as to read it, gives the lock up."""
+    Journal(tmp_path).close()
+    journal = Journal(tmp_path)
+    alone = "import sqlite3, sys; sqlite3.connect(sys.argv[1], 0).execute('PRAGMA journal_mode = DELETE')"
+    done = subprocess.run([sys.executable, "-c", alone, journal.path], capture_output=True, text=True)
+    assert "database is locked" in done.stderr
     journal.close()
 
 
