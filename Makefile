@@ -10,7 +10,7 @@ export CYTOLOGIA_WEIGHTS ?= $(abspath ../shared/weights)
 TEST_ENV := OMP_NUM_THREADS=1 YOLO_CONFIG_DIR=$(abspath $(VENV))/ultralytics
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format chaos chaos-quick archive-proof train-demo release-engines gpu-acceptance
+.PHONY: help demo test lint format chaos chaos-quick archive-proof train-demo benchmarks-scale release-engines gpu-acceptance
 .PHONY: install-station uninstall-station clean
 
 help: ## List the commands
@@ -46,6 +46,9 @@ archive-proof: ## edge-archive on a cluster of two nodes with workers and a node
 
 train-demo: $(VENV)/developer ## Train and build the embedded bundle anew (an hour and a half on two cores)
 	PATH=$(abspath $(BIN)):$$PATH training/recipes/demo.sh runs/demo
+
+benchmarks-scale: $(VENV)/developer ## Measure how the station scales, for docs/performance.md (ten minutes)
+	$(BIN)/python -m benchmarks.scale --images $(CYTOLOGIA_DATA)/pool/images
 
 # Turing to Blackwell: all that TensorRT-RTX builds for.
 RELEASE_CARDS = 7.5 8.0 8.6 8.9 12.0 12.1

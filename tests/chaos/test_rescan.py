@@ -1,25 +1,20 @@
 """Promise 7: a scan of a folder of many answered files takes seconds: it compares stamps, no bytes."""
 
-import io
 import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
-from PIL import Image
 
-from edge.cells import Finding
 from edge.inbox import Inbox
 from edge.journal import Journal
 from edge.oneshot import run_once
-from edge.stopwatch import Stopwatch
 from tests.chaos.books import Answers
 from tests.chaos.camera import Original
 from tests.chaos.conftest import Report, say
 from tests.chaos.daemon import Daemon
+from tests.chaos.tiny import OneCell, tiny_image
 
 pytestmark = pytest.mark.timeout(3600)
 
@@ -27,26 +22,11 @@ _LONGEST_SCAN_S = 5.0
 _QUIET_S = 0.05
 
 
-class OneCell:
-    """A double of the pipeline: it finds one neutrophil in every image."""
-
-    bundle_id = "double-000000000000"
-    engine_id = "double:f32"
-    crowd = None
-
-    def read(
-        self, rgb: NDArray[np.uint8], watch: Stopwatch | None = None, detection_threshold: float | None = None
-    ) -> list[Finding]:
-        return [Finding((0, 0, 4, 4), "PNN", 0.9, 0.8, {"PNN": 0.8, "EO": 0.2})]
-
-
 def test_promise_07_a_scan_of_many_answered_files_takes_seconds(
     home: Path, start: Callable[..., Daemon], report: Report, is_full: bool
 ) -> None:
     count = 100_000 if is_full else 10_000
-    out = io.BytesIO()
-    Image.new("RGB", (8, 8), (200, 120, 160)).save(out, "PNG")
-    tiny = Original(out.getvalue(), ".png", ())
+    tiny = tiny_image()
     inbox = home / "inbox"
     for number in range(count):
         (inbox / f"{number:06}.png").write_bytes(tiny.copy(number))
