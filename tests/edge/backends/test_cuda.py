@@ -164,7 +164,7 @@ def test_overflow_is_caught(run: Run) -> None:
     ("order", "sentence"),
     [
         (
-            "cuStreamSynchronize:700:30",
+            "cuStreamSynchronize:700:50",
             "CUDA failed (inference: cuStreamSynchronize failed: CUDA_ERROR_ILLEGAL",
         ),
         (
@@ -253,9 +253,9 @@ def watched(
 def test_a_cuda_error_ends_the_daemon_with_the_code_of_the_engine(
     command: Command, tmp_path: Path, equipped: Bundle
 ) -> None:
-    """And "auto" takes TensorRT where engines and card fit, and says so."""
-    fault = "cuStreamSynchronize:700:30"
-    code, log, heard = watched(command, tmp_path, equipped.path, images=9, LIBCUDA_DOUBLE_FAIL=fault)
+    """"auto" takes TensorRT where engines and card fit, and says so; images before the error have rows."""
+    fault = "cuStreamSynchronize:700:50"
+    code, log, heard = watched(command, tmp_path, equipped.path, images=40, LIBCUDA_DOUBLE_FAIL=fault)
     assert code == ExitCode.ENGINE_FAULT, log
     assert "CUDA failed (inference: cuStreamSynchronize failed: CUDA_ERROR_ILLEGAL_ADDRESS)" in log
     status = next(line for line in heard if line.startswith("STATUS="))
