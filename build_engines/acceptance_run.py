@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from numpy.typing import DTypeLike
 from rich.console import Console
@@ -207,13 +206,16 @@ class OnCard:
     """A bundle on the card: the pipeline, and the sessions that it drives."""
 
     pipeline: Pipeline
-    detector: Session
-    classifier: Session | None
+    networks: tuple[Session, ...]
 
     def sessions(self) -> dict[str, Session]:
-        """By the stage that each computes."""
-        classifier: dict[str, Any] = {} if self.classifier is None else {"classify": self.classifier}
-        return {"detect": self.detector, **classifier}
+        """By the stage that each computes; of several networks of a stage, numbered."""
+        detectors = len(self.pipeline.bundle.manifest.detectors)
+        named = {}
+        for index, session in enumerate(self.networks):
+            stage, number = ("detect", index) if index < detectors else ("classify", index - detectors)
+            named[f"{stage} {number + 1}" if number else stage] = session
+        return named
 
 
 @contextmanager
@@ -224,16 +226,12 @@ def on_card(run: Run, graphs: Graphs | None = None) -> Iterator[OnCard]:
         BackendError: an engine does not load.
     """
     bundle, backend = run.built, run.backend(graphs)
-    spec, classifier = bundle.classifier, None
     with ExitStack() as opened:
-        size = bundle.detector.tile_size
-        detector = backend.open(bundle.path, bundle.detector.graph, size, PRECISION)
-        opened.callback(detector.close)
-        if spec is not None:
-            classifier = backend.open(bundle.path, spec.graph, spec.crop_size, PRECISION)
-            opened.callback(classifier.close)
-        pipeline = Pipeline(bundle, f"{run.target}:{PRECISION}", detector, classifier)
-        yield OnCard(pipeline, detector, classifier)
+        sessions = []
+        for spec in bundle.manifest.networks:
+            sessions.append(backend.open(bundle.path, spec.graph, spec.side_px, PRECISION))
+            opened.callback(sessions[-1].close)
+        yield OnCard(Pipeline(bundle, f"{run.target}:{PRECISION}", sessions), tuple(sessions))
 
 
 def job_of(run: Run, out: Path) -> Job:

@@ -132,9 +132,7 @@ def deserialise(run: Run) -> Outcome:
 def self_test(run: Run) -> Outcome:
     """The known answers that the bundle carries, as at every start of a station."""
     with on_card(run) as engine:
-        found = require_known_answers(
-            engine.detector, engine.classifier, run.bundle.golden(), run.threshold, PRECISION
-        )
+        found = require_known_answers(engine.networks, run.bundle.golden(), run.threshold, PRECISION)
     return Outcome(_words(found), figures=_figures(found))
 
 
@@ -166,7 +164,7 @@ def gate(run: Run) -> Outcome:
 
 def parity(run: Run) -> Outcome:
     """Findings end to end on every image, of the engines and of FP32 on the processor."""
-    tolerance, spec = TOLERANCES[PRECISION], run.bundle.detector
+    tolerance, spec = TOLERANCES[PRECISION], run.bundle.manifest.detectors[0]
     cpu = installed_cpu_backends()[-1]
     worst, worst_strain, worst_index = Deviation(0, 0, 0), 0.0, 0
     every: list[Parity] = []

@@ -237,14 +237,14 @@ def _timed(engine: OnCard, rgb: Image) -> dict[str, float]:
     findings = engine.pipeline.read(rgb, watch)
     times_ms = {"image": watch.elapsed_ms, **watch.stage_ms}
     for stage, session in engine.sessions().items():
-        if stage == "detect" or findings:  # without a cell the classifier's times are the last image's
+        if stage.startswith("detect") or findings:  # else the times are of the last image
             times_ms |= {f"{stage}, {part}": ms for part, ms in session.stage_ms.items()}
     return times_ms
 
 
 def _difference(run: Run, rgb: Image, one: list[Finding], other: list[Finding], when: str) -> list[str]:
     """What is wrong, in a sentence, where two answers to one image are not the same; none if they are."""
-    spec = run.bundle.detector
+    spec = run.bundle.manifest.detectors[0]
     _, placement = letterbox(rgb, spec.tile_size, spec.anchor, spec.pad)
     classes, tolerance = run.bundle.manifest.classes, TOLERANCES[PRECISION]
     pair = compare_findings(one, other, placement, classes, run.threshold, tolerance)

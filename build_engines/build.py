@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from edge.errors import EdgeError
 
 _FOLDER = click.Path(path_type=Path)
-_ONLY_BUNDLES = ("detector", "classifier", "name", "threshold", "tile_size")
+_ONLY_BUNDLES = ("detector", "classifier", "recipe", "name", "threshold", "tile_size")
 _ONLY_ENGINES = (
     "bundle",
     "settings",
@@ -32,7 +32,8 @@ _ONLY_ENGINES = (
 @click.option(
     "--target",
     type=click.Choice(["tensorrt", "tensorrt-rtx", "onnx"]),
-    help="What to build; without it, what this machine runs best, or a bundle (onnx) from --detector.",
+    help="What to build; without it, what this machine runs best, or a bundle (onnx) from --detector or "
+    "--recipe.",
 )
 @click.option(
     "--out", type=_FOLDER, help="Folder of the new bundle, or of engines in place of their bundle's."
@@ -44,11 +45,24 @@ _ONLY_ENGINES = (
 )
 @click.option("--gate-images", "most", type=click.IntRange(1), default=48, show_default=True,
               help="How many images the gate uses.")  # fmt: skip
-@click.option("--detector", type=_FOLDER, help="Bundle: checkpoint of the detector.")
+@click.option(
+    "--detector",
+    multiple=True,
+    type=_FOLDER,
+    help="Bundle: checkpoint of the detector; several are fused and count alike.",
+)
 @click.option(
     "--classifier",
+    multiple=True,
     type=_FOLDER,
-    help="Bundle: checkpoint of the classifier; none for a detector that names the classes itself.",
+    help="Bundle: checkpoint of the classifier; none for a detector that names the classes itself; several "
+    "count alike.",
+)
+@click.option(
+    "--recipe",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Bundle: TOML file of all networks, with weights and views, in place of --detector and --classifier "
+    "(docs/bundle.md).",
 )
 @click.option("--name", help="Bundle: its name; that of its folder without it.")
 @click.option(
@@ -83,22 +97,24 @@ _ONLY_ENGINES = (
     type=_FOLDER,
     help="Engines: only write this folder, a model repository for a Triton Inference Server.",
 )
-def main(target: str | None, detector: Path | None, out: Path | None, **options: Any) -> None:
+def main(
+    target: str | None, detector: tuple[Path, ...], recipe: Path | None, out: Path | None, **options: Any
+) -> None:
     """Build what the station runs on this machine, and hold it against the FP32 reference."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("build_engines").setLevel(logging.INFO)  # the exporter's own lines are many
-    building_bundle = detector is not None or target == "onnx"
+    building_bundle = bool(detector) or recipe is not None or target == "onnx"
     foreign = _ONLY_ENGINES if building_bundle else _ONLY_BUNDLES
     _refuse_foreign_options(foreign, building_bundle)
     own = {name: value for name, value in options.items() if name not in foreign}
     try:
         if building_bundle:
-            if detector is None or out is None or target not in (None, "onnx"):
+            if not (detector or recipe) or out is None or target not in (None, "onnx"):
                 raise click.UsageError(
-                    "a bundle needs --detector, --out and no --target but onnx; engines come after it, "
-                    "with --bundle."
+                    "a bundle needs --detector or --recipe, --out and no --target but onnx; engines come "
+                    "after it, with --bundle."
                 )
-            _build_bundle(detector, out, **own)
+            _build_bundle(detector, recipe, out, **own)
         else:
             _build_engines(target, out, **own)
     except EdgeError as error:
@@ -111,18 +127,21 @@ def _refuse_foreign_options(names: tuple[str, ...], building_bundle: bool) -> No
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             option = f"--{name.replace('_', '-')}"
             if building_bundle:
-                raise click.UsageError(f"{option} is for engines, not for a bundle from --detector.")
-            raise click.UsageError(f"{option} is for a bundle, which needs --detector.")
+                raise click.UsageError(f"{option} is for engines, not for a bundle of checkpoints.")
+            raise click.UsageError(f"{option} is for a bundle, which needs --detector or --recipe.")
 
 
-def _build_bundle(detector: Path, out: Path, *, classifier: Path | None, images: Path | None, most: int,
-                  name: str | None, threshold: float, tile_size: int | None) -> None:  # fmt: skip
+def _build_bundle(detector: tuple[Path, ...], recipe: Path | None, out: Path, *, classifier: tuple[Path, ...],
+                  tile_size: int | None, **options: Any) -> None:  # fmt: skip
     from build_engines.bundle_build import build_from_checkpoints
+    from build_engines.recipe import read_recipe, recipe_of
 
-    bundle = build_from_checkpoints(
-        detector, classifier, out,
-        images=images, most=most, name=name, threshold=threshold, tile_size=tile_size,
-    )  # fmt: skip
+    if recipe is not None and (detector or classifier or tile_size):
+        raise click.UsageError(
+            "--recipe names all networks; write what --detector, --classifier and --tile-size say into it."
+        )
+    networks = read_recipe(recipe) if recipe else recipe_of(detector, classifier, tile_size)
+    bundle = build_from_checkpoints(networks, out, may_blend=recipe is not None, **options)
     size_mb = sum(path.stat().st_size for path in out.iterdir()) / 1e6
     click.echo(f"{bundle.id} in {out} ({size_mb:.1f} MB, {len(bundle.manifest.classes)} classes)")
 

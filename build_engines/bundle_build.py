@@ -1,6 +1,6 @@
-"""Two trained networks become a bundle that a station can run.
+"""Trained networks become a bundle that a station can run.
 
-Exports both networks in FP32 and FP16, holds every engine of this machine against torch, and writes the
+Exports all networks in FP32 and FP16, holds every engine of this machine against torch, and writes the
 bundle only if FP32 on all of them gives torch's answers.
 """
 
@@ -18,13 +18,14 @@ import torch
 from build_engines.compact import store_half
 from build_engines.errors import BuildError
 from build_engines.gate import gate, print_verdicts
-from build_engines.graphs import ClassifierGraph, DetectorGraph
 from build_engines.model_card import write_model_card
-from build_engines.networks import Networks, load_networks
+from build_engines.networks import Graph, Networks, load_recipe
 from build_engines.onnx_export import export
+from build_engines.recipe import Recipe
 from build_engines.reference import Image, Reference, gate_images, reference_answers
-from edge.bundle import GOLDEN, MANIFEST, Bundle, GateResult, Manifest, Thresholds, file_sha256
+from edge.bundle import GOLDEN, MANIFEST, Bundle, file_sha256
 from edge.demo.renderer import DrawnSmear, draw_field, draw_tile
+from edge.manifest import ClassifierSpec, DetectorSpec, GateResult, Manifest, Thresholds
 from edge.selftest import Outputs
 
 log = logging.getLogger(__name__)
@@ -73,8 +74,8 @@ def build_bundle(
                     "engine can be compared with it; train the detector longer, or lower --threshold."
                 )
         np.savez_compressed(folder / GOLDEN, allow_pickle=False, **golden.answers.arrays())
-        log.info("gate on %d tiles and %d crops", len(reference.tile_names), len(reference.crop_names))
-        verdicts = gate(folder, networks.detector_spec, networks.classifier_spec, reference, threshold)
+        log.info("gate on %s", _inputs(reference))
+        verdicts = gate(folder, networks.specs, reference, threshold)
         print_verdicts(verdicts, "against FP32 torch")
         gates = [one.result for one in verdicts]
         _require_fp32(gates)
@@ -83,15 +84,16 @@ def build_bundle(
             name=name,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             classes=networks.classes,
-            detectors=(networks.detector_spec,),
-            classifiers=(networks.classifier_spec,) if networks.classifier_spec else (),
+            detectors=tuple(spec for spec in networks.specs if isinstance(spec, DetectorSpec)),
+            classifiers=tuple(spec for spec in networks.specs if isinstance(spec, ClassifierSpec)),
+            fusion=networks.fusion,
             thresholds=Thresholds(detection=threshold),
             provenance=networks.provenance,
             accuracy={},
             gates=tuple(gates),
             sha256={path.name: file_sha256(path) for path in sorted(folder.iterdir())},
         )
-        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
+        (folder / MANIFEST).write_text(manifest.dump())
         write_model_card(folder)
         folder.chmod(0o755)
         if out.exists():
@@ -121,19 +123,18 @@ def _export_graphs(networks: Networks, folder: Path) -> None:
 def _answers(
     networks: Networks, images: Mapping[str, Image], threshold: float, crops: int, images_are: str
 ) -> Reference:
-    return reference_answers(
-        partial(_run, networks.detectors[0]),
-        partial(_run, networks.classifiers[0]) if networks.classifiers else None,
-        networks.detector_spec,
-        networks.classifier_spec,
-        images,
-        threshold,
-        crops,
-        images_are,
-    )
+    runs = [partial(_run, network.graphs[0]) for network in networks.all]
+    return reference_answers(runs, networks.specs, images, threshold, crops, images_are)
 
 
-def _run(graph: DetectorGraph | ClassifierGraph, batch: Image) -> Outputs:
+def _inputs(reference: Reference) -> str:
+    """How many there are of each network's."""
+    known = reference.answers
+    tiles, crops = (sum(len(one.inputs) for one in kind) for kind in (known.detectors, known.classifiers))
+    return f"{tiles} tiles and {crops} crops"
+
+
+def _run(graph: Graph, batch: Image) -> Outputs:
     """Torch's own answers."""
     with torch.inference_mode():
         answers = graph(torch.from_numpy(batch))
@@ -153,18 +154,17 @@ def _require_fp32(gates: Sequence[GateResult]) -> None:
 
 
 def build_from_checkpoints(
-    detector: Path,
-    classifier: Path | None,
+    recipe: Recipe,
     out: Path,
     *,
+    may_blend: bool,
     images: Path | None,
     most: int,
     name: str | None,
     threshold: float,
-    tile_size: int | None,
 ) -> Bundle:
-    """A bundle from the files of trained networks; the arguments are the options of `build.py`."""
-    networks = load_networks(detector, classifier, tile_size)
+    """A bundle from the files of trained networks; see `load_recipe` and `build_bundle`."""
+    networks = load_recipe(recipe, may_blend=may_blend)
     pixels, images_are = gate_images(images, most)
     return build_bundle(
         networks, out, name=name or out.name, threshold=threshold, images=pixels, images_are=images_are

@@ -118,21 +118,15 @@ def try_engines(
     gated: list[tuple[EngineFile, Verdict]] = []
     for engine in engines_of(folder, target):
         record = engine.record
-        detector: Session | None = None
-        classifier: Session | None = None
-        if record.graph == bundle.detector.graph.fp16:
-            detector = backend.open(
-                folder, bundle.detector.graph, bundle.detector.tile_size, record.precision
-            )
-        elif bundle.classifier is not None:
-            spec = bundle.classifier
-            classifier = backend.open(folder, spec.graph, spec.crop_size, record.precision)
-        one = verdict(
-            target, record.precision, detector, classifier, reference, threshold, batch=record.batch
-        )
-        for session in (detector, classifier):
-            if session is not None:
-                session.close()
+        sessions: list[Session | None] = [
+            backend.open(folder, spec.graph, spec.side_px, record.precision)
+            if spec.graph.fp16 == record.graph
+            else None
+            for spec in bundle.manifest.networks
+        ]
+        one = verdict(target, record.precision, sessions, reference, threshold, batch=record.batch)
+        for session in filter(None, sessions):
+            session.close()
         judged = EngineFile(engine.plan, record.model_copy(update={"gate": one.result}))
         gated.append((judged, replace(one, name=engine.plan.stem)))
     return gated

@@ -199,3 +199,16 @@ class YoloxDetector(DetectorFamily):
         half_sizes = log_sizes.exp() * self.cell_strides / 2
         boxes = torch.cat((centres - half_sizes, centres + half_sizes), 1)
         return boxes.transpose(1, 2), (objectness.sigmoid() * classes.sigmoid()).transpose(1, 2)
+
+
+class UltralyticsClassifier(nn.Module):
+    """An ultralytics classification network as the classifier graph takes one: from pixels to logits."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.float().eval()
+
+    def forward(self, rgb: Tensor) -> Tensor:
+        """float [N,3,S,S] RGB 0 to 1 → logits [N,C]."""
+        _, logits = self.network(rgb)  # probabilities first, when it is not training
+        return torch.as_tensor(logits)

@@ -1,6 +1,7 @@
 """The accuracy gate: an engine answers known images as the FP32 reference does, or it is not used."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,16 +11,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from build_engines.reference import Image, Reference, golden_reference, reference_answers
-from edge.backends.base import CPU_BACKEND_NAMES, Session, find_backend
-from edge.bundle import Bundle, ClassifierSpec, DetectorSpec, GateResult
+from edge.backends.base import CPU_BACKEND_NAMES, Backend, Session, find_backend
+from edge.bundle import Bundle, Known
 from edge.errors import BackendError
+from edge.manifest import GateResult, NetworkSpec
 from edge.selftest import (
     TOLERANCES,
     Deviation,
     Outputs,
     Tolerance,
-    compare_detections,
-    compare_probabilities,
+    compare_answers,
 )
 
 _NOTHING = Deviation(0, 0, 0)
@@ -43,8 +44,7 @@ class Verdict:
 
 
 def judge(
-    detector: Session | None,
-    classifier: Session | None,
+    sessions: Sequence[Session | None],
     reference: Reference,
     threshold: float,
     tolerance: Tolerance,
@@ -55,8 +55,8 @@ def judge(
     Every batch is full: at the end of the images their beginning fills it up.
 
     Args:
-        detector, classifier: the engine; one that is None is not asked.
-        reference: of both.
+        sessions: the engine's, in the order of `Manifest.networks`; one that is None is not asked.
+        reference: of all networks.
         threshold: of a finding.
         tolerance: what may be.
         batch: how many images at a time.
@@ -67,18 +67,12 @@ def judge(
     Raises:
         BackendError: the engine failed, or gave a number that is not finite.
     """
-    known = reference.answers
-    every: list[tuple[str, Deviation]] = []
-    if detector is not None:
-        for index, ours, theirs in _pairs(detector, known.tiles, known.detector, batch):
-            every.append(
-                (reference.tile_names[index], compare_detections(ours, theirs, threshold, tolerance.score))
-            )
-    if classifier is not None and known.crops is not None:
-        for index, ours, theirs in _pairs(classifier, known.crops, known.classifier, batch):
-            every.append(
-                (reference.crop_names[index], compare_probabilities(ours, theirs, tolerance.probability))
-            )
+    every = [
+        (names[index], compare_answers(ours, theirs, threshold, tolerance))
+        for session, known, names in zip(sessions, reference.answers.networks, reference.names, strict=True)
+        if session is not None
+        for index, ours, theirs in _pairs(session, known, batch)
+    ]
     worst = _NOTHING
     for _, deviation in every:
         worst = worst.worst(deviation)
@@ -88,17 +82,15 @@ def judge(
     return worst, name if most else ""
 
 
-def _pairs(
-    session: Session, batch: Image, answers: Outputs, size: int
-) -> Iterable[tuple[int, Outputs, Outputs]]:
+def _pairs(session: Session, known: Known, size: int) -> Iterable[tuple[int, Outputs, Outputs]]:
     """Index, reference answer and the session's answer of each image, every one a batch of one."""
-    for start in range(0, len(batch), size):
-        places = np.arange(start, start + size) % len(batch)
-        found = session.run(np.ascontiguousarray(batch[places]))
+    for start in range(0, len(known.inputs), size):
+        places = np.arange(start, start + size) % len(known.inputs)
+        found = session.run(np.ascontiguousarray(known.inputs[places]))
         for row, index in enumerate(places):
             yield (
                 int(index),
-                {name: values[index : index + 1] for name, values in answers.items()},
+                {name: values[index : index + 1] for name, values in known.outputs.items()},
                 {name: values[row : row + 1] for name, values in found.items()},
             )
 
@@ -117,8 +109,7 @@ def strain(found: Deviation, tolerance: Tolerance) -> float:
 def verdict(
     backend: str,
     precision: str,
-    detector: Session | None,
-    classifier: Session | None,
+    sessions: Sequence[Session | None],
     reference: Reference,
     threshold: float,
     batch: int = 1,
@@ -127,7 +118,7 @@ def verdict(
     tolerance = TOLERANCES[precision]
     fault = ""
     try:
-        found, worst = judge(detector, classifier, reference, threshold, tolerance, batch)
+        found, worst = judge(sessions, reference, threshold, tolerance, batch)
     except BackendError as error:
         found, worst, fault = _FAILED, "", str(error)
     result = GateResult(
@@ -164,31 +155,34 @@ def cpu_reference(bundle: Bundle, images: Mapping[str, Image], images_are: str, 
         most_crops: crops of them beyond it are left out.
     """
     backend = find_backend(installed_cpu_backends()[-1])  # ONNX Runtime where there is a choice
-    spec = bundle.classifier
-    detector = backend.open(bundle.path, bundle.detector.graph, bundle.detector.tile_size, "f32")
-    classifier = None if spec is None else backend.open(bundle.path, spec.graph, spec.crop_size, "f32")
-    try:
+    with _sessions(backend, bundle.path, bundle.manifest.networks, "f32") as sessions:
         found = reference_answers(
-            detector.run,
-            classifier.run if classifier is not None else None,
-            bundle.detector,
-            spec,
+            [session.run for session in sessions],
+            bundle.manifest.networks,
             images,
             bundle.manifest.thresholds.detection,
             most_crops,
             images_are,
         )
-    finally:
-        detector.close()
-        if classifier is not None:
-            classifier.close()
     return golden_reference(bundle).joined(found)
+
+
+@contextmanager
+def _sessions(
+    backend: Backend, folder: Path, networks: Sequence[NetworkSpec], precision: str
+) -> Iterator[list[Session]]:
+    """All networks on an engine, and closed again."""
+    with ExitStack() as opened:
+        sessions = []
+        for spec in networks:
+            sessions.append(backend.open(folder, spec.graph, spec.side_px, precision))
+            opened.callback(sessions[-1].close)
+        yield sessions
 
 
 def gate(
     folder: Path,
-    detector: DetectorSpec,
-    classifier: ClassifierSpec | None,
+    networks: Sequence[NetworkSpec],
     reference: Reference,
     threshold: float,
     backends: Sequence[str] = CPU_BACKEND_NAMES,
@@ -197,7 +191,7 @@ def gate(
 
     Args:
         folder: of the graphs' files.
-        detector, classifier: the graphs.
+        networks: the graphs, in the order of `Manifest.networks`.
         reference: what is held against them.
         threshold: of a finding.
         backends: their names.
@@ -206,14 +200,8 @@ def gate(
     for name in backends:
         backend = find_backend(name)
         for precision in backend.precisions():
-            finds = backend.open(folder, detector.graph, detector.tile_size, precision)
-            names = None
-            if classifier is not None:
-                names = backend.open(folder, classifier.graph, classifier.crop_size, precision)
-            verdicts.append(verdict(name, precision, finds, names, reference, threshold))
-            finds.close()
-            if names is not None:
-                names.close()
+            with _sessions(backend, folder, networks, precision) as sessions:
+                verdicts.append(verdict(name, precision, sessions, reference, threshold))
     return verdicts
 
 

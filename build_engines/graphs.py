@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from build_engines.families import DetectorFamily, UltralyticsDetector, YoloxDetector
 
 Channels = tuple[float, float, float]
+Activation = Literal["softmax", "sigmoid"]
 
 
 class NonMaximumSuppression(nn.Module):
@@ -132,22 +133,30 @@ class DetectorGraph(nn.Module):
 class ClassifierGraph(nn.Module):
     """The classifier contract.
 
-    forward: `crops` uint8 [N,S,S,3] RGB → `probabilities` float32 [N,C], each row summing to 1 (softmax).
+    forward: `crops` uint8 [N,S,S,3] RGB → `probabilities` float32 [N,C], each row summing to 1: by softmax,
+    or of a network that was trained on several labels an image by sigmoid and over its sum.
     """
 
     input_name = "crops"
     output_names = ("probabilities",)
 
-    def __init__(self, network: nn.Module, mean: Channels | None, std: Channels | None) -> None:
+    def __init__(
+        self, network: nn.Module, mean: Channels | None, std: Channels | None, activation: Activation
+    ) -> None:
         super().__init__()
         self.network = network
         self.mean, self.std = mean, std
+        self.activation = activation
 
     def forward(self, crops: Tensor) -> Tensor:
         _require_pixels(self.input_name, crops, None)
         normalised = normalise(_planes(crops) / 255, self.mean, self.std)
         logits: Tensor = self.network(normalised.to(next(self.network.parameters()).dtype))
-        return logits.to(torch.float32).softmax(-1)
+        logits = logits.to(torch.float32)
+        if self.activation == "softmax":
+            return logits.softmax(-1)
+        scores = logits.sigmoid()
+        return scores / scores.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def detector_graph(
@@ -199,6 +208,7 @@ def classifier_graph(
     *,
     mean: Channels | None,
     std: Channels | None,
+    activation: Activation = "softmax",
     half: bool = False,
 ) -> ClassifierGraph:
     """A trained classifier as the contract has it; the network itself is copied and left as it is.
@@ -206,6 +216,7 @@ def classifier_graph(
     Args:
         network: from float [N,3,S,S] RGB to logits [N,C], any model of timm for one.
         mean, std: of RGB on a scale of 0 to 1, as it was trained with; see `normalise`.
+        activation: from its logits to probabilities, see `ClassifierGraph`.
         half: float16 body between float32 ends.
 
     Raises:
@@ -214,7 +225,7 @@ def classifier_graph(
     network = copy.deepcopy(network).float().eval()
     if half:
         _halve(network)
-    return ClassifierGraph(network, mean, std).eval()
+    return ClassifierGraph(network, mean, std, activation).eval()
 
 
 def normalise(rgb: Tensor, mean: Channels | None, std: Channels | None) -> Tensor:

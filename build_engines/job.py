@@ -11,6 +11,7 @@ from build_engines.engine_store import gpu_slug
 from build_engines.errors import EngineError
 from edge.bundle import Bundle
 from edge.engine_files import ENGINES_FOLDER, Machine, Target
+from edge.manifest import DetectorSpec
 
 DETECTOR_BATCHES = (1, 4)
 """One image as it comes, and four where images have piled up."""
@@ -96,17 +97,13 @@ class Job:
         return self.out / ENGINES_FOLDER / self.target / name
 
     def _graphs(self) -> list[_Graph]:
-        golden = self.bundle.golden()
-        detector, classifier = self.bundle.detector, self.bundle.classifier
-        graphs = [_Graph(detector.graph.fp16, "tiles", golden.detector, detector.tile_size, DETECTOR_BATCHES)]
-        if classifier is not None:
-            graphs.append(
-                _Graph(
-                    classifier.graph.fp16,
-                    "crops",
-                    golden.classifier,
-                    classifier.crop_size,
-                    CLASSIFIER_BATCHES,
-                )
+        return [
+            _Graph(
+                spec.graph.fp16,
+                spec.input_name,
+                known.outputs,
+                spec.side_px,
+                DETECTOR_BATCHES if isinstance(spec, DetectorSpec) else CLASSIFIER_BATCHES,
             )
-        return graphs
+            for spec, known in zip(self.bundle.manifest.networks, self.bundle.golden().networks, strict=True)
+        ]

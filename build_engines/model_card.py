@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
-from edge.bundle import MANIFEST, Bundle, Manifest
+from edge.bundle import MANIFEST, Bundle
 from edge.cells import CELL_CLASSES, cell_class
 from edge.errors import EdgeError
+from edge.manifest import ClassifierSpec, DetectorSpec, Manifest, NetworkSpec
 
 CARD = "MODEL_CARD.md"
 _COVERED_CELLS = 50
@@ -63,7 +64,7 @@ def replace_manifest(folder: Path, manifest: Manifest) -> Bundle:
     """Give a bundle another manifest, at once and durably, and the card that goes with it."""
     partial = folder / f"{MANIFEST}.part"
     with partial.open("w", encoding="utf-8") as stream:
-        stream.write(manifest.model_dump_json(indent=1) + "\n")
+        stream.write(manifest.dump())
         stream.flush()
         os.fsync(stream.fileno())
     partial.replace(folder / MANIFEST)
@@ -87,16 +88,37 @@ def model_card(manifest: Manifest) -> str:
 
 
 def _networks(manifest: Manifest) -> str:
-    detector = manifest.detectors[0]
-    text = f"Detector: {detector.name}, tiles of {detector.tile_size} px."
-    for classifier in manifest.classifiers:
-        text += f" Classifier: {classifier.name}, crops of {classifier.crop_size} px."
-    text += f" A finding has a detection score of {manifest.thresholds.detection} or more."
+    text = [
+        *(_of_detector(one, len(manifest.detectors) > 1) for one in manifest.detectors),
+        *(_of_classifier(one, len(manifest.networks) > 2) for one in manifest.classifiers),
+        f"A finding has a detection score of {manifest.thresholds.detection} or more.",
+    ]
     if manifest.temperature != 1.0:
-        text += f" Probabilities of classes are calibrated with the temperature {manifest.temperature:.4g}."
+        text.append(
+            f"Probabilities of classes are calibrated with the temperature {manifest.temperature:.4g}."
+        )
     if (sure := manifest.thresholds.classification) is not None:
-        text += f" A finding is unsure of its class where that has a probability under {sure:g}."
-    return text
+        text.append(f"A finding is unsure of its class where that has a probability under {sure:g}.")
+    return " ".join(text)
+
+
+def _of_detector(spec: DetectorSpec, is_weighed: bool) -> str:
+    told = [f"tiles of {spec.tile_size} px"]
+    if spec.windows is not None:
+        told.append(f"fields in windows of {spec.windows.size_px} px")
+    return f"Detector: {spec.name}, {', '.join(told + _counts(spec, is_weighed))}."
+
+
+def _of_classifier(spec: ClassifierSpec, is_weighed: bool) -> str:
+    told = [f"{'crops' if spec.view == 'crop' else 'whole tiles'} of {spec.crop_size} px"]
+    if spec.only_when_alone:
+        told.append("only where one cell was found")
+    return f"Classifier: {spec.name}, {', '.join(told + _counts(spec, is_weighed))}."
+
+
+def _counts(spec: NetworkSpec, is_weighed: bool) -> list[str]:
+    views = [f"also seen {' and '.join(spec.tta)}"] if spec.tta else []
+    return [*views, *([f"weight {spec.weight:g}"] if is_weighed else [])]
 
 
 def _classes(manifest: Manifest) -> str:
@@ -113,8 +135,13 @@ def _classes(manifest: Manifest) -> str:
 
 
 def _training_cells(manifest: Manifest) -> dict[str, int]:
-    part = "classifier" if manifest.classifiers else "detector"
-    cells: dict[str, int] = manifest.provenance.get(part, {}).get("cells", {})
+    """The most that any network which names cells was trained on: they may share their images."""
+    kind = "classifier" if manifest.classifiers else "detector"
+    cells: dict[str, int] = {}
+    for part, facts in manifest.provenance.items():
+        if part.split()[0] == kind:
+            for code, count in facts.get("cells", {}).items():
+                cells[code] = max(cells.get(code, 0), count)
     return cells
 
 

@@ -3,112 +3,207 @@
 import json
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from build_engines.checkpoint import Checkpoint, CheckpointError, CropGeometry, TileGeometry
 from build_engines.compact import with_half_weights
 from build_engines.errors import BuildError
-from build_engines.families import import_ultralytics
+from build_engines.families import UltralyticsClassifier, import_ultralytics
 from build_engines.graphs import ClassifierGraph, DetectorGraph, classifier_graph, detector_graph
-from edge.bundle import ClassifierSpec, DetectorSpec, GraphFiles
+from build_engines.recipe import ClassifierEntry, DetectorEntry, Recipe, recipe_of
 from edge.cells import cell_class
+from edge.manifest import ClassifierSpec, DetectorSpec, Fusion, GraphFiles, NetworkSpec
 
-_DETECTOR = GraphFiles(fp32="detector.onnx", fp16="detector.fp16.onnx")
-_CLASSIFIER = GraphFiles(fp32="classifier.onnx", fp16="classifier.fp16.onnx")
 _STRIDE = 32
 """Of the coarsest level of every supported detector."""
+
+Graph = DetectorGraph | ClassifierGraph
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """One network of a bundle that is to be.
+
+    Attributes:
+        graphs: the FP32 graph and the graph with an FP16 body.
+        spec: what the manifest says of it.
+        classes: in the order of its outputs; empty for a detector that only finds.
+        facts: where it comes from.
+    """
+
+    graphs: tuple[Graph, Graph]
+    spec: NetworkSpec
+    classes: tuple[str, ...]
+    facts: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Networks:
-    """What a bundle is built from, in the two precisions.
+    """What a bundle is built from.
 
     Attributes:
-        detectors: the FP32 graph and the graph with an FP16 body.
-        classifiers: the same; None where the detector names the classes.
+        detectors, classifiers: whose specs name only such orders of classes as differ from the bundle's.
+        classes: of the bundle: the first network's that names any, and what others add.
     """
 
-    detectors: tuple[DetectorGraph, DetectorGraph]
-    detector_spec: DetectorSpec
-    classifiers: tuple[ClassifierGraph, ClassifierGraph] | None
-    classifier_spec: ClassifierSpec | None
+    detectors: tuple[Network, ...]
+    classifiers: tuple[Network, ...]
     classes: tuple[str, ...]
-    provenance: dict[str, Any]
+    fusion: Fusion
 
-    def files(self) -> Iterator[tuple[DetectorGraph | ClassifierGraph, str, int]]:
+    @property
+    def all(self) -> tuple[Network, ...]:
+        """In the order of `Manifest.networks`."""
+        return (*self.detectors, *self.classifiers)
+
+    @property
+    def specs(self) -> tuple[NetworkSpec, ...]:
+        """Of all."""
+        return tuple(network.spec for network in self.all)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The facts of each network: of "detector" and "classifier", further ones with their number."""
+        return {
+            f"{kind}{_numbered(' ', index)}": network.facts
+            for kind, networks in (("detector", self.detectors), ("classifier", self.classifiers))
+            for index, network in enumerate(networks)
+        }
+
+    def files(self) -> Iterator[tuple[Graph, str, int]]:
         """Each graph with the name of its file and the side of its input in pixels."""
-        spec = self.detector_spec
-        for graph, file in zip(self.detectors, (spec.graph.fp32, spec.graph.fp16), strict=True):
-            yield graph, file, spec.tile_size
-        if self.classifiers and self.classifier_spec:
-            crops = self.classifier_spec
-            for classifier, file in zip(self.classifiers, (crops.graph.fp32, crops.graph.fp16), strict=True):
-                yield classifier, file, crops.crop_size
+        for network in self.all:
+            files = network.spec.graph
+            for graph, file in zip(network.graphs, (files.fp32, files.fp16), strict=True):
+                yield graph, file, network.spec.side_px
 
 
 def load_networks(detector: Path, classifier: Path | None, tile_size: int | None = None) -> Networks:
-    """Read both checkpoints and wrap them as graphs.
+    """A detector and a classifier; see `load_recipe`."""
+    return load_recipe(recipe_of([detector], [classifier] if classifier else [], tile_size))
+
+
+def load_recipe(recipe: Recipe, *, may_blend: bool = False) -> Networks:
+    """Read all checkpoints and wrap them as graphs.
 
     Args:
-        detector: a checkpoint of `python -m training.detector`, or an ultralytics `.pt` file, which is a
-            pickle: open it only if you trust where it comes from.
-        classifier: a checkpoint of `python -m training.classifier`; None for a one-stage bundle.
-        tile_size: overrides the detector's own.
+        recipe: detectors are checkpoints of `python -m training.detector`, or ultralytics `.pt` files, which
+            are pickles: open them only if you trust where they come from. Classifiers are checkpoints of
+            `python -m training.classifier`, or ultralytics' too.
+        may_blend: whether detectors may name classes beside classifiers.
+
+    Raises:
+        BuildError: the networks do not go together, or one is of the wrong kind.
+        CheckpointError: a file is no checkpoint.
     """
-    detectors, spec, classes, detector_facts = _load_detector(detector, tile_size)
-    if spec.names_classes == (classifier is not None):
-        raise BuildError(
-            f"{detector} {'names' if spec.names_classes else 'does not name'} classes and "
-            f"{'a' if classifier else 'no'} classifier was given; give exactly one network that names them."
-        )
-    if classifier is None:
-        return Networks(detectors, spec, None, None, classes, {"detector": detector_facts})
-    checkpoint = Checkpoint.load(classifier)
-    if not isinstance(checkpoint.geometry, CropGeometry):
-        raise BuildError(f"{classifier} is a detector's checkpoint; give a classifier's.")
-    crops = checkpoint.geometry
-    example = torch.zeros(1, 3, crops.crop_size, crops.crop_size)
-    network = with_half_weights(checkpoint.network(), example)
-    classifiers = tuple(
-        classifier_graph(network, mean=crops.mean, std=crops.std, half=half) for half in (False, True)
-    )
-    classifier_spec = ClassifierSpec(
-        name=checkpoint.architecture["name"],
-        graph=_CLASSIFIER,
-        crop_size=crops.crop_size,
-        margin_px=crops.margin_px,
-        margin_fraction=crops.margin_fraction,
-        shape=crops.shape,
-    )
-    facts = {"detector": detector_facts, "classifier": checkpoint.provenance}
+    detectors = tuple(_load_detector(entry, index) for index, entry in enumerate(recipe.detector))
+    classifiers = tuple(_load_classifier(entry, index) for index, entry in enumerate(recipe.classifier))
+    has_classifier = any(not entry.only_when_alone for entry in recipe.classifier)
+    for entry, network in zip(recipe.detector, detectors, strict=True):
+        names = bool(network.classes) and entry.class_weight > 0
+        if not names and not has_classifier:
+            raise BuildError(
+                f"{entry.checkpoint} does not name classes and no classifier was given that always does; "
+                "give one with --classifier, or in the recipe without only_when_alone."
+            )
+        if names and classifiers and not may_blend:
+            raise BuildError(
+                f"{entry.checkpoint} names classes and a classifier was given; leave one out, or say in a "
+                "recipe (--recipe) with what weights their answers are blended."
+            )
+    classes = tuple(dict.fromkeys(code for network in (*detectors, *classifiers) for code in network.classes))
     return Networks(
-        detectors, spec, (classifiers[0], classifiers[1]), classifier_spec, checkpoint.classes, facts
+        tuple(_with_order(network, classes) for network in detectors),
+        tuple(_with_order(network, classes) for network in classifiers),
+        classes,
+        recipe.fusion,
     )
 
 
-def _load_detector(
-    path: Path, tile_size: int | None
-) -> tuple[tuple[DetectorGraph, DetectorGraph], DetectorSpec, tuple[str, ...], dict[str, Any]]:
-    if _is_ultralytics(path):
+def _with_order(network: Network, classes: tuple[str, ...]) -> Network:
+    own = () if network.classes == classes else network.classes
+    return replace(network, spec=network.spec.model_copy(update={"classes": own}))
+
+
+def _numbered(before: str, index: int) -> str:
+    """Nothing for the first of a kind, then its number from 2."""
+    return f"{before}{index + 1}" if index else ""
+
+
+def _graph_files(kind: str, index: int) -> GraphFiles:
+    stem = f"{kind}{_numbered('-', index)}"
+    return GraphFiles(fp32=f"{stem}.onnx", fp16=f"{stem}.fp16.onnx")
+
+
+def _load_classifier(entry: ClassifierEntry, index: int) -> Network:
+    path = entry.checkpoint
+    if is_ultralytics(path):
+        network, classes, crops, name, facts = _ultralytics_classifier(path)
+    else:
+        checkpoint = Checkpoint.load(path)
+        if not isinstance(checkpoint.geometry, CropGeometry):
+            raise BuildError(f"{path} is a detector's checkpoint; give a classifier's.")
+        network, crops, name = checkpoint.network(), checkpoint.geometry, checkpoint.architecture["name"]
+        classes, facts = checkpoint.classes, checkpoint.provenance
+    network = with_half_weights(network, torch.zeros(1, 3, crops.crop_size, crops.crop_size))
+    graphs = tuple(
+        classifier_graph(network, mean=crops.mean, std=crops.std, activation=entry.activation, half=half)
+        for half in (False, True)
+    )
+    spec = ClassifierSpec(
+        name=name,
+        graph=_graph_files("classifier", index),
+        crop_size=crops.crop_size,
+        margin_px=crops.margin_px if entry.view == "crop" else 0,
+        margin_fraction=crops.margin_fraction if entry.view == "crop" else 0,
+        shape=entry.shape or crops.shape,
+        **entry.model_dump(include={"view", "weight", "only_when_alone", "tta"}),
+    )
+    return Network((graphs[0], graphs[1]), spec, classes, facts)
+
+
+def _ultralytics_classifier(
+    path: Path,
+) -> tuple[nn.Module, tuple[str, ...], CropGeometry, str, dict[str, Any]]:
+    model = import_ultralytics().YOLO(path)
+    if model.task != "classify":
+        raise BuildError(f"{path} is a network for {model.task!r} and no classifier; give a classifier's.")
+    # Its own resizing of the shorter side and cutting of the longer one is nearest to a stretched square.
+    size = int(model.overrides.get("imgsz", 224))
+    crops = CropGeometry(size, margin_fraction=0.0, shape="stretched", mean=(0, 0, 0), std=(1, 1, 1))
+    classes = _class_codes(path, tuple(model.names.values()))
+    return UltralyticsClassifier(model.model), classes, crops, path.stem, _ultralytics_facts(path)
+
+
+def _ultralytics_facts(path: Path) -> dict[str, Any]:
+    facts = {"model": path.name, "framework": "ultralytics (AGPL-3.0)"}
+    beside = path.with_name("provenance.json")
+    return facts | (json.loads(beside.read_text()) if beside.exists() else {})
+
+
+def _load_detector(entry: DetectorEntry, index: int) -> Network:
+    path = entry.checkpoint
+    if is_ultralytics(path):
         model = import_ultralytics().YOLO(path)
+        if model.task != "detect":
+            raise BuildError(f"{path} is a network for {model.task!r} and no detector; give a detector's.")
         names = tuple(model.names.values())
         classes = _class_codes(path, names) if len(names) > 1 else ()
-        size = tile_size or int(model.overrides.get("imgsz", 640))
+        size = entry.tile_size or int(model.overrides.get("imgsz", 640))
         geometry, network, family = TileGeometry(size, "centre"), model.model.float().eval(), "ultralytics"
-        name, facts = path.stem, {"model": path.name, "framework": "ultralytics (AGPL-3.0)"}
-        beside = path.with_name("provenance.json")
-        facts |= json.loads(beside.read_text()) if beside.exists() else {}
+        name, facts = path.stem, _ultralytics_facts(path)
     else:
         checkpoint = Checkpoint.load(path)
         if not isinstance(checkpoint.geometry, TileGeometry):
             raise BuildError(f"{path} is a classifier's checkpoint; give a detector's.")
         geometry, network, family = checkpoint.geometry, checkpoint.network(), checkpoint.family
         classes, name, facts = checkpoint.classes, checkpoint.family, checkpoint.provenance
-        size = tile_size or geometry.tile_size
+        size = entry.tile_size or geometry.tile_size
     if size % _STRIDE:
         raise BuildError(f"A tile of {size} px is no multiple of {_STRIDE}; give --tile-size a multiple.")
     network = with_half_weights(network, torch.zeros(1, 3, size, size))
@@ -118,13 +213,14 @@ def _load_detector(
     )
     spec = DetectorSpec(
         name=name,
-        graph=_DETECTOR,
+        graph=_graph_files("detector", index),
         tile_size=size,
         anchor=geometry.anchor,
         max_detections=graphs[0].max_detections,
         names_classes=bool(classes),
+        **entry.model_dump(include={"weight", "class_weight", "tta", "windows"}),
     )
-    return (graphs[0], graphs[1]), spec, classes, facts
+    return Network((graphs[0], graphs[1]), spec, classes, facts)
 
 
 def _class_codes(path: Path, names: Sequence[str]) -> tuple[str, ...]:
@@ -134,7 +230,7 @@ def _class_codes(path: Path, names: Sequence[str]) -> tuple[str, ...]:
         raise BuildError(f"{path} names cells in another way: {error}") from error
 
 
-def _is_ultralytics(path: Path) -> bool:
+def is_ultralytics(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]

@@ -27,10 +27,8 @@ def compare_layers(bundle: Bundle, target: Target) -> None:
         EngineError: Polygraphy or ONNX Runtime is not installed.
     """
     program = _program()
-    golden = bundle.golden()
-    _compare(program, bundle.path / bundle.detector.graph.fp16, "tiles", golden.tiles[:1], target)
-    if bundle.classifier is not None and golden.crops is not None:
-        _compare(program, bundle.path / bundle.classifier.graph.fp16, "crops", golden.crops[:1], target)
+    for spec, known in zip(bundle.manifest.networks, bundle.golden().networks, strict=True):
+        _compare(program, bundle.path / spec.graph.fp16, spec.input_name, known.inputs[:1], target)
 
 
 def _program() -> Path:

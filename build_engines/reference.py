@@ -1,7 +1,7 @@
 """What an engine is held against: images, and the FP32 reference's answers to them."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from build_engines.errors import BuildError
-from edge.bundle import Bundle, ClassifierSpec, DetectorSpec, Golden
+from edge.bundle import Bundle, Golden, Known
+from edge.classification import inputs_of
 from edge.demo.renderer import draw_tile
 from edge.errors import ImageRejected
-from edge.geometry import crop, letterbox
+from edge.geometry import Boxes, letterbox
 from edge.images import IMAGE_SUFFIXES, decode
+from edge.manifest import ClassifierSpec, DetectorSpec, NetworkSpec
 from edge.selftest import Outputs
 
 log = logging.getLogger(__name__)
@@ -28,27 +30,23 @@ class Reference:
     """Images and what the reference answers to them.
 
     Attributes:
-        answers: tiles, crops of what was found in them, and the answers.
-        tile_names, crop_names: what each is, for people.
+        answers: of each network, to tiles or to crops of what was found in them.
+        names: what each input is, for people, by network.
         images: which images they are, in words.
     """
 
     answers: Golden
-    tile_names: tuple[str, ...]
-    crop_names: tuple[str, ...]
+    names: tuple[tuple[str, ...], ...]
     images: str
 
     def joined(self, other: "Reference") -> "Reference":
-        """Both, one after the other."""
-        ours, theirs = self.answers.arrays(), other.answers.arrays()
-        arrays = {
-            key: np.concatenate([half[key] for half in (ours, theirs) if key in half])
-            for key in {**ours, **theirs}
-        }
+        """Both, one after the other; of the same networks."""
         return Reference(
-            Golden.of_arrays(arrays),
-            self.tile_names + other.tile_names,
-            self.crop_names + other.crop_names,
+            Golden(
+                tuple(map(_joined, self.answers.detectors, other.answers.detectors)),
+                tuple(map(_joined, self.answers.classifiers, other.answers.classifiers)),
+            ),
+            tuple(ours + theirs for ours, theirs in zip(self.names, other.names, strict=True)),
             f"{self.images} and {other.images}",
         )
 
@@ -56,56 +54,85 @@ class Reference:
 def golden_reference(bundle: Bundle) -> Reference:
     """The known answers that a bundle carries, which are torch's."""
     golden = bundle.golden()
-    return Reference(
-        golden,
-        tuple(f"golden tile {index + 1}" for index in range(len(golden.tiles))),
-        tuple(
-            f"golden crop {index + 1}" for index in range(0 if golden.crops is None else len(golden.crops))
-        ),
-        f"{len(golden.tiles)} golden tiles",
+    names = tuple(
+        tuple(f"golden {kind} {index + 1}" for index in range(len(known.inputs)))
+        for kind, networks in (("tile", golden.detectors), ("crop", golden.classifiers))
+        for known in networks
     )
+    return Reference(golden, names, f"{len(golden.detectors[0].inputs)} golden tiles")
 
 
 def reference_answers(
-    detector: Run,
-    classifier: Run | None,
-    detector_spec: DetectorSpec,
-    classifier_spec: ClassifierSpec | None,
+    runs: Sequence[Run],
+    specs: Sequence[NetworkSpec],
     images: Mapping[str, Image],
     threshold: float,
     most_crops: int,
     images_are: str,
 ) -> Reference:
-    """A reference's own answers to images, as tiles and as crops of what was found.
+    """A reference's own answers to images, as tiles and as crops of what the first detector found.
 
     Args:
-        detector, classifier: the reference.
+        runs: the reference, for each network.
+        specs: the networks; the first is a detector.
         images: uint8 [H, W, 3] RGB each, by name.
         threshold: least score of what is cropped.
         most_crops: crops beyond it are left out.
         images_are: what they are, in words.
+
+    Returns:
+        Inputs and answers of each network; none of a classifier where nothing was found.
     """
-    tiles, crops, crop_names = [], [], []
-    answers: list[Outputs] = []
+    detectors, classifiers, names = [], [], []
+    boxes: dict[str, Boxes] = {}
+    for run, spec in zip(runs, specs, strict=True):
+        if isinstance(spec, DetectorSpec):
+            known, found = _of_detector(run, spec, images, threshold)
+            detectors.append(known)
+            names.append(tuple(images))
+            boxes = boxes or found
+            continue
+        inputs, of = _crops(spec, images, boxes, most_crops)
+        classifiers.append(Known(inputs, _copied(run(inputs)) if len(inputs) else {}))
+        names.append(of)
+    return Reference(Golden(tuple(detectors), tuple(classifiers)), tuple(names), images_are)
+
+
+def _of_detector(
+    run: Run, spec: DetectorSpec, images: Mapping[str, Image], threshold: float
+) -> tuple[Known, dict[str, Boxes]]:
+    """A detector's answers, and the boxes above the threshold in pixels of the images."""
+    tiles, answers, boxes = [], [], {}
     for name, rgb in images.items():
-        tile, placement = letterbox(rgb, detector_spec.tile_size, detector_spec.anchor, detector_spec.pad)
+        tile, placement = letterbox(rgb, spec.tile_size, spec.anchor, spec.pad)
         tiles.append(tile)
-        answers.append(_copied(detector(tile[None])))
+        answers.append(_copied(run(tile[None])))
         found = answers[-1]["scores"][0] > threshold
-        if classifier_spec:
-            boxes = placement.to_image(answers[-1]["boxes"][0][found])
-            crop_names += [f"cell {index + 1} of {name}" for index in range(len(boxes))]
-            crops += [
-                crop(rgb, box, classifier_spec.crop_size, classifier_spec.margin_px,
-                     classifier_spec.margin_fraction, classifier_spec.shape)
-                for box in boxes
-            ]  # fmt: skip
+        boxes[name] = placement.to_image(answers[-1]["boxes"][0][found])
     outputs = {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
-    if classifier is None or not crops:
-        return Reference(Golden(np.stack(tiles), outputs, None, {}), tuple(images), (), images_are)
-    chosen = np.stack(crops[:most_crops])
-    golden = Golden(np.stack(tiles), outputs, chosen, _copied(classifier(chosen)))
-    return Reference(golden, tuple(images), tuple(crop_names[:most_crops]), images_are)
+    return Known(np.stack(tiles), outputs), boxes
+
+
+def _crops(
+    spec: ClassifierSpec, images: Mapping[str, Image], boxes: Mapping[str, Boxes], most: int
+) -> tuple[Image, tuple[str, ...]]:
+    """What a classifier is shown of the images, and what each is."""
+    crops: list[Image] = []
+    names: list[str] = []
+    for name, rgb in images.items():
+        if len(boxes[name]):
+            found = inputs_of(rgb, boxes[name], spec)
+            crops.extend(found)
+            cells = [f"cell {index + 1} of {name}" for index in range(len(found))]
+            names += [name] if spec.view == "tile" else cells
+    return np.array(crops[:most], np.uint8), tuple(names[:most])
+
+
+def _joined(ours: Known, theirs: Known) -> Known:
+    if not len(theirs.inputs):
+        return ours
+    outputs = {name: np.concatenate([ours.outputs[name], theirs.outputs[name]]) for name in ours.outputs}
+    return Known(np.concatenate([ours.inputs, theirs.inputs]), outputs)
 
 
 def _copied(outputs: Outputs) -> Outputs:

@@ -134,8 +134,7 @@ def gate_on_cpu(bundle: Bundle, reference: Reference) -> list[Verdict]:
     """Try what this machine's processor computes: also the FP16 graphs, whose numbers a card's are to be."""
     verdicts = gate(
         bundle.path,
-        bundle.detector,
-        bundle.classifier,
+        bundle.manifest.networks,
         reference,
         bundle.manifest.thresholds.detection,
         installed_cpu_backends(),

@@ -1,123 +1,27 @@
-"""A model bundle: a folder with the graphs of a detector and a classifier, and all there is to know of them.
+"""A model bundle: a folder with networks that find and name cells, and all there is to know of them.
 
 Everything that is particular to a network (colour order, normalising, decoding, suppression) is inside
 its graphs or, where it is geometry, in `manifest.json`. So the station knows nothing of any network.
 """
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
+from itertools import chain, count, takewhile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
-from edge.cells import cell_class
 from edge.errors import BundleError
-from edge.geometry import LETTERBOX_PAD, Anchor, CropShape
+from edge.manifest import SCHEMA_VERSION, ClassifierSpec, DetectorSpec, Manifest
 
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
-SCHEMA_VERSION = 1
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class GraphFiles(_Part):
-    """One network in two precisions: file names inside the bundle."""
-
-    fp32: str
-    fp16: str
-    """FP16 body with FP32 ends."""
-
-
-class DetectorSpec(_Part):
-    """A detector graph and the tile that it takes; see `edge.geometry.letterbox`."""
-
-    name: str
-    graph: GraphFiles
-    tile_size: int
-    anchor: Anchor
-    pad: int = LETTERBOX_PAD
-    max_detections: int
-    names_classes: bool = False
-    """True for a one-stage network, whose graph also gives `probabilities`."""
-
-
-class ClassifierSpec(_Part):
-    """A classifier graph and the crop that it takes; see `edge.geometry.crop`."""
-
-    name: str
-    graph: GraphFiles
-    crop_size: int
-    margin_px: float
-    margin_fraction: float
-    shape: CropShape
-
-
-class Thresholds(_Part):
-    """What counts as a finding."""
-
-    detection: float
-    classification: float | None = Field(default=None, ge=0, le=1)
-    """Probability of its class from which a finding is sure of it; None where nobody chose one. The station
-    writes surer and less sure findings alike."""
-
-
-class GateResult(_Part):
-    """How far one engine and precision strayed from the FP32 reference when the bundle was built."""
-
-    backend: str
-    precision: str
-    passed: bool
-    images: str
-    """Which images it was tried on, in words."""
-    box_px: float
-    score: float
-    probability: float
-
-
-class Manifest(_Part):
-    """`manifest.json`, checked.
-
-    Attributes:
-        classes: class codes in the order of the probabilities.
-        temperature: what `edge.pipeline.tempered` softens (above 1) or sharpens the probabilities by.
-        accuracy: figures measured on real images, for people; nothing depends on them.
-        gates: engines and precisions tried when the bundle was built.
-        sha256: of every other file of the bundle.
-    """
-
-    schema_version: Literal[1]
-    name: str
-    created: str
-    classes: tuple[str, ...]
-    detectors: tuple[DetectorSpec, ...]
-    classifiers: tuple[ClassifierSpec, ...]
-    thresholds: Thresholds
-    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    provenance: dict[str, Any]
-    accuracy: dict[str, Any]
-    gates: tuple[GateResult, ...]
-    sha256: dict[str, str]
-
-    @model_validator(mode="after")
-    def _check(self) -> "Manifest":
-        for code in self.classes:
-            cell_class(code)
-        if len(self.detectors) != 1 or len(self.classifiers) > 1:
-            raise ValueError(
-                f"it has {len(self.detectors)} detectors and {len(self.classifiers)} classifiers, but "
-                "this version runs one detector and at most one classifier"
-            )
-        if self.detectors[0].names_classes == bool(self.classifiers):
-            raise ValueError("either the detector names the classes, or a classifier does, and not both")
-        return self
 
 
 @dataclass(frozen=True)
@@ -161,13 +65,31 @@ class Bundle:
 
     @property
     def detector(self) -> DetectorSpec:
-        """The detector."""
+        """The detector of a bundle that has one and at most one classifier.
+
+        Raises:
+            BundleError: it has more networks.
+        """
+        self._require_few_networks()
         return self.manifest.detectors[0]
 
     @property
     def classifier(self) -> ClassifierSpec | None:
-        """The classifier; None where the detector names the classes."""
+        """The classifier of such a bundle; None where the detector names the classes.
+
+        Raises:
+            BundleError: it has more networks.
+        """
+        self._require_few_networks()
         return self.manifest.classifiers[0] if self.manifest.classifiers else None
+
+    def _require_few_networks(self) -> None:
+        detectors, classifiers = len(self.manifest.detectors), len(self.manifest.classifiers)
+        if detectors > 1 or classifiers > 1:
+            raise BundleError(
+                f"The bundle {self.path} has {detectors} detectors and {classifiers} classifiers, but this "
+                "is made for one detector and at most one classifier; give a bundle of these."
+            )
 
     def golden(self) -> "Golden":
         """Known inputs and the reference answers to them.
@@ -187,48 +109,79 @@ class Bundle:
             raise BundleError(
                 f"{self.path / GOLDEN} has no finding by which an engine could be tested; rebuild the bundle."
             )
+        manifest = self.manifest
+        manifest = self.manifest
+        known = f"{len(golden.detectors)} detectors and {len(golden.classifiers)} classifiers"
+        told = f"{len(manifest.detectors)} detectors and {len(manifest.classifiers)} classifiers"
+        if known != told:
+            raise BundleError(
+                f"{self.path / GOLDEN} knows answers of {known}, the manifest has {told}; rebuild the bundle."
+            )
         return golden
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Golden:
-    """Known inputs and what FP32 torch answers to them.
+class Known:
+    """Known inputs of one network and what FP32 torch answers to them.
 
     Attributes:
-        tiles: uint8 [T, S, S, 3] RGB.
-        detector: the detector graph's outputs for `tiles`, by name.
-        crops: uint8 [N, S, S, 3] RGB; none where the bundle has no classifier.
-        classifier: the classifier graph's outputs for `crops`, by name.
+        inputs: uint8 [N, S, S, 3] RGB, tiles or crops.
+        outputs: of its graph, by name.
     """
 
-    tiles: NDArray[np.uint8]
-    detector: dict[str, NDArray[Any]]
-    crops: NDArray[np.uint8] | None
-    classifier: dict[str, NDArray[Any]]
+    inputs: NDArray[np.uint8]
+    outputs: dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Golden:
+    """Known answers of all networks, in the order of `Manifest.networks`."""
+
+    detectors: tuple[Known, ...]
+    classifiers: tuple[Known, ...]
+
+    @property
+    def networks(self) -> tuple[Known, ...]:
+        """The detectors' and then the classifiers'."""
+        return (*self.detectors, *self.classifiers)
 
     @classmethod
     def of_arrays(cls, arrays: dict[str, NDArray[Any]]) -> "Golden":
-        """From the arrays of `golden.npz`."""
-        return cls(
-            tiles=arrays["tiles"],
-            detector={key[9:]: array for key, array in arrays.items() if key.startswith("detector_")},
-            crops=arrays.get("crops"),
-            classifier={key[11:]: array for key, array in arrays.items() if key.startswith("classifier_")},
-        )
+        """From the arrays of `golden.npz`: `tiles` and `detector_scores`, `tiles2` and `detector2_scores`."""
+        return cls(tuple(_of_kind(arrays, *_DETECTORS)), tuple(_of_kind(arrays, *_CLASSIFIERS)))
 
     def tells_anything(self, threshold: float) -> bool:
-        """Whether an engine can be wrong about it: a box scores above the threshold, a cell has classes."""
-        has_classes = self.crops is not None or "probabilities" in self.detector
-        return has_classes and bool((self.detector["scores"] > threshold).any())
+        """Whether an engine can be wrong about each network: a box scores above the threshold, a cell has
+        classes.
+        """
+        finds = all((one.outputs["scores"] > threshold).any() for one in self.detectors)
+        names = bool(self.classifiers) or any("probabilities" in one.outputs for one in self.detectors)
+        return finds and names and all(len(one.inputs) for one in self.classifiers)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """As `of_arrays` takes them."""
-        return {
-            "tiles": self.tiles,
-            **{f"detector_{key}": array for key, array in self.detector.items()},
-            **({} if self.crops is None else {"crops": self.crops}),
-            **{f"classifier_{key}": array for key, array in self.classifier.items()},
-        }
+        found: dict[str, NDArray[Any]] = {}
+        for (inputs, prefix), networks in ((_DETECTORS, self.detectors), (_CLASSIFIERS, self.classifiers)):
+            for number, known in zip(_numbers(), networks, strict=False):
+                found[inputs + number] = known.inputs
+                found |= {f"{prefix}{number}_{name}": array for name, array in known.outputs.items()}
+        return found
+
+
+_DETECTORS, _CLASSIFIERS = ("tiles", "detector"), ("crops", "classifier")
+"""Names of the arrays of a network's inputs, and what those of its outputs begin with."""
+
+
+def _numbers() -> Iterator[str]:
+    """Of networks of one kind in the names of arrays: the first has none."""
+    return chain([""], map(str, count(2)))
+
+
+def _of_kind(arrays: dict[str, NDArray[Any]], inputs: str, prefix: str) -> Iterator[Known]:
+    for number in takewhile(lambda number: inputs + number in arrays, _numbers()):
+        start = f"{prefix}{number}_"
+        outputs = {key.removeprefix(start): array for key, array in arrays.items() if key.startswith(start)}
+        yield Known(arrays[inputs + number], outputs)
 
 
 def embedded_bundle() -> Path:

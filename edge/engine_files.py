@@ -12,8 +12,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from edge.bundle import GateResult, file_sha256
+from edge.bundle import file_sha256
 from edge.errors import BackendError
+from edge.manifest import GateResult
 
 log = logging.getLogger(__name__)
 

@@ -113,7 +113,12 @@ def crop(
     over = (max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0))
     if any(over):
         inside = np.asarray(cv2.copyMakeBorder(inside, *over, cv2.BORDER_REPLICATE), np.uint8)
-    return _resize(inside, np.empty((crop_size, crop_size, 3), np.uint8))
+    return stretched(inside, crop_size)
+
+
+def stretched(rgb: Image, size: int) -> Image:
+    """A whole image as a square uint8 [size, size, 3], its aspect not kept."""
+    return _resize(rgb, np.empty((size, size, 3), np.uint8))
 
 
 def _resize(rgb: Image, target: Image) -> Image:

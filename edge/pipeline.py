@@ -1,4 +1,4 @@
-"""From pixels to findings: detect, crop, classify, merge. There is one pipeline for all commands."""
+"""From pixels to findings: detect, fuse, crop, classify, merge. There is one pipeline for all commands."""
 
 import hashlib
 import logging
@@ -19,10 +19,13 @@ from edge.backends.base import (
     cpu_threads,
     find_backend,
 )
+from edge.blending import blend
 from edge.bundle import Bundle, Golden
 from edge.cells import Finding
+from edge.classification import Classifier
+from edge.detection import Detector
 from edge.errors import BackendError
-from edge.geometry import crop, letterbox
+from edge.fusion import Detections, fuse
 from edge.selftest import require_known_answers
 from edge.stopwatch import Stopwatch
 
@@ -30,6 +33,9 @@ log = logging.getLogger(__name__)
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+
+_LEAST = float(np.finfo(np.float32).tiny)
+"""A score below is that of a place without a box."""
 
 
 class Pipeline:
@@ -48,13 +54,27 @@ class Pipeline:
     why: str = ""
     crowd: "Pipeline | None" = None
 
-    def __init__(self, bundle: Bundle, engine_id: str, detector: Session, classifier: Session | None) -> None:
+    def __init__(self, bundle: Bundle, engine_id: str, sessions: Sequence[Session]) -> None:
+        """Args:
+        bundle: what is run.
+        engine_id: of what runs it.
+        sessions: of the bundle's networks, in the order of `Manifest.networks`; closed with the pipeline.
+        """
+        manifest = bundle.manifest
         self.bundle = bundle
         self.bundle_id = bundle.id
         self.engine_id = engine_id
-        self._detector = detector
-        self._classifier = classifier
-        self.lanes = min(session.lanes for session in (detector, classifier) if session is not None)
+        self.lanes = min(session.lanes for session in sessions)
+        self._sessions = tuple(sessions)
+        self._detectors = [
+            Detector(spec, session, manifest.classes)
+            for spec, session in zip(manifest.detectors, sessions, strict=False)
+        ]
+        self._classifiers = [
+            Classifier(spec, session, manifest.classes)
+            for spec, session in zip(manifest.classifiers, sessions[len(manifest.detectors) :], strict=True)
+        ]
+        self._weights = [weight for detector in self._detectors for weight in detector.weights]
 
     def read(
         self, rgb: Image, watch: Stopwatch | None = None, detection_threshold: float | None = None
@@ -63,7 +83,8 @@ class Pipeline:
 
         Args:
             rgb: uint8 [H, W, 3].
-            watch: gets the laps letterbox, detect, crop, classify and merge.
+            watch: gets the laps letterbox, detect, fuse (of several detectors or views), crop, classify and
+                merge.
             detection_threshold: least score of a finding; None is the bundle's.
 
         Returns:
@@ -76,44 +97,39 @@ class Pipeline:
         threshold = (
             self.bundle.manifest.thresholds.detection if detection_threshold is None else detection_threshold
         )
-        spec = self.bundle.detector
-        tile, placement = letterbox(rgb, spec.tile_size, spec.anchor, spec.pad)
-        watch.lap("letterbox")
-        answers = self._detector.run(tile[None])
-        scores = answers["scores"][0]
-        found = scores >= max(threshold, np.finfo(np.float32).tiny)
-        scores = scores[found]
-        boxes = placement.to_image(answers["boxes"][0][found])
-        watch.lap("detect")
-        if self._classifier is None:
-            probabilities = answers["probabilities"][0][found]
-        else:
-            probabilities = self._classify(rgb, boxes, watch)
-        probabilities = tempered(probabilities, self.bundle.manifest.temperature)
+        found = self._find(rgb, max(threshold, _LEAST), watch)
+        temperature = self.bundle.manifest.temperature
+        probabilities = tempered(self._name(rgb, found, watch), temperature)
         findings = [
             self._finding(box, score, row)
-            for box, score, row in zip(boxes, scores, probabilities, strict=True)
+            for box, score, row in zip(found.boxes_xyxy, found.scores, probabilities, strict=True)
         ]
         watch.lap("merge")
         return findings
 
-    def _classify(self, rgb: Image, boxes_xyxy: Floats, watch: Stopwatch) -> Floats:
-        """Probabilities float32 [n, C] of the cells in the boxes."""
-        spec = self.bundle.classifier
-        assert spec is not None
-        assert self._classifier is not None
-        if not len(boxes_xyxy):
+    def _find(self, rgb: Image, threshold: float, watch: Stopwatch) -> Detections:
+        """The cells of an image, by one detector as it says, or fused."""
+        if len(self._weights) == 1:
+            return self._detectors[0].find(rgb, threshold, watch)[0]
+        fusion = self.bundle.manifest.fusion
+        least = max(fusion.least_score, _LEAST)
+        passes = [found for detector in self._detectors for found in detector.find(rgb, least, watch)]
+        fused = fuse(passes, self._weights, fusion.iou)
+        found = fused.take(fused.scores >= threshold)
+        watch.lap("fuse")
+        return found
+
+    def _name(self, rgb: Image, found: Detections, watch: Stopwatch) -> Floats:
+        """Probabilities float32 [n, C] of the cells, by all networks that have a say."""
+        if not len(found):
             return np.empty((0, len(self.bundle.manifest.classes)), np.float32)
-        crops = np.stack(
-            [
-                crop(rgb, box, spec.crop_size, spec.margin_px, spec.margin_fraction, spec.shape)
-                for box in boxes_xyxy
-            ]
-        )
-        watch.lap("crop")
-        probabilities: Floats = self._classifier.run(crops)["probabilities"]
-        watch.lap("classify")
-        return probabilities
+        asked = [one for one in self._classifiers if len(found) == 1 or not one.spec.only_when_alone]
+        opinions: list[tuple[Floats, Floats | float]] = [
+            (one.classify(rgb, found.boxes_xyxy, watch), one.spec.weight) for one in asked
+        ]
+        if found.probabilities is not None:
+            opinions.append((found.probabilities, found.votes))
+        return opinions[0][0] if len(opinions) == 1 else blend(opinions)
 
     def _finding(self, box_xyxy: Floats, score: np.float32, probabilities: Floats) -> Finding:
         classes = self.bundle.manifest.classes
@@ -127,9 +143,8 @@ class Pipeline:
         """Give the engine's memory back."""
         if self.crowd is not None:
             self.crowd.close()
-        self._detector.close()
-        if self._classifier is not None:
-            self._classifier.close()
+        for session in self._sessions:
+            session.close()
 
     def __enter__(self) -> Self:
         return self
@@ -247,17 +262,14 @@ def _open_on(engine: Backend, bundle: Bundle, precision: str) -> Pipeline:
 def _tested(
     engine: Backend, bundle: Bundle, precision: str, golden: Golden, *, in_lanes: bool = False
 ) -> Pipeline:
+    sessions: list[Session] = []
     with ExitStack() as refused:
-        spec, graphs = bundle.classifier, bundle.detector.graph
-        tile_size = bundle.detector.tile_size
-        detector = engine.open(bundle.path, graphs, tile_size, precision, in_lanes=in_lanes)
-        refused.callback(detector.close)
-        classifier = None
-        if spec is not None:
-            classifier = engine.open(bundle.path, spec.graph, spec.crop_size, precision, in_lanes=in_lanes)
-            refused.callback(classifier.close)
-        require_known_answers(detector, classifier, golden, bundle.manifest.thresholds.detection, precision)
+        for spec in bundle.manifest.networks:
+            session = engine.open(bundle.path, spec.graph, spec.side_px, precision, in_lanes=in_lanes)
+            refused.callback(session.close)
+            sessions.append(session)
+        require_known_answers(sessions, golden, bundle.manifest.thresholds.detection, precision)
         refused.pop_all()
-    builds = "".join(session.build for session in (detector, classifier) if session is not None)
+    builds = "".join(session.build for session in sessions)
     build = f":{hashlib.sha256(builds.encode()).hexdigest()[:8]}" if builds else ""
-    return Pipeline(bundle, f"{engine.name}:{precision}{build}", detector, classifier)
+    return Pipeline(bundle, f"{engine.name}:{precision}{build}", sessions)

@@ -1,5 +1,6 @@
 """Known answers: how far an engine strays from the FP32 reference, and how far it may."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.backends.base import Session
-from edge.bundle import Golden
+from edge.bundle import Golden, Known
 from edge.errors import BackendError
 from edge.geometry import iou_matrix
 
@@ -111,37 +112,52 @@ def compare_probabilities(reference: Outputs, found: Outputs, slack: float) -> D
     return Deviation(0, 0, float(np.abs(ours - theirs).max()), int(differ.sum()))
 
 
-def deviation_of(
-    detector: Session, classifier: Session | None, golden: Golden, threshold: float, tolerance: Tolerance
-) -> Deviation:
-    """Put the known inputs to an engine, one tile at a time and then all crops, and compare."""
+def compare_answers(reference: Outputs, found: Outputs, threshold: float, tolerance: Tolerance) -> Deviation:
+    """Compare a network's answers for one batch: a detector's or a classifier's, as they are."""
+    if "boxes" in reference:
+        return compare_detections(reference, found, threshold, tolerance.score)
+    return compare_probabilities(reference, found, tolerance.probability)
+
+
+def deviation_of(session: Session, known: Known, threshold: float, tolerance: Tolerance) -> Deviation:
+    """Put the known inputs of a network to an engine, one tile at a time or all crops, and compare."""
+    size = 1 if "boxes" in known.outputs else len(known.inputs)
     worst = Deviation(0, 0, 0)
-    for index, tile in enumerate(golden.tiles):
-        reference = {name: values[index : index + 1] for name, values in golden.detector.items()}
-        worst = worst.worst(
-            compare_detections(reference, detector.run(tile[None]), threshold, tolerance.score)
-        )
-    if classifier is not None and golden.crops is not None:
-        found = classifier.run(golden.crops)
-        worst = worst.worst(compare_probabilities(golden.classifier, found, tolerance.probability))
+    for start in range(0, len(known.inputs), size):
+        batch = slice(start, start + size)
+        reference = {name: values[batch] for name, values in known.outputs.items()}
+        found = session.run(known.inputs[batch])
+        worst = worst.worst(compare_answers(reference, found, threshold, tolerance))
     return worst
 
 
 def require_known_answers(
-    detector: Session, classifier: Session | None, golden: Golden, threshold: float, precision: str
+    sessions: Sequence[Session], golden: Golden, threshold: float, precision: str
 ) -> Deviation:
-    """The self-test before an engine is used.
+    """The self-test of all networks before an engine is used.
+
+    Args:
+        sessions: in the order of `Manifest.networks`.
+        golden: what they must answer.
+        threshold: of a finding.
+        precision: of the engine.
+
+    Returns:
+        The largest differences of all.
 
     Raises:
-        BackendError: the answers are outside the tolerance of the precision.
+        BackendError: the answers of one are outside the tolerance of the precision.
     """
     tolerance = TOLERANCES[precision]
-    found = deviation_of(detector, classifier, golden, threshold, tolerance)
-    if not tolerance.allows(found):
-        raise BackendError(
-            f"{detector.name} does not give the known answers (boxes {found.box_px:.3g} px off, "
-            f"{tolerance.box_px} allowed; scores {found.score:.3g}, {tolerance.score} allowed; probabilities "
-            f"{found.probability:.3g}, {tolerance.probability} allowed; {found.classes_differ} classes "
-            "differ); choose another precision or backend."
-        )
-    return found
+    worst = Deviation(0, 0, 0)
+    for session, known in zip(sessions, golden.networks, strict=True):
+        found = deviation_of(session, known, threshold, tolerance)
+        if not tolerance.allows(found):
+            raise BackendError(
+                f"{session.name} does not give the known answers (boxes {found.box_px:.3g} px off, "
+                f"{tolerance.box_px} allowed; scores {found.score:.3g}, {tolerance.score} allowed; "
+                f"probabilities {found.probability:.3g}, {tolerance.probability} allowed; "
+                f"{found.classes_differ} classes differ); choose another precision or backend."
+            )
+        worst = worst.worst(found)
+    return worst

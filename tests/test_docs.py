@@ -1,13 +1,16 @@
 """Documentation that cannot drift: what it names exists, and files that it links to are there."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
+from pydantic import BaseModel
 
 from build_engines import acceptance
-from edge import cli
+from build_engines.recipe import ClassifierEntry, DetectorEntry, Recipe
+from edge import cli, manifest
 from edge.archive.command import archive
 from edge.records import State
 from tests.error_texts import raised_in, says, texts_of
@@ -55,6 +58,25 @@ def test_every_status_and_reason_of_an_image_is_explained() -> None:
     text = (ROOT / "README.md").read_text()
     for state in State:
         assert state is State.PENDING or f"`{state.value}`" in text
+
+
+def keys_of(part: type[BaseModel]) -> Iterator[str]:
+    """Of a part of a manifest or recipe and of all parts in it."""
+    for key, field in part.model_fields.items():
+        yield key
+        for inner in re.findall(r"[\w.]+", str(field.annotation)):
+            found = getattr(manifest, inner.split(".")[-1], None)
+            if isinstance(found, type) and issubclass(found, BaseModel):
+                yield from keys_of(found)
+
+
+@pytest.mark.parametrize("part", [manifest.Manifest, DetectorEntry, ClassifierEntry, Recipe])
+def test_every_key_of_a_manifest_and_of_a_recipe_is_explained(part: type[BaseModel]) -> None:
+    keys = set(keys_of(part))
+    assert keys >= ({"least_score", "crop_size", "windows", "passed"} if part is manifest.Manifest else set())
+    text = (ROOT / "docs" / "bundle.md").read_text()
+    explained = set(re.findall(r"`\[*(\w+)\]*`", text))
+    assert keys - explained == set()
 
 
 SAID_BY = [ROOT / "edge" / "engine_files.py", ROOT / "edge" / "selftest.py"]

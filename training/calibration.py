@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle import Bundle, Manifest
+from edge.bundle import Bundle
+from edge.manifest import Manifest
 from edge.cells import Finding, cell_class
 from edge.pipeline import tempered
 from training import metric

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle import GraphFiles
 from edge.errors import BackendError
+from edge.manifest import GraphFiles
 
 Outputs = dict[str, NDArray[Any]]
 

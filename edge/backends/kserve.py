@@ -31,8 +31,9 @@ from edge.backends.kserve_models import (
     served_graphs,
 )
 from edge.backends.kserve_server import Connection, Server
-from edge.bundle import Bundle, GraphFiles
+from edge.bundle import Bundle
 from edge.errors import BackendError
+from edge.manifest import GraphFiles
 from edge.selftest import TOLERANCES
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edge.bundle import Bundle, GraphFiles
+from edge.bundle import Bundle
 from edge.errors import BackendError
+from edge.manifest import GraphFiles
 
 DETECTOR, CLASSIFIER = "detector", "classifier"
 
@@ -69,15 +70,21 @@ def served_graphs(bundle: Bundle) -> tuple[ServedGraph, ...]:
     """The bundle's graphs. Their inputs and outputs are those of its known answers.
 
     Raises:
+        BackendError: there are several detectors or classifiers.
         BundleError: the known answers cannot be read.
     """
-    golden = bundle.golden()
-    tiles = Tensor("tiles", DATATYPES[golden.tiles.dtype.name], golden.tiles.shape[1:])
-    graphs = [ServedGraph(DETECTOR, bundle.detector.graph, tiles, _tensors(golden.detector))]
-    if bundle.classifier is not None and golden.crops is not None:
-        crops = Tensor("crops", DATATYPES[golden.crops.dtype.name], golden.crops.shape[1:])
-        graphs.append(ServedGraph(CLASSIFIER, bundle.classifier.graph, crops, _tensors(golden.classifier)))
-    return tuple(graphs)
+    manifest = bundle.manifest
+    if len(manifest.detectors) > 1 or len(manifest.classifiers) > 1:
+        raise BackendError(
+            f"A server serves one detector and at most one classifier, and {bundle.path} has "
+            f"{len(manifest.detectors)} and {len(manifest.classifiers)}; run this bundle on an engine of the "
+            "station's own."
+        )
+    names = (DETECTOR, CLASSIFIER)[: len(manifest.networks)]
+    return tuple(
+        ServedGraph(name, spec.graph, _tensors({spec.input_name: known.inputs})[0], _tensors(known.outputs))
+        for name, spec, known in zip(names, manifest.networks, bundle.golden().networks, strict=True)
+    )
 
 
 def model_name(graph: str, batch: int, is_smallest: bool) -> str:

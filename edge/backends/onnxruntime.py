@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.backends.base import Backend, Outputs, Session, cpu_threads
-from edge.bundle import GraphFiles
 from edge.errors import BackendError
+from edge.manifest import GraphFiles
 
 # Read when the library is loaded: without it, this wheel leaves an id in the home folder and reports to
 # Microsoft. Its function to disable events comes too late for both.

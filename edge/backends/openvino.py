@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.backends.base import Backend, Outputs, Session, cpu_threads
-from edge.bundle import GraphFiles
 from edge.errors import BackendError
+from edge.manifest import GraphFiles
 
 # Importing openvino imports its converter, which reports to Google Analytics and leaves an id in the home
 # folder, unless this package is missing; then it takes a stub of its own.

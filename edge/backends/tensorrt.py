@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from edge.backends.base import Backend, BackendAbsent, Outputs, Session
 from edge.backends.cuda import Buffer, CudaMemory, DeviceMemory, probe
 from edge.backends.tensorrt_log import library_logger
-from edge.bundle import GraphFiles
 from edge.engine_files import REBUILD, EngineFile, Machine, Target, TensorSpec, fitting_engines
 from edge.errors import BackendError, EngineAway
+from edge.manifest import GraphFiles
 
 log = logging.getLogger(__name__)
 

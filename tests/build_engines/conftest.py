@@ -16,6 +16,7 @@ from edge.backends import tensorrt
 from edge.bundle import Bundle, embedded_bundle
 from edge.pipeline import Pipeline, open_pipeline
 from tests.build_engines.acceptance_doubles import remembering_session
+from tests.build_engines.small_bundle import built, checkpoints  # noqa: F401
 from tests.edge.backends import fake_tensorrt
 from tests.edge.backends.fake_card import FakeCard
 

@@ -9,7 +9,6 @@ from types import ModuleType
 import numpy as np
 import onnx
 import pytest
-import timm
 import torch
 from click.testing import CliRunner
 from onnx import numpy_helper
@@ -17,58 +16,20 @@ from onnx import numpy_helper
 from build_engines import bundle_build
 from build_engines.build import main
 from build_engines.bundle_build import build_bundle, golden_smears
-from build_engines.checkpoint import Checkpoint, CheckpointError, CropGeometry, TileGeometry, yolox_network
+from build_engines.checkpoint import Checkpoint, CheckpointError, CropGeometry
 from build_engines.errors import BuildError
 from build_engines.model_card import add_evaluation, replace_manifest
 from build_engines.networks import load_networks
 from build_engines.reference import gate_images
-from edge.bundle import Bundle, embedded_bundle
-from edge.demo.renderer import draw_field, draw_tile
+from edge.bundle import Bundle
+from edge.demo.renderer import draw_tile
 from edge.geometry import letterbox
 from edge.pipeline import open_pipeline
-from tests.build_engines.untrained import spread_outputs, spread_yolox_outputs
+from tests.build_engines.small_bundle import CLASSES
+from tests.build_engines.untrained import spread_outputs
 
 pytestmark = pytest.mark.timeout(400)
 """Four exports by torch's own exporter, which takes its time on a busy machine."""
-
-NANO = {"depth": 0.33, "width": 0.25, "depthwise": True}
-CLASSES = ("LY", "MO", "PNN")
-
-
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A detector and a classifier with random weights, small enough for a test."""
-    torch.set_num_threads(1)
-    torch.manual_seed(3)
-    folder = tmp_path_factory.mktemp("checkpoints")
-    detector = yolox_network(**NANO, class_count=1)
-    # The images of the self-test and of the gate: on others an untrained network may answer anything.
-    smears = [*map(draw_tile, (1, 2, 3, 100, 101, 102)), draw_field(1, cells=4, size_wh=(1024, 768))]
-    tiles = np.stack([letterbox(smear.rgb, 96, "top_left")[0] for smear in smears])
-    spread_yolox_outputs(detector, torch.from_numpy(tiles))
-    Checkpoint("yolox", NANO, (), TileGeometry(96), detector.state_dict(), {"data": "none"}).save(
-        folder / "detector.pt"
-    )
-    name = "test_efficientnet"
-    classifier = timm.create_model(name, num_classes=len(CLASSES))
-    cells = {"LY": 60, "MO": 7, "PNN": 51}
-    Checkpoint(
-        "timm", {"name": name}, CLASSES, CropGeometry(64), classifier.state_dict(), {"cells": cells}
-    ).save(folder / "classifier.pt")
-    return folder / "detector.pt", folder / "classifier.pt"
-
-
-@pytest.fixture(scope="module")
-def built(checkpoints: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """By the command, in place of a bundle that stood there."""
-    detector, classifier = map(str, checkpoints)
-    out = tmp_path_factory.mktemp("out") / "small"
-    shutil.copytree(embedded_bundle(), out)
-    args = ["--detector", detector, "--classifier", classifier, "--out", str(out), "--gate-images", "3"]
-    result = CliRunner().invoke(main, [*args, "--threshold", "0.3"])
-    assert result.exit_code == 0, result.output
-    assert result.output.splitlines()[-1].startswith("small-")
-    return Bundle.load(out)
 
 
 def test_a_bundle_holds_both_precisions_golden_answers_and_a_card(built: Bundle) -> None:
@@ -80,9 +41,9 @@ def test_a_bundle_holds_both_precisions_golden_answers_and_a_card(built: Bundle)
     assert {(gate.backend, gate.precision) for gate in built.manifest.gates} >= {
         ("openvino", "f32"), ("onnxruntime", "f32"), ("onnxruntime", "f16"),
     }  # fmt: skip
-    golden = built.golden()
-    assert golden.crops is not None
-    assert (golden.detector["scores"] > 0.3).any()
+    tiles, crops = built.golden().networks
+    assert (tiles.outputs["scores"] > 0.3).any()
+    assert len(crops.inputs)
 
 
 def test_the_fp16_files_hold_an_fp16_body(built: Bundle) -> None:

@@ -214,7 +214,7 @@ def test_what_cannot_be_built_here_is_told_in_one_sentence(folder: Path, args: l
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--target", "onnx"], "a bundle needs --detector, --out"),
+        (["--target", "onnx"], "a bundle needs --detector or --recipe, --out"),
         (["--detector", "d.pt", "--out", "o", "--target", "tensorrt"], "engines come after it"),
         (["--detector", "d.pt", "--out", "o", "--check"], "--check is for engines"),
         (["--classifier", "c.pt"], "--classifier is for a bundle, which needs --detector"),

@@ -12,9 +12,10 @@ import pytest
 from build_engines.engine_network import Order
 from build_engines.engine_store import plan_name, remove_unreadable, unchanged_engine, write_engine
 from build_engines.errors import EngineError
-from edge.bundle import GateResult, file_sha256
+from edge.bundle import file_sha256
 from edge.engine_files import EngineFile, EngineRecord, Machine, engines_of
 from edge.errors import BackendError
+from edge.manifest import GateResult
 
 CARD = Machine("NVIDIA RTX A2000 12GB", "8.6", "580.65.06", 12_000_000_000)
 

@@ -18,8 +18,9 @@ from build_engines.job import Job
 from build_engines.reference import Reference, gate_images
 from edge.backends.base import Backend, Outputs, Session
 from edge.backends.onnxruntime import OnnxRuntimeBackend
-from edge.bundle import Bundle, GraphFiles, embedded_bundle
+from edge.bundle import Bundle, embedded_bundle
 from edge.engine_files import Machine, engines_of, fitting_engines
+from edge.manifest import GraphFiles
 from edge.selftest import TOLERANCES
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install '.[rtx]'")
@@ -243,7 +244,7 @@ def test_the_gate_names_the_image_that_strays_most(reference: Reference) -> None
     """An engine that is right but for the third tile."""
     bundle = Bundle.load(embedded_bundle())
     inner = OnnxRuntimeBackend().open(bundle.path, bundle.detector.graph, bundle.detector.tile_size, "f32")
-    tile = reference.answers.tiles[2]
+    tile = reference.answers.detectors[0].inputs[2]
 
     class WrongOnce(Session):
         def _run(self, batch: NDArray[np.uint8]) -> Outputs:
@@ -255,7 +256,7 @@ def test_the_gate_names_the_image_that_strays_most(reference: Reference) -> None
 
     for batch in (1, 4):
         found, worst = judge(
-            WrongOnce("wrong", inner.side_px), None, reference, 0.4, TOLERANCES["f16"], batch
+            [WrongOnce("wrong", inner.side_px), None], reference, 0.4, TOLERANCES["f16"], batch
         )
         assert worst == "golden tile 3"
         assert found.box_px == pytest.approx(1.5, abs=0.01)
@@ -264,7 +265,7 @@ def test_the_gate_names_the_image_that_strays_most(reference: Reference) -> None
 
 def test_the_processor_passes_the_gate_in_fp16_too(reference: Reference) -> None:
     bundle = Bundle.load(embedded_bundle())
-    verdicts = gate(bundle.path, bundle.detector, bundle.classifier, reference, 0.4, ["onnxruntime"])
+    verdicts = gate(bundle.path, bundle.manifest.networks, reference, 0.4, ["onnxruntime"])
     assert [(one.name, one.result.passed) for one in verdicts] == [
         ("onnxruntime f32", True),
         ("onnxruntime f16", True),

@@ -132,6 +132,14 @@ def test_classifier_graph_agrees_with_timm(half: bool) -> None:
     assert next(network.parameters()).dtype == torch.float32
 
 
+def test_a_network_of_several_labels_gives_their_scores_over_their_sum() -> None:
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4)).eval()
+    crops = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
+    graph = classifier_graph(network, mean=(0, 0, 0), std=(1, 1, 1), activation="sigmoid")
+    scores = run(network, crops.permute(0, 3, 1, 2) / 255).sigmoid()
+    assert torch.allclose(run(graph, crops), scores / scores.sum(1, keepdim=True))
+
+
 class TestRefusals:
     def network(self) -> nn.Module:
         from yolox.models import YoloPafpn, YoloxHead, YoloxModule

@@ -12,8 +12,9 @@ from google.protobuf import text_format
 
 from build_engines.errors import EngineError
 from build_engines.triton import write_triton_repository
-from edge.bundle import Bundle, GateResult, embedded_bundle, file_sha256
+from edge.bundle import Bundle, embedded_bundle, file_sha256
 from edge.engine_files import EngineFile, engines_of
+from edge.manifest import GateResult
 from tests.edge.backends.engines import with_engines
 
 

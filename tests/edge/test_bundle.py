@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge.bundle import MANIFEST, Bundle, Golden
+from edge.bundle import MANIFEST, Bundle, Golden, Known
 from edge.errors import BundleError
 
 
@@ -49,9 +49,14 @@ def test_a_bundle_that_was_never_calibrated_has_temperature_one_and_no_class_thr
 def test_golden_answers_survive_their_file(bundle: Bundle) -> None:
     golden = bundle.golden()
     again = Golden.of_arrays(golden.arrays())
-    np.testing.assert_array_equal(golden.tiles, again.tiles)
-    assert golden.detector.keys() == again.detector.keys() >= {"boxes", "scores", "labels"}
-    assert golden.classifier.keys() == {"probabilities"}
+    assert [one.outputs.keys() for one in again.networks] == [
+        {"boxes", "scores", "labels"},
+        {"probabilities"},
+    ]
+    for ours, theirs in zip(golden.networks, again.networks, strict=True):
+        np.testing.assert_array_equal(ours.inputs, theirs.inputs)
+        for name in ours.outputs:
+            np.testing.assert_array_equal(ours.outputs[name], theirs.outputs[name])
 
 
 def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
@@ -94,8 +99,9 @@ def test_a_manifest_that_is_not_understood_is_refused(copy: Path, changes: dict[
 
 def test_a_bundle_whose_known_answers_tell_nothing_is_refused(bundle: Bundle, copy: Path) -> None:
     golden = bundle.golden()
-    blank = {**golden.detector, "scores": np.zeros_like(golden.detector["scores"])}
-    arrays = Golden(golden.tiles, blank, golden.crops, golden.classifier).arrays()
+    (tiles,) = golden.detectors
+    blank = {**tiles.outputs, "scores": np.zeros_like(tiles.outputs["scores"])}
+    arrays = Golden((Known(tiles.inputs, blank),), golden.classifiers).arrays()
     manifest = json.loads((copy / MANIFEST).read_text())
     del manifest["sha256"]["golden.npz"]
     (copy / MANIFEST).write_text(json.dumps(manifest))
@@ -105,3 +111,11 @@ def test_a_bundle_whose_known_answers_tell_nothing_is_refused(bundle: Bundle, co
     (copy / "golden.npz").write_bytes(b"no archive")
     with pytest.raises(BundleError, match=r"golden\.npz cannot be read"):
         Bundle.load(copy).golden()
+
+
+def test_known_answers_of_other_networks_than_the_manifests_are_refused(bundle: Bundle, copy: Path) -> None:
+    golden = bundle.golden()
+    twice = Golden(golden.detectors * 2, golden.classifiers)
+    np.savez_compressed(copy / "golden.npz", allow_pickle=False, **twice.arrays())
+    with pytest.raises(BundleError, match="of 2 detectors and 1 classifiers, the manifest has 1 "):
+        Bundle(copy, bundle.manifest).golden()

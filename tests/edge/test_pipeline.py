@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from edge.backends.base import Outputs, Session, find_backend
-from edge.bundle import MANIFEST, Bundle, GateResult, Golden, GraphFiles, Manifest
+from edge.bundle import MANIFEST, Bundle, Golden, Known
 from edge.cells import Finding
 from edge.demo.renderer import DrawnSmear, draw_field, draw_tile
 from edge.errors import BackendError
 from edge.geometry import iou_matrix
+from edge.manifest import GateResult, GraphFiles, Manifest
 from edge.pipeline import Pipeline, open_pipeline, tempered
 from edge.stopwatch import Stopwatch
 
@@ -120,7 +121,7 @@ def test_a_one_stage_bundle_takes_its_classes_from_the_detector(bundle: Bundle, 
     }
     detector = FixedSession(64, answers)
     one_stage = Bundle(tmp_path, one_stage_manifest(bundle))
-    pipeline = Pipeline(one_stage, "fixed:f32", detector, None)
+    pipeline = Pipeline(one_stage, "fixed:f32", [detector])
     (finding,) = pipeline.read(np.zeros((64, 128, 3), np.uint8))
     assert finding.label == "MO"
     assert finding.box_xyxy == (16, 0, 80, 64)  # twice as large in the image, 16 px of padding above
@@ -197,12 +198,9 @@ def with_other_answers(bundle: Bundle, folder: Path) -> Bundle:
     """The bundle with golden answers that no engine gives."""
     shutil.copytree(bundle.path, folder)
     golden = bundle.golden()
-    wrong = Golden(
-        golden.tiles,
-        golden.detector,
-        golden.crops,
-        {"probabilities": golden.classifier["probabilities"][::-1]},
-    )
+    (crops,) = golden.classifiers
+    others = Known(crops.inputs, {"probabilities": crops.outputs["probabilities"][::-1]})
+    wrong = Golden(golden.detectors, (others,))
     np.savez_compressed(folder / "golden.npz", allow_pickle=False, **wrong.arrays())
     manifest = json.loads((folder / MANIFEST).read_text())
     del manifest["sha256"]["golden.npz"]

@@ -98,8 +98,8 @@ def test_a_trained_detector_goes_into_a_bundle(
     best = train(yolo, smears, tmp_path, one_stage=one_stage)
     networks = load_networks(best, None if one_stage else classifier)
     assert networks.classes == classes
-    assert networks.detector_spec.names_classes == one_stage
-    assert networks.detector_spec.tile_size == TILE_SIZE
+    assert networks.detectors[0].spec.names_classes == one_stage
+    assert networks.detectors[0].spec.tile_size == TILE_SIZE
     facts = json.loads((best.parent / "provenance.json").read_text())
     assert (facts["data"], facts["variation"]) == (["drawn"], "strong")
     assert (facts["model"], facts["base_weights"]) == ("yolo11n.yaml", "none")

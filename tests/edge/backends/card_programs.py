@@ -54,7 +54,7 @@ def thousand(card: DriverCard, bundle: str) -> Any:
             found.append(len(findings))
             if number == 9:
                 early = _counts(card)
-        late, times = _counts(card), dict(pipeline._detector.stage_ms)
+        late, times = _counts(card), dict(pipeline._sessions[0].stage_ms)
     return {
         "held": [before, early, late, _counts(card)],
         "leukocytes": sum(found),

@@ -8,8 +8,9 @@ import pytest
 
 from edge.backends import tensorrt
 from edge.backends.base import Backend, BackendAbsent, Outputs, Session, find_backend
-from edge.bundle import Bundle, GraphFiles
+from edge.bundle import Bundle
 from edge.errors import BackendError, SettingsError
+from edge.manifest import GraphFiles
 from edge.pipeline import open_pipeline
 from edge.settings import load_settings
 
