@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.bundle import Bundle
-from edge.manifest import Manifest
 from edge.cells import Finding, cell_class
+from edge.manifest import Manifest
 from edge.pipeline import tempered
 from training import metric
 from training.annotations import AnnotatedImage, AnnotationError

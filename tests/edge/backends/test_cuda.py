@@ -164,7 +164,7 @@ def test_overflow_is_caught(run: Run) -> None:
     ("order", "sentence"),
     [
         (
-            "cuStreamSynchronize:700:50",
+            "cuStreamSynchronize:700:30",
             "CUDA failed (inference: cuStreamSynchronize failed: CUDA_ERROR_ILLEGAL",
         ),
         (
@@ -253,7 +253,7 @@ def watched(
 def test_a_cuda_error_ends_the_daemon_with_the_code_of_the_engine(
     command: Command, tmp_path: Path, equipped: Bundle
 ) -> None:
-    """"auto" takes TensorRT where engines and card fit, and says so; images before the error have rows."""
+    """Images before the error have rows; and "auto" takes TensorRT where engines and card fit, and says so."""
     fault = "cuStreamSynchronize:700:50"
     code, log, heard = watched(command, tmp_path, equipped.path, images=40, LIBCUDA_DOUBLE_FAIL=fault)
     assert code == ExitCode.ENGINE_FAULT, log
