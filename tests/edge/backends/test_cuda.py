@@ -253,7 +253,7 @@ def watched(
 def test_a_cuda_error_ends_the_daemon_with_the_code_of_the_engine(
     command: Command, tmp_path: Path, equipped: Bundle
 ) -> None:
-    """Images before the error have rows; and "auto" takes TensorRT where engines and card fit, and says so."""
+    """Images before the error have rows; "auto" takes TensorRT where engines and card fit, and says so."""
     fault = "cuStreamSynchronize:700:50"
     code, log, heard = watched(command, tmp_path, equipped.path, images=40, LIBCUDA_DOUBLE_FAIL=fault)
     assert code == ExitCode.ENGINE_FAULT, log
