@@ -7,11 +7,12 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 export CYTOLOGIA_DATA ?= $(abspath ../shared/data)
 export CYTOLOGIA_WEIGHTS ?= $(abspath ../shared/weights)
 # Two processes whose OpenMP threads spin for each other are slower than one.
-TEST_ENV := OMP_NUM_THREADS=1 YOLO_CONFIG_DIR=$(abspath $(VENV))/ultralytics
+ULTRALYTICS_ENV := YOLO_CONFIG_DIR=$(abspath $(VENV))/ultralytics
+TEST_ENV := OMP_NUM_THREADS=1 $(ULTRALYTICS_ENV)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format chaos chaos-quick archive-proof train-demo benchmarks-scale release-engines gpu-acceptance
-.PHONY: install-station uninstall-station clean
+.PHONY: help demo test lint format chaos chaos-quick archive-proof train-demo release-engines gpu-acceptance
+.PHONY: benchmark-bundle benchmarks benchmarks-scale install-station uninstall-station clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -49,6 +50,12 @@ train-demo: $(VENV)/developer ## Train and build the embedded bundle anew (an ho
 
 benchmarks-scale: $(VENV)/developer ## Measure how the station scales, for docs/performance.md (ten minutes)
 	$(BIN)/python -m benchmarks.scale --images $(CYTOLOGIA_DATA)/pool/images
+
+benchmark-bundle: $(VENV)/developer ## Train and build the second pair of the benchmarks (half an hour on two cores)
+	$(ULTRALYTICS_ENV) PATH=$(abspath $(BIN)):$$PATH benchmarks/bundle.sh runs/benchmark
+
+benchmarks: $(VENV)/developer ## Measure the station beside ultralytics and its bare networks, for docs/benchmarks.md
+	$(ULTRALYTICS_ENV) $(BIN)/python -m benchmarks.side_by_side --images $(CYTOLOGIA_DATA)/pool/images
 
 # Turing to Blackwell: all that TensorRT-RTX builds for.
 RELEASE_CARDS = 7.5 8.0 8.6 8.9 12.0 12.1

@@ -1,0 +1,216 @@
+"""`python -m benchmarks.side_by_side`: this station beside what people would use in its place, in one run."""
+
+import contextlib
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+import cv2
+import torch
+
+from benchmarks import report
+from benchmarks.backlog import StationBacklog
+from benchmarks.bare import BareThroughput, BareWay, network_inputs
+from benchmarks.load import Load
+from benchmarks.measure import run_in_turn, run_interleaved, shown
+from benchmarks.targets import EMBEDDED, ONNX, OPENVINO, TORCH, YOLO_B0, bare, station
+from benchmarks.usual import EagerClassifier, Format, SameInputs, UltralyticsDetector, UsualWay, exported
+from benchmarks.ways import Way, station_way
+from build_engines.checkpoint import Checkpoint
+from build_engines.errors import BuildError
+from edge.bench import machine
+from edge.bundle import MANIFEST, Bundle, embedded_bundle
+from edge.demo.renderer import draw_field, draw_tile
+from edge.errors import StationError
+from edge.images import IMAGE_SUFFIXES
+from edge.pipeline import Pipeline, open_pipeline
+from edge.station import open_desk
+from training.options import one_sentence, start_logging
+
+log = logging.getLogger(__name__)
+
+_PACKAGES = ("openvino", "torch", "ultralytics", "timm", "onnxruntime")
+_FORMATS: dict[str, Format] = {TORCH: "torch", ONNX: "onnx", OPENVINO: "openvino"}
+_FIELD_CELLS = 20
+
+
+def measure(
+    bundles: dict[str, Path],
+    weights: tuple[Path, Path],
+    tiles: Sequence[Path],
+    fields: Sequence[Path],
+    *,
+    waiting: int,
+    rounds: int,
+    scratch: Path,
+    about: dict[str, object],
+) -> report.Measurements:
+    """Everything in one run.
+
+    Args:
+        bundles: by the names EMBEDDED and YOLO_B0.
+        weights: of the second's detector (ultralytics) and classifier (checkpoint).
+        tiles, fields: image files.
+        waiting: how many of the tiles wait in the backlog.
+        rounds: how often they do.
+        scratch: a folder on a disk, for the stations' inboxes and outputs.
+        about: facts for the report.
+    """
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    with contextlib.ExitStack() as closing:
+        folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="stations-", dir=scratch)))
+        loaded = {name: Bundle.load(path) for name, path in bundles.items()}
+        precisions = list(dict.fromkeys([_own_precision(loaded[EMBEDDED]), "f32"]))
+        pipelines: dict[str, Pipeline] = {}
+        ways: list[Way] = []
+        for pair, bundle in loaded.items():
+            for precision in precisions:
+                pipeline = closing.enter_context(open_pipeline(bundle, "openvino", precision))
+                name = station(pair, precision)
+                ways.append(closing.enter_context(station_way(name, pipeline, folder / name)))
+                pipelines.setdefault(pair, pipeline)
+                ways.append(BareWay(bare(pair, precision), pipeline, precision))
+        ways += _usual_ways(loaded[YOLO_B0], *weights)
+        load = Load()
+        of_tiles = run_interleaved(ways, tiles, "tiles")
+        of_fields = run_interleaved(ways, fields, "fields")
+        rates: dict[str, tuple[float, ...]] = {}
+        for pair, pipeline in pipelines.items():
+            with _backlog(pair, pipeline, precisions[0], tiles[:waiting], folder / "backlog" / pair) as runs:
+                rates |= run_in_turn(runs, rounds, f"backlog, {pair}")
+        same = SameInputs(loaded[YOLO_B0], *weights)
+        facts = {**about, "load_before": load.before, "load_others": load.others()}
+        return report.Measurements(
+            facts,
+            precisions,
+            of_tiles,
+            of_fields,
+            tuple(map(same.findings, shown(tiles, "same inputs, tiles"))),
+            tuple(map(same.findings, shown(fields, "same inputs, fields"))),
+            rates,
+        )
+
+
+def _own_precision(bundle: Bundle) -> str:
+    """The precision that the station takes by itself on this machine."""
+    with open_pipeline(bundle, "openvino") as pipeline:
+        return pipeline.engine_id.split(":")[1]
+
+
+def _usual_ways(bundle: Bundle, detector: Path, classifier: Path) -> list[Way]:
+    eager = EagerClassifier(Checkpoint.load(classifier))
+    return [
+        UsualWay(
+            name, UltralyticsDetector(exported(detector, form, bundle.detector.tile_size), bundle), eager
+        )
+        for name, form in _FORMATS.items()
+    ]
+
+
+@contextlib.contextmanager
+def _backlog(
+    pair: str, pipeline: Pipeline, precision: str, images: Sequence[Path], folder: Path
+) -> Iterator[dict[str, Callable[[], float]]]:
+    """What answers the images, and its bare networks: each call is one round, in images a second."""
+    (folder / "inbox").mkdir(parents=True)
+    limit = BareThroughput(pipeline.bundle, precision, [network_inputs(pipeline, image) for image in images])
+    log.info(
+        "backlog, %s: the bare networks are fastest with %d tiles and %d crops a request",
+        pair,
+        *limit.batches,
+    )
+    with open_desk(pipeline, folder / "out", duplicates="again") as (desk, _):
+        ours = StationBacklog(desk, folder / "inbox", images)
+        yield {
+            station(pair, precision): ours.images_per_second,
+            bare(pair, precision): limit.images_per_second,
+        }
+
+
+def find_tiles(folder: Path, count: int) -> list[Path]:
+    """Up to `count` images spread over a folder by name.
+
+    Raises:
+        StationError: it holds none.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise StationError(f"{folder} holds no image; give a folder of smear images, or none for drawn ones.")
+    return paths[:: max(len(paths) // count, 1)][:count]
+
+
+def drawn(folder: Path, kind: str, count: int) -> list[Path]:
+    """Drawn tiles or fields as JPEG files; those that are there already are used again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for seed in shown(range(1, count + 1), f"drawing {kind}s"):
+        path = folder / f"{kind}-{seed}.jpg"
+        if not path.exists():
+            smear = draw_tile(seed) if kind == "tile" else draw_field(seed, cells=_FIELD_CELLS)
+            partial = path.with_suffix(".part.jpg")
+            cv2.imwrite(str(partial), cv2.cvtColor(smear.rgb, cv2.COLOR_RGB2BGR))
+            partial.replace(path)
+        paths.append(path)
+    return paths
+
+
+@click.command()
+@one_sentence
+@click.option("--run", type=click.Path(path_type=Path), default=Path("runs/benchmark"), show_default=True,
+              help="Folder of `make benchmark-bundle`.")  # fmt: skip
+@click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="Folder of tiles; drawn ones without it.")  # fmt: skip
+@click.option(
+    "--tiles", "tile_count", type=click.IntRange(2), default=60, show_default=True, help="How many."
+)
+@click.option(
+    "--fields", "field_count", type=click.IntRange(2), default=8, show_default=True, help="How many."
+)
+@click.option("--rounds", type=click.IntRange(2), default=8, show_default=True, help="Of the backlog.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("docs"),
+              show_default=True, help="Folder of the report.")  # fmt: skip
+def main(run: Path, images: Path | None, tile_count: int, field_count: int, rounds: int, out: Path) -> None:
+    """Measure this station, its bare networks, and ultralytics with timm on the same images."""
+    start_logging()
+    if not (run / "bundle" / MANIFEST).exists():
+        raise BuildError(
+            f"{run / 'bundle'} is no bundle; run `make benchmark-bundle`, or give the folder of --run."
+        )
+    tiles = find_tiles(images, tile_count) if images else drawn(run / "drawn", "tile", tile_count)
+    fields = drawn(run / "drawn", "field", field_count)
+    waiting = min(len(tiles), 32)
+    described = machine()
+    about = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "processor": described["processor"],
+        "cores": described["cores"],
+        "system": described["system"],
+        "versions": ", ".join(f"{name} {version(name)}" for name in _PACKAGES),
+        "tiles": f"{len(tiles)} {'real' if images else 'drawn'} tiles",
+        "tiles_are": f"files of {images.parent.name}/{images.name}" if images else "drawn, too",
+        "fields": f"{len(fields)} drawn fields of 2592x1944 px with {_FIELD_CELLS} cells",
+        "backlog": f"{waiting} of the tiles",
+        "rounds": rounds,
+    }
+    measured = measure(
+        {EMBEDDED: embedded_bundle(), YOLO_B0: run / "bundle"},
+        (run / "yolo11n.pt", run / "efficientnet_b0.pt"),
+        tiles,
+        fields,
+        waiting=waiting,
+        rounds=rounds,
+        scratch=run,
+        about=about,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    report.write(measured, out)
+    click.echo(out / report.PAGE)
+
+
+if __name__ == "__main__":
+    main()
