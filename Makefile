@@ -20,8 +20,9 @@ help: ## List the commands
 demo: $(VENV)/station ## Watch the station at work on drawn smears
 	$(BIN)/edge-demo
 
+# Files of tests go to two processes; ARGS="-n 0 -k name" for one alone.
 test: lint $(VENV)/pycuda $(VENV)/bindings ## All fast tests
-	$(TEST_ENV) $(BIN)/python -m pytest
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/developer ## ruff and mypy
 	$(BIN)/ruff check

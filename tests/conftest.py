@@ -1,8 +1,11 @@
-"""No test opens the network."""
+"""No test opens the network; and what a test logged can be sent from one process of pytest to another."""
 
 import socket
 import sys
+from collections.abc import Generator
 from typing import Any
+
+import pytest
 
 from edge.backends import onnxruntime, openvino  # noqa: F401  importing them switches their telemetry off
 
@@ -15,3 +18,13 @@ def _refuse_network(event: str, args: tuple[Any, ...]) -> None:
 
 
 sys.addaudithook(_refuse_network)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Captured text is sent as UTF-8, which has no lone surrogates; tests log some on purpose."""
+    report = yield
+    report.sections = [
+        (name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report

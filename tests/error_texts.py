@@ -12,11 +12,11 @@ def texts_of(source: Path) -> list[str]:
     return [text for text in found + _failures(tree) if text]
 
 
-def raised_in(source: Path, error: str) -> list[str]:
-    """The texts of `raise error(...)`, and of `_failure(what, advice)`, which makes such errors."""
+def raised_in(source: Path, *errors: str) -> list[str]:
+    """The texts of `raise error(...)` of these errors, and of `_failure(what, advice)`, which makes such errors."""
     tree = ast.parse(source.read_text())
     raised = [node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise)]
-    calls = [call for call in raised if isinstance(call, ast.Call) and ast.unparse(call.func) == error]
+    calls = [call for call in raised if isinstance(call, ast.Call) and ast.unparse(call.func) in errors]
     return [_text(call.args[0]) for call in calls] + _failures(tree)
 
 
