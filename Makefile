@@ -12,7 +12,7 @@ TEST_ENV := OMP_NUM_THREADS=1 $(ULTRALYTICS_ENV)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format chaos chaos-quick archive-proof train-demo release-engines gpu-acceptance
-.PHONY: benchmark-bundle benchmarks benchmarks-scale install-station uninstall-station clean
+.PHONY: recipes benchmark-bundle benchmarks benchmarks-scale install-station uninstall-station clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -48,6 +48,19 @@ archive-proof: ## edge-archive on a cluster of two nodes with workers and a node
 
 train-demo: $(VENV)/developer ## Train and build the embedded bundle anew (an hour and a half on two cores)
 	PATH=$(abspath $(BIN)):$$PATH training/recipes/demo.sh runs/demo
+
+RECIPES = blog thomine xueer mpware edge
+SMEARS = $(CYTOLOGIA_DATA)/smears
+
+# ARGS=--leave-one-source-out after it adds the figures on unseen sources.
+recipes: $(VENV)/developer ## Train every winning system in small, for docs/recipes.md (an hour on two cores)
+	for recipe in $(RECIPES); do \
+		teacher=; test $$recipe != edge || teacher="--teacher runs/recipes/mpware"; \
+		$(ULTRALYTICS_ENV) $(BIN)/python -m training.recipe training/recipes/$$recipe.toml --size small --jobs 2 \
+			--csv $(SMEARS)/train.csv --validation-csv $(SMEARS)/val.csv --out runs/recipes/$$recipe \
+			$$teacher $(ARGS) || exit 1; \
+	done
+	$(BIN)/python -m training.recipe_table runs/recipes --out docs/recipes.md
 
 benchmarks-scale: $(VENV)/developer ## Measure how the station scales, for docs/performance.md (ten minutes)
 	$(BIN)/python -m benchmarks.scale --images $(CYTOLOGIA_DATA)/pool/images

@@ -17,6 +17,8 @@ from edge.errors import EdgeError
 from edge.geometry import Anchor, CropShape
 
 Family = Literal["yolox", "timm"]
+View = Literal["crop", "tile"]
+Activation = Literal["softmax", "sigmoid"]
 _FORMAT = "cytologia-edge checkpoint 1"
 
 
@@ -34,16 +36,18 @@ class TileGeometry:
 
 @dataclass(frozen=True, slots=True)
 class CropGeometry:
-    """How a box becomes a classifier's crop (see `edge.geometry.crop`) and is then normalised.
+    """What of an image a classifier is shown (see `edge.classification.inputs_of`), and how it is normalised.
 
-    `mean` and `std` are of the RGB channels on a scale of 0 to 1; None takes each crop's own, so that a
-    stronger stain, another white balance or exposure changes nothing.
+    `view` "crop" is each cell, with a margin; "tile" the whole image. `crop_size` is the side of the input
+    in pixels. `mean` and `std` are of the RGB channels on a scale of 0 to 1; None takes each input's own, so
+    that a stronger stain, another white balance or exposure changes nothing.
     """
 
     crop_size: int
     margin_px: float = 0.0
     margin_fraction: float = 0.15
     shape: CropShape = "square"
+    view: View = "crop"
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
 
@@ -59,6 +63,8 @@ class Checkpoint:
         geometry: TileGeometry of a detector, CropGeometry of a classifier.
         weights: the network's state.
         provenance: data, licence, figures: goes into the model card as it is.
+        activation: of a classifier, from its outputs to probabilities: "sigmoid" if it was trained on several
+            labels an image.
     """
 
     family: Family
@@ -67,6 +73,7 @@ class Checkpoint:
     geometry: TileGeometry | CropGeometry
     weights: dict[str, torch.Tensor]
     provenance: dict[str, Any] = field(default_factory=dict)
+    activation: Activation = "softmax"
 
     def save(self, path: Path) -> None:
         """Write the file whole or not at all."""
@@ -79,6 +86,7 @@ class Checkpoint:
             "weights": self.weights,
             # Through JSON, so that nothing stands in the file that a reader with `weights_only` refuses.
             "provenance": json.loads(json.dumps(self.provenance, default=float)),
+            "activation": self.activation,
         }
         partial = path.with_suffix(".part")
         torch.save(content, partial)
@@ -113,6 +121,7 @@ class Checkpoint:
             geometry=TileGeometry(**geometry) if "tile_size" in geometry else CropGeometry(**geometry),
             weights=content["weights"],
             provenance=content["provenance"],
+            activation=content.get("activation", "softmax"),
         )
 
     def network(self) -> nn.Module:

@@ -6,10 +6,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from build_engines.checkpoint import Activation
 from build_engines.families import DetectorFamily, UltralyticsDetector, YoloxDetector
 
 Channels = tuple[float, float, float]
-Activation = Literal["softmax", "sigmoid"]
 
 
 class NonMaximumSuppression(nn.Module):

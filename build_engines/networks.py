@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from build_engines.checkpoint import Checkpoint, CheckpointError, CropGeometry, TileGeometry
+from build_engines.checkpoint import Activation, Checkpoint, CheckpointError, CropGeometry, TileGeometry
 from build_engines.compact import with_half_weights
 from build_engines.errors import BuildError
 from build_engines.families import UltralyticsClassifier, import_ultralytics
@@ -144,25 +144,28 @@ def _load_classifier(entry: ClassifierEntry, index: int) -> Network:
     path = entry.checkpoint
     if is_ultralytics(path):
         network, classes, crops, name, facts = _ultralytics_classifier(path)
+        activation: Activation = "softmax"
     else:
         checkpoint = Checkpoint.load(path)
         if not isinstance(checkpoint.geometry, CropGeometry):
             raise BuildError(f"{path} is a detector's checkpoint; give a classifier's.")
         network, crops, name = checkpoint.network(), checkpoint.geometry, checkpoint.architecture["name"]
-        classes, facts = checkpoint.classes, checkpoint.provenance
+        classes, facts, activation = checkpoint.classes, checkpoint.provenance, checkpoint.activation
+    activation, view = entry.activation or activation, entry.view or crops.view
     network = with_half_weights(network, torch.zeros(1, 3, crops.crop_size, crops.crop_size))
     graphs = tuple(
-        classifier_graph(network, mean=crops.mean, std=crops.std, activation=entry.activation, half=half)
+        classifier_graph(network, mean=crops.mean, std=crops.std, activation=activation, half=half)
         for half in (False, True)
     )
     spec = ClassifierSpec(
         name=name,
         graph=_graph_files("classifier", index),
         crop_size=crops.crop_size,
-        margin_px=crops.margin_px if entry.view == "crop" else 0,
-        margin_fraction=crops.margin_fraction if entry.view == "crop" else 0,
+        margin_px=crops.margin_px if view == "crop" else 0,
+        margin_fraction=crops.margin_fraction if view == "crop" else 0,
+        view=view,
         shape=entry.shape or crops.shape,
-        **entry.model_dump(include={"view", "weight", "only_when_alone", "tta"}),
+        **entry.model_dump(include={"weight", "only_when_alone", "tta"}),
     )
     return Network((graphs[0], graphs[1]), spec, classes, facts)
 

@@ -46,11 +46,12 @@ class ClassifierEntry(_Part):
     """A classifier; what is not said is as in `edge.manifest.ClassifierSpec`."""
 
     checkpoint: Path
-    view: Literal["crop", "tile"] = "crop"
+    view: Literal["crop", "tile"] | None = None
+    """None: that of its training."""
     shape: CropShape | None = None
     """None: that of its training."""
-    activation: Literal["softmax", "sigmoid"] = "softmax"
-    """ "sigmoid" for a network that was trained on several labels an image."""
+    activation: Literal["softmax", "sigmoid"] | None = None
+    """None: that of its training."""
     weight: Weight = 1.0
     only_when_alone: bool = False
     tta: tuple[Turn, ...] = ()

@@ -11,7 +11,7 @@
     └── ArchiveError       the cluster that reads an archive is not there, or cannot go on
 
 Building and training add their own below EdgeError, beside what raises them: CheckpointError, ExportError and
-BuildError; AnnotationError, SplitError and TrainingError.
+BuildError; AnnotationError, SplitError, TrainingError and RecipeError.
 
 Every message is one sentence that says what happened, with both values where two disagree, and what
 to do. Errors of other libraries are wrapped in one of these where they cross into the station.

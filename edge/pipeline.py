@@ -26,6 +26,7 @@ from edge.classification import Classifier
 from edge.detection import Detector
 from edge.errors import BackendError
 from edge.fusion import Detections, fuse
+from edge.geometry import Boxes, iou_matrix
 from edge.selftest import require_known_answers
 from edge.stopwatch import Stopwatch
 
@@ -36,6 +37,9 @@ Floats = NDArray[np.float32]
 
 _LEAST = float(np.finfo(np.float32).tiny)
 """A score below is that of a place without a box."""
+
+_SAME_CELL_IOU = 0.5
+"""From it on a detection is of the box that is asked about; as `training.metric` matches."""
 
 
 class Pipeline:
@@ -107,6 +111,37 @@ class Pipeline:
         watch.lap("merge")
         return findings
 
+    def name(self, rgb: Image, boxes_xyxy: Boxes) -> Floats:
+        """What the bundle says of cells that somebody else found, a teacher's probabilities for one.
+
+        Classifiers are shown each box, those of whole images where they would be asked with as many findings.
+        A detector that names classes speaks of a box through the detection that overlaps it most, if that is
+        by an IoU of 0.5 or more.
+
+        Args:
+            rgb: uint8 [H, W, 3].
+            boxes_xyxy: float32 [n, 4] in its pixels.
+
+        Returns:
+            Probabilities float32 [n, C] in the bundle's order of classes; a row of zeros where no network has
+            a say.
+
+        Raises:
+            BackendError: the engine failed.
+        """
+        watch = Stopwatch()
+        given = Detections(
+            boxes_xyxy, np.ones(len(boxes_xyxy), np.float32), None, np.zeros(len(boxes_xyxy), np.float32)
+        )
+        manifest = self.bundle.manifest
+        if any(one.names_classes and one.class_weight > 0 for one in manifest.detectors) and len(given):
+            found = self._find(rgb, max(manifest.fusion.least_score, _LEAST), watch)
+            given = _heard(given, found, len(manifest.classes))
+        probabilities = self._name(rgb, given, watch).copy()
+        told = probabilities.any(axis=1)
+        probabilities[told] = tempered(probabilities[told], manifest.temperature)
+        return probabilities
+
     def _find(self, rgb: Image, threshold: float, watch: Stopwatch) -> Detections:
         """The cells of an image, by one detector as it says, or fused."""
         if len(self._weights) == 1:
@@ -153,6 +188,18 @@ class Pipeline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _heard(given: Detections, found: Detections, class_count: int) -> Detections:
+    """Boxes with the probabilities and votes of the detections that overlap them most; 0 without one."""
+    probabilities = np.zeros((len(given), class_count), np.float32)
+    votes = np.zeros(len(given), np.float32)
+    if len(found) and found.probabilities is not None:
+        ious = iou_matrix(given.boxes_xyxy, found.boxes_xyxy)
+        best, near = ious.argmax(1), ious.max(1) >= _SAME_CELL_IOU
+        probabilities[near] = found.probabilities[best[near]]
+        votes[near] = found.votes[best[near]]
+    return Detections(given.boxes_xyxy, given.scores, probabilities, votes)
 
 
 def tempered(probabilities: Floats, temperature: float) -> Floats:

@@ -13,7 +13,7 @@ def texts_of(source: Path) -> list[str]:
 
 
 def raised_in(source: Path, *errors: str) -> list[str]:
-    """The texts of `raise error(...)` of these errors, and of `_failure(what, advice)`, which makes such errors."""
+    """The texts of `raise error(...)` of these, and of `_failure(what, advice)`, which makes such errors."""
     tree = ast.parse(source.read_text())
     raised = [node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise)]
     calls = [call for call in raised if isinstance(call, ast.Call) and ast.unparse(call.func) in errors]

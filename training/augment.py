@@ -30,12 +30,15 @@ class Variation:
         mixing: spread of the crosstalk between the colour channels of stain and camera.
         light: spread of exposure and white balance, in optical density.
         optics: chance of blur, sharpening, resampling, noise and JPEG, each apart.
+        hue: share of what turns one colour into another, 0 to 1: crosstalk, white balance, and that one stain
+            takes while another does not. At 0 all stains vary alike, and all channels of the light.
     """
 
     stain: float
     mixing: float
     light: float
     optics: float
+    hue: float = 1.0
 
 
 VARIATIONS = {
@@ -64,11 +67,12 @@ def vary_station(rgb: Image, variation: Variation, rng: np.random.Generator) -> 
 def _vary_colour(rgb: Image, variation: Variation, rng: np.random.Generator) -> Image:
     """One affine map of optical density: amount and ground of each stain, crosstalk, gamma, white balance."""
     stains = _STAIN_OPTICAL_DENSITY / np.linalg.norm(_STAIN_OPTICAL_DENSITY, axis=1, keepdims=True)
-    amount = np.diag(1 + rng.uniform(-variation.stain, variation.stain, 3))
+    amounts = rng.uniform(-variation.stain, variation.stain, 3)
+    amount = np.diag(1 + variation.hue * amounts + (1 - variation.hue) * amounts.mean())
     matrix = np.linalg.inv(stains) @ amount @ stains
-    matrix = matrix @ (np.eye(3) + rng.normal(0, 1, (3, 3)) * variation.mixing)
+    matrix = matrix @ (np.eye(3) + rng.normal(0, 1, (3, 3)) * variation.mixing * variation.hue)
     matrix *= np.exp(rng.normal(0, 1) * variation.stain / 2)
-    ground = rng.normal(0, 1) * variation.light + rng.normal(0, 1, 3) * variation.light / 2
+    ground = rng.normal(0, 1) * variation.light + rng.normal(0, 1, 3) * variation.light / 2 * variation.hue
     density = cv2.LUT(rgb, _DENSITY_OF_LEVEL)
     density = cv2.transform(density, np.hstack([matrix.T, ground[:, None]]).astype(np.float32))
     return np.clip(cv2.exp(-density) * 256 - 0.5, 0, 255).astype(np.uint8)

@@ -1,154 +1,27 @@
-"""`python -m training.classifier`: train a classifier of single cells on CytologIA annotations."""
+"""`python -m training.classifier`: train a classifier of cells or whole images on CytologIA annotations."""
 
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import timm
-import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, WeightedRandomSampler
+from click.core import ParameterSource
 
-from build_engines.checkpoint import Checkpoint, CropGeometry, build_network
-from edge.cells import CELL_CLASSES
-from training.augment import VARIATIONS, Variation
-from training.base_weights import read_base_weights
-from training.crops import Cell, CropDataset, balanced_weights, cells_of, normalised
-from training.loop import Schedule, TrainingError, fit
-from training.metric import macro_f1
-from training.options import data_options, one_sentence, read_data, start_logging
+from build_engines.checkpoint import CropGeometry
+from training.annotations import AnnotatedImage
+from training.augment import VARIATIONS
+from training.classifying import train_classifier
+from training.crops import cells_of
+from training.objective import LOSSES, Objective
+from training.options import data_options, one_sentence, read_data, start_logging, variation_options
+from training.targets import SoftLabels
+from training.whole_images import alone, whole_images_of
 
 log = logging.getLogger(__name__)
-
-_LEAST_VALIDATION_CELLS = 10
-"""A class with fewer does not count in the score by which the best epoch is chosen."""
-
-
-def macro_f1_of_frequent(truth: Sequence[str], predicted: Sequence[str], least: int) -> float:
-    """Macro F1 over the classes that have at least `least` true cells."""
-    frequent = [label for label, count in sorted(Counter(truth).items()) if count >= least]
-    return macro_f1(truth, predicted, frequent)
-
-
-def train_classifier(
-    cells: Sequence[Cell],
-    validation: Sequence[Cell],
-    *,
-    model: str,
-    pretrained: Path | None,
-    geometry: CropGeometry,
-    variation: Variation,
-    schedule: Schedule,
-    batch_size: int,
-    folder: Path,
-    provenance: dict[str, Any],
-    resume: bool = False,
-    workers: int = 2,
-) -> Path:
-    """Train and keep the best network as `best.pt` in `folder`; returns its path.
-
-    Validation cells of classes that no training cell has are left out with a line in the log.
-    """
-    torch.manual_seed(schedule.seed)
-    classes = tuple(c.code for c in CELL_CLASSES if any(cell.label == c.code for cell in cells))
-    known = [cell for cell in validation if cell.label in classes]
-    if len(known) < len(validation):
-        log.warning("%d validation cells are of a class without training cells", len(validation) - len(known))
-    most = max(Counter(cell.label for cell in known).values(), default=0)
-    if most < _LEAST_VALIDATION_CELLS:
-        raise TrainingError(
-            f"No class has {_LEAST_VALIDATION_CELLS} validation cells (the largest has {most}); "
-            "give more of them."
-        )
-    architecture = {"name": model}
-    network = build_network("timm", architecture, len(classes)).to(memory_format=torch.channels_last)
-    if pretrained is not None:
-        load_base_weights(network, pretrained)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network.to(device)
-    training_set = CropDataset(cells, classes, geometry, variation, schedule.seed)
-    validation_set = CropDataset(known, classes, geometry)
-    weights = balanced_weights(cells)
-    criterion = nn.CrossEntropyLoss(label_smoothing=0.05)
-
-    def batches(epoch: int) -> DataLoader[Any]:
-        generator = torch.Generator().manual_seed(schedule.seed * 1000 + epoch)
-        sampler = WeightedRandomSampler(weights, len(cells), generator=generator)
-        return DataLoader(
-            training_set,
-            batch_size,
-            sampler=sampler,
-            num_workers=workers,
-            drop_last=True,
-            generator=generator,
-        )
-
-    def loss(network: nn.Module, batch: Any) -> Tensor:
-        crops, labels = batch
-        return criterion(network(normalised(crops, geometry).to(device)), labels.to(device))
-
-    def score(network: nn.Module) -> dict[str, float]:
-        network.eval()
-        truth, predicted = [], []
-        with torch.inference_mode():
-            for crops, labels in DataLoader(validation_set, 64, num_workers=0):
-                predicted.append(network(normalised(crops, geometry).to(device)).argmax(1).cpu())
-                truth.append(labels)
-        codes = np.array(classes)
-        true, found = codes[torch.cat(truth)], codes[torch.cat(predicted)]
-        macro = macro_f1_of_frequent(true.tolist(), found.tolist(), least=_LEAST_VALIDATION_CELLS)
-        right = true == found
-        sources = np.array([cell.source for cell in known])
-        of_source = {f"accuracy_{s}": float(right[sources == s].mean()) for s in np.unique(sources)}
-        return {"score": macro, "macro_f1": macro, "accuracy": float(right.mean()), **of_source}
-
-    def keep(network: nn.Module, figures: dict[str, float]) -> None:
-        Checkpoint(
-            family="timm",
-            architecture=architecture,
-            classes=classes,
-            geometry=geometry,
-            weights=network.state_dict(),
-            provenance={**provenance, "model": model, "schedule": asdict(schedule), "validation": figures},
-        ).save(folder / "best.pt")
-
-    fit(
-        network, batches=batches, loss=loss, score=score, keep=keep,
-        schedule=schedule, folder=folder, resume=resume,
-    )  # fmt: skip
-    return folder / "best.pt"
-
-
-def load_base_weights(network: nn.Module, path: Path) -> None:
-    """Take over every base weight that has this network's shape; only the last layer may differ.
-
-    Raises:
-        TrainingError: the file holds no weights, or those of another network.
-    """
-    base = read_base_weights(path)
-    own = network.state_dict()
-    fitting = {
-        name: tensor for name, tensor in base.items() if name in own and own[name].shape == tensor.shape
-    }
-    missing = own.keys() - fitting.keys()
-    if len(missing) > 4:
-        raise TrainingError(
-            f"{path} fits only {len(fitting)} of the network's {len(own)} tensors; "
-            "give the weights of the same model."
-        )
-    network.load_state_dict(fitting, strict=False)
-    log.info(
-        "took %d of %d tensors from %s; new: %s",
-        len(fitting),
-        len(own),
-        path.name,
-        ", ".join(sorted(missing)),
-    )
 
 
 def _of_timm(_context: click.Context, _option: click.Parameter, model: str) -> str:
@@ -171,18 +44,39 @@ def _of_timm(_context: click.Context, _option: click.Parameter, model: str) -> s
     "--pretrained", type=click.Path(exists=True, path_type=Path), help="Base weights (timm state dict)."
 )
 @click.option(
+    "--view",
+    type=click.Choice(["crop", "tile"]),
+    default="crop",
+    show_default=True,
+    help="What the network sees: each cell, or the whole image.",
+)
+@click.option(
+    "--shape",
+    type=click.Choice(["square", "stretched"]),
+    default="square",
+    show_default=True,
+    help="Keep the aspect (a crop is widened, a tile letterboxed), or stretch to a square.",
+)
+@click.option(
     "--crop-size",
     type=click.IntRange(1),
     default=160,
     show_default=True,
-    help="Side of a crop in pixels.",
+    help="Side of the network's input in pixels, also of a whole image.",
 )
 @click.option(
     "--margin",
     type=click.FloatRange(0, 0.4),
     default=0.15,
     show_default=True,
-    help="Margin on each side, as a part of the box.",
+    help="Margin of a crop on each side, as a part of the box.",
+)
+@click.option(
+    "--margin-px",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="Margin of a crop on each side in pixels of the image, added to --margin.",
 )
 @click.option(
     "--normalise-by",
@@ -191,40 +85,126 @@ def _of_timm(_context: click.Context, _option: click.Parameter, model: str) -> s
     show_default=True,
     help="Mean and deviation of each crop, or the constants of the model's base weights.",
 )
-@click.option("--variation", type=click.Choice(list(VARIATIONS)), default="extreme", show_default=True)
+@click.option(
+    "--loss",
+    type=click.Choice(LOSSES),
+    default="cross_entropy",
+    show_default=True,
+    help="multi_label: all classes that are to be seen, each by itself.",
+)
+@click.option(
+    "--focal-gamma",
+    type=click.FloatRange(0),
+    default=2.0,
+    show_default=True,
+    help="How much less the focal loss counts what is already sure.",
+)
+@click.option(
+    "--mixup",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="Alpha of mixup; 0: none.",
+)
+@click.option(
+    "--cutmix",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="Alpha of CutMix; 0: none.",
+)
+@click.option(
+    "--soft-labels",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A teacher's probabilities, written by training.soft_labels.",
+)
+@click.option(
+    "--soft-weight",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="How much they count beside the labels.",
+)
+@variation_options("extreme")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--bf16", is_flag=True, help="Mixed precision in bfloat16.")
-def main(model: str, pretrained: Path | None, crop_size: int, margin: float, normalise_by: str,
-         variation: str, batch_size: int, bf16: bool, **data: Any) -> None:  # fmt: skip
-    """Train a classifier of single cells on the boxes and classes of CytologIA CSV files."""
+def main(model: str, pretrained: Path | None, variation: str, hue: float, batch_size: int, bf16: bool,
+         soft_labels: Path | None, soft_weight: float, **options: Any) -> None:  # fmt: skip
+    """Train a classifier of cells or whole images on the boxes and classes of CytologIA CSV files.
+
+    A whole image is learnt from if all of its cells have one class, with --loss multi_label also with
+    several. The best epoch is chosen by cells, of whole images by those that show one cell alone.
+    """
     start_logging()
-    training, validation, schedule = read_data(data, mixed_precision=bf16)
-    config = timm.get_pretrained_cfg(model)
-    geometry = CropGeometry(crop_size, margin_fraction=margin)
-    if normalise_by == "model" and config is not None:
-        geometry = replace(geometry, mean=tuple(config.mean), std=tuple(config.std))
-    cells, validation_cells = cells_of(training), cells_of(validation)
-    log.info("%d cells to train on, %d to validate on", len(cells), len(validation_cells))
+    _refuse_idle_options(options["view"], options["loss"], soft_labels)
+    soft = None if soft_labels is None else SoftLabels.read(soft_labels)
+    training, validation, schedule = read_data(options, mixed_precision=bf16)
+    geometry = _geometry(model, options)
+    several = options["loss"] == "multi_label"
+    samples, known = _samples(training, geometry, several), _samples(validation, geometry, several)
+    if geometry.view == "tile":
+        known = alone(known)
+    what = "whole images" if geometry.view == "tile" else "cells"
+    log.info("%d %s to train on, %d to validate on", len(samples), what, len(known))
     best = train_classifier(
-        cells,
-        validation_cells,
+        samples,
+        known,
         model=model,
         pretrained=pretrained,
         geometry=geometry,
-        variation=VARIATIONS[variation],
+        variation=replace(VARIATIONS[variation], hue=hue),
         schedule=schedule,
         batch_size=batch_size,
-        folder=data["out"],
+        folder=options["out"],
         provenance={
-            "data": list(data["data_note"]),
-            "sources": dict(Counter(cell.source for cell in cells)),
-            "cells": dict(Counter(cell.label for cell in cells)),
+            "data": list(options["data_note"]),
+            "sources": dict(Counter(sample.source for sample in samples)),
+            "cells": dict(Counter(label for sample in samples for label in sample.cells)),
             "base_weights": pretrained.name if pretrained else "none",
             "variation": variation,
+            "hue": hue,
+            **({"soft_labels": soft_labels.name, "soft_weight": soft_weight} if soft_labels else {}),
         },
-        resume=data["resume"],
+        objective=Objective(
+            **{name: options[name] for name in ("loss", "focal_gamma", "mixup", "cutmix")},
+        ),
+        soft=soft,
+        soft_weight=soft_weight,
+        resume=options["resume"],
     )
     click.echo(best)
+
+
+def _refuse_idle_options(view: str, loss: str, soft_labels: Path | None) -> None:
+    """Refuse what the user gave and this training would ignore."""
+    context = click.get_current_context()
+    for names, is_used, where in (
+        (("margin", "margin_px"), view == "crop", "--view crop"),
+        (("focal_gamma",), loss == "focal", "--loss focal"),
+        (("soft_weight",), soft_labels is not None, "--soft-labels"),
+    ):
+        for name in names:
+            given = context.get_parameter_source(name) is not ParameterSource.DEFAULT
+            if given and not is_used:
+                raise click.UsageError(f"--{name.replace('_', '-')} is for {where} only; leave it out.")
+
+
+def _geometry(model: str, options: dict[str, Any]) -> CropGeometry:
+    config = timm.get_pretrained_cfg(model) if options["normalise_by"] == "model" else None
+    is_crop = options["view"] == "crop"
+    return CropGeometry(
+        options["crop_size"],
+        margin_px=options["margin_px"] if is_crop else 0.0,
+        margin_fraction=options["margin"] if is_crop else 0.0,
+        shape=options["shape"],
+        view=options["view"],
+        mean=config and tuple(config.mean),
+        std=config and tuple(config.std),
+    )
+
+
+def _samples(images: Sequence[AnnotatedImage], geometry: CropGeometry, several: bool) -> Any:
+    return whole_images_of(images, several=several) if geometry.view == "tile" else cells_of(images)
 
 
 if __name__ == "__main__":

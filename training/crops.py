@@ -16,6 +16,7 @@ from build_engines.graphs import normalise
 from edge.geometry import crop, crop_region
 from training.annotations import AnnotatedImage, read_pixels
 from training.augment import Variation, jitter_box, turn, vary_station
+from training.targets import BoxKey, Sample, box_key
 
 _CONTEXT = 2.2
 """Side of the region kept in memory around a cell, in box sides: room for margin and jitter."""
@@ -30,12 +31,24 @@ class Cell:
         box_xyxy: float32 [4], pixels of `rgb`.
         label: class code.
         source: the collection that it comes from.
+        key: its box in the image itself.
     """
 
     rgb: NDArray[np.uint8]
     box_xyxy: NDArray[np.float32]
     label: str
     source: str
+    key: BoxKey
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The class, as that of the only cell."""
+        return (self.label,)
+
+    @property
+    def keys(self) -> tuple[BoxKey, ...]:
+        """The box, as the only one."""
+        return (self.key,)
 
 
 def cells_of(images: Sequence[AnnotatedImage]) -> list[Cell]:
@@ -51,31 +64,30 @@ def cells_of(images: Sequence[AnnotatedImage]) -> list[Cell]:
             left, top, right, bottom = crop_region(box, 0, (_CONTEXT - 1) / 2, "square")
             left, top, right, bottom = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
             inside = rgb[top:bottom, left:right].copy()
-            cells.append(
-                Cell(inside, box - np.array([left, top, left, top], np.float32), label, image.source)
-            )
+            moved = box - np.array([left, top, left, top], np.float32)
+            cells.append(Cell(inside, moved, label, image.source, box_key(image.name, box)))
     return cells
 
 
-class CropDataset(Dataset[tuple[Tensor, int]]):
-    """Crops as the station makes them: (uint8 [S, S, 3] RGB, index of the class)."""
+class CropDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Crops as the station makes them: (uint8 [S, S, 3] RGB, float32 [C] target)."""
 
     def __init__(
         self,
         cells: Sequence[Cell],
-        classes: Sequence[str],
+        targets: Tensor,
         geometry: CropGeometry,
         variation: Variation | None = None,
         seed: int = 0,
     ) -> None:
-        """`variation` None gives the plain crops of the true boxes, for validation."""
-        self.cells, self.geometry, self.variation, self.seed = cells, geometry, variation, seed
-        self.index_of = {code: index for index, code in enumerate(classes)}
+        """`targets` is float32 [N, C]; `variation` None gives the plain crops of the true boxes."""
+        self.cells, self.targets = cells, targets
+        self.geometry, self.variation, self.seed = geometry, variation, seed
 
     def __len__(self) -> int:
         return len(self.cells)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         cell, geometry = self.cells[index], self.geometry
         rgb, box = cell.rgb, cell.box_xyxy
         if self.variation is not None:
@@ -85,7 +97,7 @@ class CropDataset(Dataset[tuple[Tensor, int]]):
         rgb = crop(rgb, box, geometry.crop_size, geometry.margin_px, geometry.margin_fraction, geometry.shape)
         if self.variation is not None:
             rgb = vary_station(rgb, self.variation, rng)
-        return torch.from_numpy(rgb), self.index_of[cell.label]
+        return torch.from_numpy(rgb), self.targets[index]
 
 
 def normalised(crops: Tensor, geometry: CropGeometry) -> Tensor:
@@ -93,16 +105,16 @@ def normalised(crops: Tensor, geometry: CropGeometry) -> Tensor:
     return normalise(crops.permute(0, 3, 1, 2).float() / 255, geometry.mean, geometry.std)
 
 
-def balanced_weights(cells: Sequence[Cell]) -> list[float]:
-    """Chance of each cell to be drawn: rare classes more often, and in each class its rare sources.
+def balanced_weights(samples: Sequence[Sample]) -> list[float]:
+    """Chance of each sample to be drawn: rare classes more often, and in each class its rare sources.
 
     The square root on both lies between the natural frequencies (which forget the rare) and equal ones
     (which learn five images by heart).
     """
-    of_class = Counter(cell.label for cell in cells)
-    of_group = Counter((cell.label, cell.source) for cell in cells)
+    of_class = Counter(sample.label for sample in samples)
+    of_group = Counter((sample.label, sample.source) for sample in samples)
     weights = {}
     for (label, source), count in of_group.items():
         shares = {s: math.sqrt(n) for (one, s), n in of_group.items() if one == label}
         weights[label, source] = math.sqrt(of_class[label]) * shares[source] / sum(shares.values()) / count
-    return [weights[cell.label, cell.source] for cell in cells]
+    return [weights[sample.label, sample.source] for sample in samples]

@@ -4,25 +4,12 @@ from pathlib import Path
 
 import click
 
-from training.options import one_sentence
-
-_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-_VALIDATION = "-val.csv"
+from training.options import fold_options, one_sentence
 
 
 @click.command()
-@click.option(
-    "--splits", type=_FOLDER, required=True, help="Folder that training.splits wrote: NAME-val.csv of each."
-)
-@click.option(
-    "--bundles",
-    type=_FOLDER,
-    required=True,
-    help="Folder with NAME/bundle or NAME of each, the bundle trained on NAME-train.csv.",
-)
+@fold_options
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Report folder.")
-@click.option("--backend", default="auto", show_default=True, help="Inference engine.")
-@click.option("--precision", default="auto", show_default=True, help="Precision of the inference engine.")
 @one_sentence
 def main(splits: Path, bundles: Path, out: Path, backend: str, precision: str) -> None:
     """Measure the bundles of folds, or of sources left out, together, as training.evaluate does one.
@@ -32,54 +19,40 @@ def main(splits: Path, bundles: Path, out: Path, backend: str, precision: str) -
     """
     from rich.console import Console
 
-    from edge.bundle import Bundle
     from edge.cells import Finding
-    from edge.pipeline import open_pipeline
-    from training.annotations import AnnotatedImage, AnnotationError, read_beside
+    from training.annotations import AnnotationError, read_beside
     from training.evaluate import CURVE_THRESHOLDS, evaluate, read_with, require_distinct_names, save
+    from training.out_of_fold import folds_of, pipelines_of
 
-    files = sorted(splits.glob(f"*{_VALIDATION}"))
-    if not files:
-        raise AnnotationError(
-            f"{splits} has no file *{_VALIDATION}; give a folder that training.splits wrote."
-        )
-    names = [path.name.removesuffix(_VALIDATION) for path in files]
-    opened = {name: Bundle.load(_bundle_folder(bundles, name)) for name in names}
-    thresholds = {name: one.manifest.thresholds.detection for name, one in opened.items()}
+    folds = folds_of(splits, bundles)
+    thresholds = {fold.name: fold.bundle.manifest.thresholds.detection for fold in folds}
     if len(set(thresholds.values())) > 1:
         told = ", ".join(f"{name} {threshold:g}" for name, threshold in thresholds.items())
         raise AnnotationError(
             f"The bundles differ in their detection threshold ({told}), so that their findings cannot be "
             "counted together; build them with one --threshold."
         )
-    threshold = thresholds[names[0]]
-    images: list[AnnotatedImage] = []
+    threshold = thresholds[folds[0].name]
+    own = {fold.name: read_beside(fold.csvs) for fold in folds}
+    images = [image for of_fold in own.values() for image in of_fold]
+    require_distinct_names(images)
     findings: dict[str, list[Finding]] = {}
     rejected: dict[str, str] = {}
     console, engines = Console(stderr=True), {}
-    for name, path in zip(names, files, strict=True):
-        own = read_beside([path])
-        images += own
-        require_distinct_names(images)
-        console.print(f"{name}: {len(own)} images, {opened[name].id}", markup=False, highlight=False)
-        with open_pipeline(opened[name], backend=backend, precision=precision) as pipeline:
-            engines[name] = pipeline.engine_id
-            found = read_with(pipeline, own, min(CURVE_THRESHOLDS[0], threshold), console)
+    counts = [len(of_fold) for of_fold in own.values()]
+    for fold, pipeline in pipelines_of(folds, counts, backend, precision, console):
+        engines[fold.name] = pipeline.engine_id
+        found = read_with(pipeline, own[fold.name], min(CURVE_THRESHOLDS[0], threshold), console)
         findings |= found[0]
         rejected |= found[1]
     about = {
-        "bundle": f"{len(names)} bundles of {splits.name}",
-        "bundle id": ", ".join(one.id for one in opened.values()),
+        "bundle": f"{len(folds)} bundles of {splits.name}",
+        "bundle id": ", ".join(fold.bundle.id for fold in folds),
         "engine": ", ".join(dict.fromkeys(engines.values())),
-        "annotations": ", ".join(path.name for path in files),
+        "annotations": ", ".join(path.name for fold in folds for path in fold.csvs),
         "sources": "all, each image read by the bundle of its own file",
     }
     save(evaluate(images, findings, working_threshold=threshold), about, images, findings, rejected, out)
-
-
-def _bundle_folder(bundles: Path, name: str) -> Path:
-    inside = bundles / name / "bundle"
-    return inside if inside.is_dir() else bundles / name
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from training.annotations import AnnotatedImage, read_pixels
 from training.augment import VARIATIONS, Variation
 from training.loop import Schedule, fit
 from training.metric import match_one_to_one
-from training.options import data_options, one_sentence, read_data, start_logging
+from training.options import data_options, one_sentence, read_data, start_logging, variation_options
 from training.tiles import TileDataset, source_weights
 
 log = logging.getLogger(__name__)
@@ -129,6 +129,7 @@ def detection_figures(
 _LARGEST_STRIDE = 32
 _ONLY_YOLOX = ("pretrained", "tiles_per_epoch", "ema_decay")
 """Parameters of the command that ultralytics' training has no use for."""
+_ONLY_ULTRALYTICS = ("one_stage", "device")
 
 
 def _whole_strides(_context: click.Context, _option: click.Parameter, tile_size: int) -> int:
@@ -137,14 +138,20 @@ def _whole_strides(_context: click.Context, _option: click.Parameter, tile_size:
     return tile_size
 
 
-def _refuse_options_of_yolox(model: str) -> None:
+def _refuse_foreign_options(model: str, is_yolox: bool) -> None:
     """Refuse what the user gave and this model would ignore."""
     context = click.get_current_context()
     given = [
         f"--{name.replace('_', '-')}"
-        for name in _ONLY_YOLOX
+        for name in (_ONLY_ULTRALYTICS if is_yolox else _ONLY_YOLOX)
         if context.get_parameter_source(name) is not ParameterSource.DEFAULT
     ]
+    if "--one-stage" in given:
+        raise click.UsageError(f"{model} only finds cells; choose a model of ultralytics with --one-stage.")
+    if given and is_yolox:
+        raise click.UsageError(
+            f"{', '.join(given)} is for models of ultralytics; {model} takes the first card by itself."
+        )
     if given:
         raise click.UsageError(
             f"{model} is trained by ultralytics, which does not take {', '.join(given)}; leave that out "
@@ -159,7 +166,7 @@ def _refuse_options_of_yolox(model: str) -> None:
     "--model",
     default="yolox-nano",
     show_default=True,
-    help="yolox-nano, or any model name of ultralytics (yolo11n.pt, yolo26n.yaml, …).",
+    help="yolox-nano, yolox-tiny, yolox-s, or any model name of ultralytics (yolo11n.pt, yolo26n.yaml, …).",
 )
 @click.option(
     "--pretrained",
@@ -174,44 +181,50 @@ def _refuse_options_of_yolox(model: str) -> None:
     show_default=True,
     help=f"Side of a tile in pixels, a multiple of {_LARGEST_STRIDE}.",
 )
-@click.option("--variation", type=click.Choice(list(VARIATIONS)), default="strong", show_default=True)
+@variation_options("strong")
 @click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True)
 @click.option(
     "--tiles-per-epoch", type=click.IntRange(1), default=2000, show_default=True, help="For YOLOX only."
 )
 @click.option("--one-stage", is_flag=True, help="The detector also names the class (ultralytics models).")
 @click.option("--bf16", is_flag=True, help="Mixed precision in bfloat16.")
-def main(model: str, pretrained: Path | None, tile_size: int, variation: str, batch_size: int,
-         tiles_per_epoch: int, one_stage: bool, bf16: bool, **data: Any) -> None:  # fmt: skip
+@click.option(
+    "--device",
+    metavar="cpu|0|0,1",
+    help="Cards to train on, for models of ultralytics; without it the first card, or the CPU.",
+)
+def main(model: str, pretrained: Path | None, tile_size: int, variation: str, hue: float,
+         batch_size: int, tiles_per_epoch: int, one_stage: bool, bf16: bool, device: str | None,
+         **data: Any) -> None:  # fmt: skip
     """Train a detector of leukocytes on the boxes of CytologIA CSV files."""
     start_logging()
-    if one_stage and model == "yolox-nano":
-        raise click.UsageError("yolox-nano only finds cells; choose a model of ultralytics with --one-stage.")
-    if model != "yolox-nano":
-        _refuse_options_of_yolox(model)
+    is_yolox = model in yolox.ARCHITECTURES
+    _refuse_foreign_options(model, is_yolox)
     training, validation, schedule = read_data(data, mixed_precision=bf16)
     log.info("%d images to train on, %d to validate on", len(training), len(validation))
     provenance = {
         "data": list(data["data_note"]),
         "sources": dict(Counter(image.source for image in training)),
         "variation": variation,
+        "hue": hue,
     }
-    if model != "yolox-nano":
+    varied = replace(VARIATIONS[variation], hue=hue)
+    if not is_yolox:
         from training.ultralytics_yolo import train_ultralytics
 
         best = train_ultralytics(
             training, validation, model=model, tile_size=tile_size, one_stage=one_stage,
-            variation=variation, schedule=schedule, batch_size=batch_size, folder=data["out"],
-            provenance=provenance, resume=data["resume"],
+            variation=varied, schedule=schedule, batch_size=batch_size, folder=data["out"],
+            provenance=provenance, device=device, resume=data["resume"],
         )  # fmt: skip
     else:
         best = train_yolox(
             training,
             validation,
-            architecture=yolox.NANO,
+            architecture=yolox.ARCHITECTURES[model],
             pretrained=pretrained,
             geometry=TileGeometry(tile_size, "top_left"),
-            variation=VARIATIONS[variation],
+            variation=varied,
             schedule=schedule,
             batch_size=batch_size,
             tiles_per_epoch=tiles_per_epoch,

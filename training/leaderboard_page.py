@@ -72,6 +72,7 @@ class Report(_Read):
     annotations_sha256: str
     score: _Score
     accuracy: float | None
+    macro_f1_covered: float | None = None
     calibration_error: float | None
     detection: _Detection
     sources: tuple[_Source, ...]
@@ -197,7 +198,7 @@ def board(entries: Sequence[Entry]) -> Board:
             cells=tuple(
                 _value(one.report.measure(name), one.report.intervals.measures.get(name)) for name in MEASURES
             ),
-            behind=Value("") if one is first else _behind(first, one),
+            behind=Value("") if one is first else behind(first, one),
             calibration_error=_number(one.report.calibration_error),
             median_ms="-" if one.median_ms is None else f"{one.median_ms:.1f}",
             sources=tuple(_of_source(one.report, source) for source in sources),
@@ -220,7 +221,7 @@ def board(entries: Sequence[Entry]) -> Board:
     )
 
 
-def _behind(first: Entry, other: Entry) -> Value:
+def behind(first: Entry, other: Entry) -> Value:
     """The difference in score on the same images."""
     try:
         found = score_difference(System.read(first.folder), System.read(other.folder))

@@ -10,6 +10,7 @@ import click
 
 from edge.errors import EdgeError
 from training.annotations import AnnotatedImage, AnnotationError, read_beside
+from training.augment import VARIATIONS
 from training.drawn import drawn_images
 from training.loop import Schedule, TrainingError
 
@@ -49,6 +50,50 @@ _IMAGE_OPTIONS = (
                  " without --images."),
     click.option("--source", "sources", multiple=True, help="Only the images of this source; repeatable."),
 )  # fmt: skip
+
+
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+_ENGINE_OPTIONS = (
+    click.option("--backend", default="auto", show_default=True, help="Inference engine."),
+    click.option("--precision", default="auto", show_default=True, help="Precision of the inference engine."),
+)  # fmt: skip
+
+_FOLD_OPTIONS = (
+    click.option("--splits", type=_FOLDER, required=True,
+                 help="Folder that training.splits wrote: NAME-val.csv of each."),
+    click.option("--bundles", type=_FOLDER, required=True,
+                 help="Folder with NAME/bundle or NAME of each, the bundle trained on NAME-train.csv."),
+    *_ENGINE_OPTIONS,
+)  # fmt: skip
+
+
+def variation_options(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add how far the stations of the training images are varied: variation, hue."""
+
+    def added(command: Callable[..., None]) -> Callable[..., None]:
+        command = click.option("--hue", type=click.FloatRange(0, 1), default=1.0, show_default=True,
+                               help="Share of the variation that changes hues; 0: amounts of stain and"
+                               " light vary, hues hardly.")(command)  # fmt: skip
+        return click.option("--variation", type=click.Choice(list(VARIATIONS)), default=default,
+                            show_default=True,
+                            help="How far stain, camera and optics vary.")(command)  # fmt: skip
+
+    return added
+
+
+def fold_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of folds with their bundles: splits, bundles, backend, precision."""
+    for option in reversed(_FOLD_OPTIONS):
+        command = option(command)
+    return command
+
+
+def engine_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of the engine that reads images: backend, precision."""
+    for option in reversed(_ENGINE_OPTIONS):
+        command = option(command)
+    return command
 
 
 def image_options(command: Callable[..., None]) -> Callable[..., None]:

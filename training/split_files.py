@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from training.annotations import COLUMNS, AnnotationError
-from training.audit.cleaning import parse
+from training.audit.cleaning import parse_all
 from training.audit.figures import count_classes
 from training.audit.looking import find_images
 from training.audit.tables import Table
@@ -24,18 +24,11 @@ def read_rows(table: Table, known: Provenance, marks: Sequence[str]) -> list[Box
 
     paths = find_images((row.name for row in table.rows), table.folders)
     rows = []
-    for row in table.rows:
-        try:
-            label = parse(row).label
-        except ValueError:
-            raise AnnotationError(
-                f"{table.path} has on line {row.line} {row.name or 'no name'},{row.text}, which is no box of "
-                "a known class; clean it with python -m training.audit first."
-            ) from None
+    for row, parsed in zip(table.rows, parse_all(table), strict=True):
         cells = known.get(row.name, {})
         together = tuple(f"{mark}\n{cells[mark]}" for mark in marks if cells.get(mark))
         given = tuple(row.cells[column].strip() for column in COLUMNS)
-        rows.append(BoxRow(given, label, source_of(paths.get(row.name), cells), together))
+        rows.append(BoxRow(given, parsed.label, source_of(paths.get(row.name), cells), together))
     return rows
 
 

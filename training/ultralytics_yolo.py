@@ -23,7 +23,7 @@ from build_engines.families import import_ultralytics
 from edge.cells import CELL_CLASSES
 from edge.geometry import clip_boxes
 from training.annotations import AnnotatedImage, read_pixels
-from training.augment import VARIATIONS, Variation, turn, vary_station
+from training.augment import Variation, turn, vary_station
 from training.loop import Schedule, TrainingError
 
 import_ultralytics()  # switches its reports off, which it must find switched when it is first imported
@@ -53,11 +53,12 @@ def train_ultralytics(
     model: str,
     tile_size: int,
     one_stage: bool,
-    variation: str,
+    variation: Variation,
     schedule: Schedule,
     batch_size: int,
     folder: Path,
     provenance: dict[str, Any],
+    device: str | None = None,
     resume: bool = False,
 ) -> Path:
     """Train a YOLO and keep the best network as `weights/best.pt` in `folder`; returns its path.
@@ -72,21 +73,24 @@ def train_ultralytics(
         tile_size: side of a tile in pixels, a multiple of the network's largest stride.
         one_stage: whether the detector names classes: those that the training images have. Images with
             a leukocyte of unknown class are then left out, since it would count as background.
-        variation: one of `training.augment.VARIATIONS`.
+        variation: how far stations differ.
         schedule: see `Schedule`; the moving average is ultralytics' own.
         batch_size: tiles a step.
         folder: gets the dataset, the weights and `results.csv`, a line an epoch.
         provenance: of the data, for the model card; `sources` becomes that of the images that can be used.
+        device: "cpu", or the numbers of CUDA cards, "0" or "0,1", over which ultralytics' own launcher
+            spreads each batch; None: the first card, or the CPU where there is none.
         resume: go on from `weights/last.pt` if there is one; its schedule then holds, but for the patience.
 
     Raises:
-        TrainingError: the model's name or the data cannot be used.
+        TrainingError: the model's name, a card or the data cannot be used.
     """
     if Path(model).suffix not in (".pt", ".yaml"):
         raise TrainingError(
-            f"{model!r} is neither yolox-nano nor a model of ultralytics; give a name that ends in .yaml (an "
-            "architecture) or .pt (base weights)."
+            f"{model!r} is neither a YOLOX nor a model of ultralytics; give a name that ends in .yaml "
+            "(an architecture) or .pt (base weights)."
         )
+    _require_cards(device)
     last, best = folder / "weights/last.pt", folder / "weights/best.pt"
     resume = resume and last.exists()
     if resume and load_checkpoint(last)[1]["epoch"] < 0:  # what ultralytics writes when a run has ended
@@ -100,8 +104,10 @@ def train_ultralytics(
         classes,
         folder / "dataset",
         longest_side_px=_LONGEST_SIDE_TILES * tile_size,
+        variation=variation,
     )
-    on_gpu = torch.cuda.is_available()
+    device = device or ("0" if torch.cuda.is_available() else "cpu")
+    on_gpu = device != "cpu"
     settings: dict[str, Any] = {
         "task": "detect",
         "model": model,
@@ -123,7 +129,7 @@ def train_ultralytics(
         "weight_decay": schedule.weight_decay,
         # ultralytics has bf16 on GPUs only, and for fp16 downloads a network to test itself on.
         "amp": "bf16" if schedule.mixed_precision and on_gpu else False,
-        "device": "0" if on_gpu else "cpu",
+        "device": device,
         "workers": 2,
         "plots": False,
         "mosaic": 1.0,
@@ -150,8 +156,19 @@ def train_ultralytics(
     }
     best.parent.mkdir(parents=True, exist_ok=True)
     (best.parent / PROVENANCE).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    _LeukocyteTraining(VARIATIONS[variation], settings).train()
+    _LeukocyteTraining(overrides=settings).train()
     return best
+
+
+def _require_cards(device: str | None) -> None:
+    if device in (None, "cpu"):
+        return
+    cards = torch.cuda.device_count()
+    if missing := [number for number in device.split(",") if not number.isdecimal() or int(number) >= cards]:
+        raise TrainingError(
+            f"The device {device} was asked for and this machine has {cards} CUDA cards, so none of number "
+            f"{', '.join(missing)}; give cpu or numbers from 0 on, such as 0,1."
+        )
 
 
 def write_dataset(
@@ -161,6 +178,7 @@ def write_dataset(
     folder: Path,
     *,
     longest_side_px: int,
+    variation: Variation,
 ) -> Path:
     """A dataset as ultralytics reads it, in a folder that is written anew; returns its `data.yaml`.
 
@@ -170,6 +188,8 @@ def write_dataset(
         classes: names in the order of their numbers.
         folder: of the dataset.
         longest_side_px: larger images are written down to this size.
+        variation: of the training images when they are read; it travels in `data.yaml`, which is what
+            ultralytics' launcher hands to its processes on several cards.
     """
     shutil.rmtree(folder, ignore_errors=True)  # its cache of labels does not notice every change
     for split, images in (("train", training), ("val", validation)):
@@ -181,7 +201,8 @@ def write_dataset(
             rows = np.column_stack([numbers, _relative_boxes(image, size_wh)])
             np.savetxt(folder / "labels" / split / f"{index:06d}.txt", rows, ["%d", *["%.6f"] * 4])
     description = {"path": str(folder.resolve()), "train": "images/train", "val": "images/val"}
-    YAML.save(folder / "data.yaml", {**description, "names": dict(enumerate(classes))})
+    described = {**description, "names": dict(enumerate(classes)), "variation": asdict(variation)}
+    YAML.save(folder / "data.yaml", described)
     return folder / "data.yaml"
 
 
@@ -283,9 +304,11 @@ class _LeukocyteTraining(DetectionTrainer):
     that have "Trainer" in their name; this one has not.
     """
 
-    def __init__(self, variation: Variation, settings: dict[str, Any]) -> None:
-        self.variation = variation
-        super().__init__(overrides=settings)
+    def train(self) -> None:
+        """On several cards by ultralytics' launcher, which builds this trainer anew in each process."""
+        if self.ddp:
+            self.resume = True  # or the launcher would remove the folder, and our dataset with it
+        super().train()
 
     def get_dataset(self) -> dict[str, Any]:
         """What `data.yaml` says. ultralytics' own reader asks the network for a font besides."""
@@ -304,7 +327,7 @@ class _LeukocyteTraining(DetectionTrainer):
             prefix=f"{mode}: ",
             data=self.data,
             task="detect",
-            variation=self.variation,
+            variation=Variation(**self.data["variation"]),
         )
 
     def final_eval(self) -> None:

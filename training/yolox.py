@@ -21,6 +21,12 @@ Boxes = NDArray[np.float32]
 _BATCH = 16
 
 NANO = {"depth": 0.33, "width": 0.25, "depthwise": True}
+ARCHITECTURES = {
+    "yolox-nano": NANO,
+    "yolox-tiny": {"depth": 0.33, "width": 0.375, "depthwise": False},
+    "yolox-s": {"depth": 0.33, "width": 0.5, "depthwise": False},
+}
+"""Sizes of YOLOX that can be trained, by name (Ge et al. 2021, table 3)."""
 
 
 def network_input(tiles: Tensor) -> Tensor:

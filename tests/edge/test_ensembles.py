@@ -112,6 +112,49 @@ def test_a_detector_that_names_classes_has_its_say_beside_classifiers(tmp_path: 
     assert finding.probabilities == {"MO": 1, "PNN": 0, "LY": 0}
 
 
+class TestBoxesOfSomebodyElse:
+    ELSEWHERE = (2, 40, 14, 52)
+
+    def boxes(self, *boxes: tuple[int, int, int, int]) -> np.ndarray:
+        return np.array(boxes, np.float32).reshape(-1, 4)
+
+    def test_are_named_by_all_that_would_be_asked(self, tmp_path: Path) -> None:
+        """A network of whole images only where one box is given, whatever a detector finds."""
+        crops, whole = NamingSession(16, SURE), NamingSession(32, [0.2, 0.6, 0.2])
+        networks = [
+            (detector_spec(), BlobSession(64)),
+            (classifier_spec(), crops),
+            (classifier_spec(crop_size=32, view="tile", only_when_alone=True), whole),
+        ]
+        pipeline = pipeline_of(tmp_path, networks)
+        assert pipeline.name(TWO, self.boxes(CELL))[0] == pytest.approx([0.5, 0.35, 0.15])
+        assert pipeline.name(TWO, self.boxes(CELL, self.ELSEWHERE)).tolist() == [
+            pytest.approx(SURE), pytest.approx(SURE),
+        ]  # fmt: skip
+        assert [len(batch) for batch in crops.batches] == [1, 2]
+        assert (len(whole.batches), len(networks[0][1].batches)) == (1, 0)
+        assert pipeline.name(TWO, self.boxes()).shape == (0, 3)
+
+    def test_have_the_say_of_the_detection_that_is_nearest(self, tmp_path: Path) -> None:
+        one_stage = (detector_spec(names_classes=True, weight=2, tta=("hflip",)), BlobSession(64, SURE))
+        near = (CELL[0] + 2, *CELL[1:])
+        named = pipeline_of(tmp_path, [one_stage]).name(ONE, self.boxes(near, self.ELSEWHERE))
+        assert named.tolist() == [pytest.approx(SURE), [0, 0, 0]]
+        classifier = (classifier_spec(weight=3), NamingSession(16, [0, 0, 1]))
+        named = pipeline_of(tmp_path, [one_stage, classifier]).name(ONE, self.boxes(near, self.ELSEWHERE))
+        votes = 2.0  # of the tile and its mirror image
+        expected = (votes * np.array(SURE) + 3 * np.array([0, 0, 1])) / (votes + 3)
+        assert named.tolist() == [pytest.approx(expected), [0, 0, 1]]
+
+    def test_are_tempered_as_findings_are(self, tmp_path: Path) -> None:
+        networks = [(detector_spec(names_classes=True), BlobSession(64, SURE))]
+        pipeline = pipeline_of(tmp_path, networks, temperature=2.0)
+        (finding,) = pipeline.read(ONE)
+        named = pipeline.name(ONE, self.boxes(CELL, self.ELSEWHERE))
+        assert named[0] == pytest.approx([finding.probabilities[code] for code in CLASSES])
+        assert named[1].tolist() == [0, 0, 0]
+
+
 def test_flips_of_a_detector_are_mapped_back_and_fused(tmp_path: Path) -> None:
     session = BlobSession(64, SURE)
     spec = detector_spec(names_classes=True, tta=("hflip", "vflip"))

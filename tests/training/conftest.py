@@ -1,15 +1,19 @@
 """Drawn smears with their annotations, in memory and as the files that the commands read."""
 
 import csv
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from edge.bundle import embedded_bundle
 from edge.demo.renderer import draw_tile
 from training.annotations import AnnotatedImage
+from training.splits import main as split
 
 CLASSES = ("PNN", "LY")
 SMEARS = 8
@@ -57,3 +61,18 @@ def smears_csv(smears: list[AnnotatedImage]) -> Path:
             for box, label in zip(image.boxes_xyxy, image.labels, strict=True):
                 writer.writerow([image.name, *np.round(box, 2), label])
     return path
+
+
+@pytest.fixture
+def folders(smears: list[AnnotatedImage], smears_csv: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Eight drawn smears of two sources split by source, and the embedded bundle for both."""
+    with (tmp_path / "provenance.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["NAME", "source"])
+        writer.writerows((one.name, one.source) for one in smears)
+    given = [str(smears_csv), "--leave-one-source-out", "--provenance", str(tmp_path / "provenance.csv")]
+    result = CliRunner().invoke(split, [*given, "--out", str(tmp_path / "sources")])
+    assert result.exit_code == 0, result.output
+    for name in ("without-lab0/bundle", "without-lab1"):
+        shutil.copytree(embedded_bundle(), tmp_path / "bundles" / name)
+    return tmp_path / "sources", tmp_path / "bundles"

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
-from training.augment import VARIATIONS, jitter_box, turn, vary_station
+from training.augment import VARIATIONS, Image, jitter_box, turn, vary_station
 
 HEIGHT, WIDTH = 60, 90
 PAPER, CELL = (230, 220, 240), (90, 40, 140)
@@ -65,6 +66,22 @@ class TestVaryStation:
             assert varied.dtype == np.uint8
             changes.append(np.abs(varied.astype(int) - rgb).max())
         assert np.median(changes) > 10  # stations near the given one are drawn, too
+
+    def test_without_hue_colours_change_and_hues_hardly_do(self) -> None:
+        rgb, _ = cell_image()
+
+        def hue(image: Image) -> float:
+            planes = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL).astype(float)
+            return float(np.angle((planes[..., 1] * np.exp(planes[..., 0] / 255 * 2j * np.pi)).sum()))
+
+        shifts: dict[float, float] = {}
+        for share in (0.0, 1.0):
+            plain = replace(VARIATIONS["mild"], optics=0.0, hue=share)
+            varied = [vary_station(rgb, plain, seeded(seed)) for seed in range(40)]
+            turns = [np.angle(np.exp(1j * (hue(one) - hue(rgb)))) for one in varied]
+            shifts[share] = float(np.abs(turns).mean())
+            assert np.mean([np.abs(one.astype(int) - rgb).mean() for one in varied]) > 1
+        assert shifts[0.0] < 0.2 * shifts[1.0]
 
     def test_variations_are_named_in_rising_order(self) -> None:
         rgb, _ = cell_image()

@@ -15,14 +15,18 @@ import torch
 from click.testing import CliRunner
 
 from build_engines.checkpoint import Checkpoint, CropGeometry
-from build_engines.networks import load_networks
+from build_engines.networks import load_networks, load_recipe
+from build_engines.recipe import ClassifierEntry, DetectorEntry, Recipe
 from edge.geometry import crop
 from edge.images import decode
+from tests.build_engines.small_bundle import NANO, save_detector
 from training.annotations import AnnotatedImage
 from training.augment import VARIATIONS
-from training.classifier import load_base_weights, macro_f1_of_frequent, main, train_classifier
+from training.classifier import main
+from training.classifying import load_base_weights, macro_f1_of_frequent, train_classifier
 from training.crops import Cell, CropDataset, balanced_weights, cells_of, normalised
 from training.loop import Schedule, TrainingError
+from training.targets import box_key, targets_of
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -72,7 +76,12 @@ class TestTraining:
         assert checkpoint.provenance["validation"].keys() == {
             "score", "macro_f1", "accuracy", "accuracy_lab0", "accuracy_lab1",
         }  # fmt: skip
-        crops = torch.stack([CropDataset(cells, checkpoint.classes, GEOMETRY)[index][0] for index in (0, 1)])
+        crops = torch.stack(
+            [
+                CropDataset(cells, targets_of(cells, checkpoint.classes), GEOMETRY)[index][0]
+                for index in (0, 1)
+            ]
+        )
         with torch.inference_mode():
             logits = checkpoint.network()(normalised(crops, GEOMETRY))
         assert logits.shape == (2, 2)
@@ -119,19 +128,30 @@ def test_a_model_that_timm_does_not_have_is_refused(smears_csv: Path, tmp_path: 
     assert "'nosuch' is no model of timm; choose" in " ".join(result.output.split())
 
 
-def test_the_command_trains_and_goes_on_where_it_was_stopped(smears_csv: Path, tmp_path: Path) -> None:
-    (tmp_path / "images").symlink_to(smears_csv.parent / "images")
-    many = tmp_path / "many.csv"  # each cell three times, since a class needs ten to be judged
-    header, *rows = (line.split(",") for line in smears_csv.read_text().splitlines())
-    shifted = [[row[0], str(float(row[1]) + pixels), *row[2:]] for row in rows for pixels in range(3)]
-    many.write_text("".join(",".join(row) + "\n" for row in [header, *shifted]))
+@pytest.fixture
+def many(smears_csv: Path, tmp_path: Path) -> Path:
+    """Each drawn smear three times, since a class needs ten cells to be judged: 24 images of a cell each."""
+    (tmp_path / "images").mkdir()
+    header, *rows = smears_csv.read_text().splitlines()
+    for copy in range(3):
+        for image in (smears_csv.parent / "images").iterdir():
+            (tmp_path / "images" / f"{copy}-{image.name}").symlink_to(image)
+    copies = [f"{copy}-{row}" for row in rows for copy in range(3)]
+    (tmp_path / "many.csv").write_text("\n".join([header, *copies]) + "\n")
+    return tmp_path / "many.csv"
 
+
+def command(many: Path, out: Path, *more: object) -> Any:
+    arguments = [
+        "--csv", many, "--validation-csv", many, "--model", MODEL, "--crop-size", 32, "--batch-size", 4,
+        "--out", out, "--data-note", "drawn", *more,
+    ]  # fmt: skip
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_the_command_trains_and_goes_on_where_it_was_stopped(many: Path, tmp_path: Path) -> None:
     def run(epochs: int, *more: str) -> list[int]:
-        arguments = [
-            "--csv", many, "--validation-csv", many, "--model", MODEL, "--crop-size", 64, "--batch-size", 4,
-            "--out", tmp_path / "run", "--epochs", epochs, "--data-note", "drawn", *more,
-        ]  # fmt: skip
-        result = CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+        result = command(many, tmp_path / "run", "--epochs", epochs, *more)
         assert result.exit_code == 0, result.output
         assert result.stdout.strip() == str(tmp_path / "run/best.pt")
         history = (tmp_path / "run/history.jsonl").read_text().splitlines()
@@ -142,6 +162,65 @@ def test_the_command_trains_and_goes_on_where_it_was_stopped(smears_csv: Path, t
     checkpoint = Checkpoint.load(tmp_path / "run/best.pt")
     assert checkpoint.provenance["base_weights"] == "none"
     assert checkpoint.provenance["cells"] == {"PNN": 12, "LY": 12}
+
+
+@pytest.mark.parametrize(
+    ("options", "geometry", "activation"),
+    [
+        (
+            "--view tile --shape stretched --loss multi_label --mixup 0.4 --cutmix 1",
+            CropGeometry(32, margin_fraction=0.0, shape="stretched", view="tile"),
+            "sigmoid",
+        ),
+        (
+            "--view tile --loss focal --focal-gamma 1.5 --soft-labels soft.csv --soft-weight 0.7",
+            CropGeometry(32, margin_fraction=0.0, view="tile"),
+            "softmax",
+        ),
+        (
+            "--margin 0 --margin-px 16 --shape stretched --cutmix 1 --soft-labels soft.csv",
+            CropGeometry(32, margin_px=16.0, margin_fraction=0.0, shape="stretched"),
+            "softmax",
+        ),
+    ],
+)
+def test_what_a_network_was_trained_for_is_what_a_bundle_shows_it(
+    options: str, geometry: CropGeometry, activation: str, many: Path, tmp_path: Path
+) -> None:
+    header, *rows = many.read_text().splitlines()
+    soft = [f"{row.rsplit(',', 1)[0]},{0.9 if row.endswith('LY') else 0.2},0.1" for row in rows]
+    (tmp_path / "soft.csv").write_text("\n".join([header.replace("class", "LY,PNN"), *soft]) + "\n")
+    options = options.replace("soft.csv", str(tmp_path / "soft.csv"))
+    result = command(many, tmp_path / "run", "--epochs", 1, *options.split())
+    assert result.exit_code == 0, result.output
+    checkpoint = Checkpoint.load(tmp_path / "run/best.pt")
+    assert (checkpoint.geometry, checkpoint.activation) == (geometry, activation)
+    assert 0 <= checkpoint.provenance["validation"]["accuracy"] <= 1
+    entry = ClassifierEntry(checkpoint=tmp_path / "run/best.pt")
+    detector = DetectorEntry(checkpoint=tmp_path / "detector.pt")
+    save_detector(detector.checkpoint, NANO, 96)
+    network = load_recipe(Recipe(detector=(detector,), classifier=(entry,))).classifiers[0]
+    assert network.graphs[0].activation == activation
+    assert (network.spec.view, network.spec.shape) == (geometry.view, geometry.shape)
+    assert (network.spec.margin_px, network.spec.margin_fraction) == (
+        geometry.margin_px, geometry.margin_fraction,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--view tile --margin 0.1", "--margin is for --view crop only; leave it out."),
+        ("--focal-gamma 1", "--focal-gamma is for --loss focal only"),
+        ("--soft-weight 1", "--soft-weight is for --soft-labels only"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(
+    options: str, said: str, smears_csv: Path, tmp_path: Path
+) -> None:
+    result = command(smears_csv, tmp_path / "run", *options.split())
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.split())
 
 
 class TestCells:
@@ -158,13 +237,13 @@ class TestCells:
 
 class TestCrops:
     def test_for_validation_are_the_stations(self, cells: list[Cell]) -> None:
-        image, label = CropDataset(cells, ("LY", "PNN"), GEOMETRY)[0]
+        image, target = CropDataset(cells, targets_of(cells, ("LY", "PNN")), GEOMETRY)[0]
         plain = crop(cells[0].rgb, cells[0].box_xyxy, 64, 0, GEOMETRY.margin_fraction, GEOMETRY.shape)
         assert np.array_equal(image.numpy(), plain)
-        assert label == 1
+        assert target.tolist() == [0, 1]
 
     def test_for_training_differ_each_time_and_follow_torchs_generator(self, cells: list[Cell]) -> None:
-        dataset = CropDataset(cells, ("LY", "PNN"), GEOMETRY, VARIATIONS["strong"])
+        dataset = CropDataset(cells, targets_of(cells, ("LY", "PNN")), GEOMETRY, VARIATIONS["strong"])
 
         def series() -> list[bytes]:
             torch.manual_seed(5)
@@ -183,7 +262,10 @@ class TestCrops:
 class TestBalancedWeights:
     def cells(self, counts: dict[tuple[str, str], int]) -> list[Cell]:
         pixels, box = np.zeros((1, 1, 3), np.uint8), np.zeros(4, np.float32)
-        return [Cell(pixels, box, label, source) for (label, source), n in counts.items() for _ in range(n)]
+        key = box_key("a.jpg", box)
+        return [
+            Cell(pixels, box, label, source, key) for (label, source), n in counts.items() for _ in range(n)
+        ]
 
     @pytest.mark.parametrize(
         ("counts", "shares"),

@@ -1,32 +1,13 @@
 """Bundles of folds, each judged on its own images, and all in one report."""
 
-import csv
 import json
 import shutil
 from pathlib import Path
 
-import pytest
 from click.testing import CliRunner
 
-from edge.bundle import MANIFEST, embedded_bundle
-from training.annotations import AnnotatedImage
+from edge.bundle import MANIFEST
 from training.cross_evaluate import main
-from training.splits import main as split
-
-
-@pytest.fixture
-def folders(smears: list[AnnotatedImage], smears_csv: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """Eight drawn smears of two sources split by source, and the embedded bundle for both."""
-    with (tmp_path / "provenance.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["NAME", "source"])
-        writer.writerows((one.name, one.source) for one in smears)
-    given = [str(smears_csv), "--leave-one-source-out", "--provenance", str(tmp_path / "provenance.csv")]
-    result = CliRunner().invoke(split, [*given, "--out", str(tmp_path / "sources")])
-    assert result.exit_code == 0, result.output
-    for name in ("without-lab0/bundle", "without-lab1"):
-        shutil.copytree(embedded_bundle(), tmp_path / "bundles" / name)
-    return tmp_path / "sources", tmp_path / "bundles"
 
 
 def run(splits: Path, bundles: Path, out: Path) -> tuple[int, str]:

@@ -1,6 +1,7 @@
 """The detector trains, resumes, and is judged as its figures say."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,9 @@ def test_its_checkpoint_answers_and_says_where_it_comes_from(command_run: Path, 
         (["--model", "yolo11n.yaml", "--tiles-per-epoch", "8"], "does not take --tiles-per-epoch; leave"),
         (["--model", "yolo11n.yaml", "--ema-decay", "0.995"], "does not take --ema-decay; leave"),
         (["--model", "yolo11n.yaml", "--pretrained", "."], "does not take --pretrained; leave"),
+        (["--one-stage"], "yolox-nano only finds cells; choose a model of ultralytics"),
+        (["--device", "0"], "--device is for models of ultralytics"),
+        (["--hue", "1.5"], "1.5 is not in the range 0<=x<=1"),
     ],
 )
 def test_options_that_cannot_be_followed_are_refused(
@@ -149,11 +153,13 @@ def test_an_ultralytics_run_gets_the_notes_on_its_data(
         ultralytics_yolo, "train_ultralytics", lambda *images, **options: given.update(options) or "best.pt"
     )
     arguments = ["--csv", smears_csv, "--validation-csv", smears_csv, "--out", tmp_path / "run"]
-    more = ["--model", "yolo11n.yaml", "--data-note", "drawn"]
+    more = ["--model", "yolo11n.yaml", "--data-note", "drawn", "--hue", "0", "--device", "0,1"]
     result = CliRunner().invoke(main, [*map(str, arguments), *more], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     folder = smears_csv.parent.name
-    assert given["provenance"] == {"data": ["drawn"], "sources": {folder: 8}, "variation": "strong"}
+    sources = {folder: 8}
+    assert given["provenance"] == {"data": ["drawn"], "sources": sources, "variation": "strong", "hue": 0.0}
+    assert (given["variation"], given["device"]) == (replace(VARIATIONS["strong"], hue=0.0), "0,1")
 
 
 A, B, C = [0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]

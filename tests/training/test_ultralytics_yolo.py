@@ -62,7 +62,7 @@ def train(yolo: ModuleType, smears: Smears, folder: Path, **changes: Any) -> Pat
         "model": "yolo11n.yaml",
         "tile_size": TILE_SIZE,
         "one_stage": False,
-        "variation": "strong",
+        "variation": VARIATIONS["strong"],
         "schedule": Schedule(epochs=1, learning_rate=1e-3),
         "batch_size": 4,
         "folder": folder,
@@ -148,6 +148,67 @@ def test_resume_goes_on_where_the_run_was_broken_off(
     assert train(yolo, smears, tmp_path, schedule=schedule, resume=True).read_bytes() == trained
 
 
+class TestSeveralCards:
+    """What ultralytics' launcher does for them, but for the processes that it would start; without a GPU."""
+
+    @pytest.fixture
+    def launched(
+        self, yolo: ModuleType, smears: Smears, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> tuple[Path, list[list[str]]]:
+        """The folder of a training as if for two cards, and the commands that it would have run."""
+        from ultralytics.engine import trainer as engine
+        from ultralytics.utils import dist
+
+        commands: list[list[str]] = []
+
+        def keep(command: list[str], **_: object) -> None:
+            state = Path(command[-1]).with_suffix(".pt").read_bytes()
+            (tmp_path / "state.pt").write_bytes(state)
+            commands.append(command)
+
+        monkeypatch.setattr(dist, "USER_CONFIG_DIR", tmp_path)
+        monkeypatch.setattr(engine.subprocess, "run", keep)
+        monkeypatch.setattr(yolo._LeukocyteTraining, "__init__", self._for_two_cards(yolo))
+        varied = replace(VARIATIONS["mild"], hue=0.0)
+        train(yolo, smears, tmp_path / "run", variation=varied)
+        monkeypatch.undo()
+        return tmp_path, commands
+
+    @staticmethod
+    def _for_two_cards(yolo: ModuleType) -> Any:
+        plain = yolo._LeukocyteTraining.__init__
+
+        def made(trainer: Any, *arguments: Any, **options: Any) -> None:
+            plain(trainer, *arguments, **options)
+            trainer.ddp, trainer.world_size = True, 2
+
+        return made
+
+    def test_each_process_finds_the_data_and_varies_it_as_asked(
+        self, yolo: ModuleType, launched: tuple[Path, list[list[str]]]
+    ) -> None:
+        from ultralytics.utils import DEFAULT_CFG_DICT
+        from ultralytics.utils.patches import torch_load
+
+        folder, [command] = launched
+        assert command[1:5] == ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
+        assert (folder / "run/weights/provenance.json").exists()  # which the launcher would have removed
+        state = torch_load(folder / "state.pt", map_location="cpu")
+        settings = {**DEFAULT_CFG_DICT, "save_dir": ""}
+        again = state["trainer"](cfg=settings, overrides=state["args"], _callbacks=state["callbacks"])
+        dataset = again.build_dataset(again.data["train"], batch=4)
+        assert len(dataset) == 8
+        assert dataset.variation == replace(VARIATIONS["mild"], hue=0.0)
+        assert not again.args.resume
+
+    @pytest.mark.parametrize("device", ["0,97", "gpu"])
+    def test_a_card_that_is_not_there_is_refused(
+        self, device: str, yolo: ModuleType, smears: Smears, tmp_path: Path
+    ) -> None:
+        with pytest.raises(TrainingError, match=rf"The device {device} was asked for and this machine has"):
+            train(yolo, smears, tmp_path, device=device)
+
+
 class TestDataset:
     def test_boxes_come_back_as_they_were_marked(
         self, yolo: ModuleType, smears: Smears, tmp_path: Path
@@ -155,7 +216,14 @@ class TestDataset:
         two = replace(
             smears[0], boxes_xyxy=np.float32([[10, 20, 60, 80], [150, 90, 250, 170]]), labels=("LY", None)
         )
-        yolo.write_dataset([two], smears, ("leukocyte",), tmp_path / "set", longest_side_px=400)
+        yolo.write_dataset(
+            [two],
+            smears,
+            ("leukocyte",),
+            tmp_path / "set",
+            longest_side_px=400,
+            variation=VARIATIONS["strong"],
+        )
         rows = np.loadtxt(tmp_path / "set/labels/train/000000.txt", ndmin=2)
         assert rows[:, 0].tolist() == [0, 0]
         centre, sides = rows[:, 1:3] * (200, 180), rows[:, 3:] * (200, 180)
@@ -165,7 +233,14 @@ class TestDataset:
     def test_labels_are_numbers_of_the_classes(
         self, yolo: ModuleType, smears: Smears, tmp_path: Path
     ) -> None:
-        yolo.write_dataset(smears, smears, ("PNN", "LY"), tmp_path / "set", longest_side_px=400)
+        yolo.write_dataset(
+            smears,
+            smears,
+            ("PNN", "LY"),
+            tmp_path / "set",
+            longest_side_px=400,
+            variation=VARIATIONS["strong"],
+        )
         numbers = [
             np.loadtxt(path, ndmin=2)[:, 0].astype(int).tolist()
             for path in sorted((tmp_path / "set/labels/train").glob("*.txt"))
@@ -181,7 +256,14 @@ class TestDataset:
         with_tail = tmp_path / "tail.jpg"
         with_tail.write_bytes(smears[1].path.read_bytes() + b"camera's own notes")
         images = [smears[0], replace(smears[0], path=half_seen), replace(smears[1], path=with_tail)]
-        yolo.write_dataset(images, images, ("leukocyte",), tmp_path / "set", longest_side_px=400)
+        yolo.write_dataset(
+            images,
+            images,
+            ("leukocyte",),
+            tmp_path / "set",
+            longest_side_px=400,
+            variation=VARIATIONS["strong"],
+        )
         placed = sorted((tmp_path / "set/images/train").iterdir())
         assert [path.is_symlink() for path in placed] == [True, False, False]
         for path, image in zip(placed, images, strict=True):
@@ -191,7 +273,14 @@ class TestDataset:
         self, yolo: ModuleType, smears: Smears, tmp_path: Path
     ) -> None:
         for side in (100, 400):
-            yolo.write_dataset(smears, smears, ("leukocyte",), tmp_path / str(side), longest_side_px=side)
+            yolo.write_dataset(
+                smears,
+                smears,
+                ("leukocyte",),
+                tmp_path / str(side),
+                longest_side_px=side,
+                variation=VARIATIONS["strong"],
+            )
         small = cv2.imread(str(tmp_path / "100/images/train/000000.png"))
         assert small.shape == (90, 100, 3)
         label = "labels/train/000000.txt"
@@ -200,8 +289,22 @@ class TestDataset:
     def test_an_old_dataset_leaves_nothing_behind_and_no_original_is_lost(
         self, yolo: ModuleType, smears: Smears, tmp_path: Path
     ) -> None:
-        yolo.write_dataset(smears, smears, ("leukocyte",), tmp_path / "set", longest_side_px=400)
-        yolo.write_dataset(smears[:1], smears[:1], ("leukocyte",), tmp_path / "set", longest_side_px=400)
+        yolo.write_dataset(
+            smears,
+            smears,
+            ("leukocyte",),
+            tmp_path / "set",
+            longest_side_px=400,
+            variation=VARIATIONS["strong"],
+        )
+        yolo.write_dataset(
+            smears[:1],
+            smears[:1],
+            ("leukocyte",),
+            tmp_path / "set",
+            longest_side_px=400,
+            variation=VARIATIONS["strong"],
+        )
         assert [path.name for path in (tmp_path / "set/images/train").iterdir()] == ["000000.jpg"]
         assert all(image.path.exists() for image in smears)
 
@@ -269,7 +372,9 @@ class TestVariation:
     def test_goes_on_when_the_mosaics_end_and_leaves_validation_alone(
         self, yolo: ModuleType, smears: Smears, tmp_path: Path
     ) -> None:
-        data = yolo.write_dataset(smears, smears, (yolo.LEUKOCYTE,), tmp_path, longest_side_px=400)
+        data = yolo.write_dataset(
+            smears, smears, (yolo.LEUKOCYTE,), tmp_path, longest_side_px=400, variation=VARIATIONS["strong"]
+        )
         from ultralytics.cfg import get_cfg
 
         options = {
@@ -294,14 +399,21 @@ class TestVariation:
 def test_the_users_trackers_and_platform_are_not_called(
     yolo: ModuleType, smears: Smears, tmp_path: Path
 ) -> None:
-    data = yolo.write_dataset(smears, smears, (yolo.LEUKOCYTE,), tmp_path / "set", longest_side_px=400)
+    data = yolo.write_dataset(
+        smears,
+        smears,
+        (yolo.LEUKOCYTE,),
+        tmp_path / "set",
+        longest_side_px=400,
+        variation=VARIATIONS["strong"],
+    )
     settings = {
         "model": "yolo11n.yaml",
         "data": str(data),
         "save_dir": str(tmp_path / "run"),
         "device": "cpu",
     }
-    trainer = yolo._LeukocyteTraining(VARIATIONS["none"], settings)
+    trainer = yolo._LeukocyteTraining(overrides=settings)
     called = {callback.__module__ for callbacks in trainer.callbacks.values() for callback in callbacks}
     assert called == {"ultralytics.utils.callbacks.base", "ultralytics.utils.events"}
     assert not sys.modules["ultralytics.utils.events"].events.enabled

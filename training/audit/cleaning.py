@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edge.cells import cell_class
-from training.annotations import COLUMNS, LEUKOCYTE_WITHOUT_CLASS
+from training.annotations import COLUMNS, LEUKOCYTE_WITHOUT_CLASS, AnnotationError
 from training.audit.faults import Action, Change, Fault
 from training.audit.tables import Row, Table
 
@@ -92,6 +92,24 @@ def parse(row: Row) -> CleanRow:
     written = row.cells["class"].strip()
     label = written if written == LEUKOCYTE_WITHOUT_CLASS else cell_class(written).code
     return CleanRow(row.line, row.name, (box[0], box[1], box[2], box[3]), label, row.cells)
+
+
+def parse_all(table: Table) -> list[CleanRow]:
+    """Every row of a file, in which nothing is wrong.
+
+    Raises:
+        AnnotationError: a row has no name, a coordinate that is no number, or a class that is none.
+    """
+    rows = []
+    for row in table.rows:
+        try:
+            rows.append(parse(row))
+        except ValueError:
+            raise AnnotationError(
+                f"{table.path} has on line {row.line} {row.name or 'no name'},{row.text}, which is no box of "
+                "a known class; clean it with python -m training.audit first."
+            ) from None
+    return rows
 
 
 def clean(

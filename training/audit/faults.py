@@ -128,6 +128,7 @@ class Change:
     """One line of the log: one fault of one row, or of one image.
 
     Attributes:
+        fault: a `Fault`; of a curation a `training.curation.Curated`.
         file: the CSV file as the report names it; the folder for an image without rows.
         line: of the row in that file, from 1; None where the whole image is meant.
         before: the cells x1,y1,x2,y2,class as given.
@@ -138,7 +139,7 @@ class Change:
     line: int | None
     name: str
     action: Action
-    fault: Fault
+    fault: StrEnum
     reason: str
     before: str = ""
     after: str = ""

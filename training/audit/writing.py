@@ -87,13 +87,31 @@ def write_cleaned(found: Audit, provenance: Mapping[Path, Provenance], folder: P
             group = found.groups.get(at) if at else None
             cells = {**known.get(name, {}), "NAME": name, SOURCE: source_of(at, known.get(name, {}))}
             told[name] = cells | ({DUPLICATE_GROUP: group.name} if group else {})
-    folder.mkdir(parents=True, exist_ok=True)
-    for one in found.tables:
-        _write_table(one, folder / one.table.label)
-    write_provenance(folder / FILE_NAME, list(told.values()))
     repaired = {name: data for name, at in images.items() if (data := found.images[at].repaired) is not None}
-    link_images({name: at for name, at in images.items() if name not in repaired}, folder / "images")
-    for name, data in repaired.items():
+    links = {name: at for name, at in images.items() if name not in repaired}
+    write_folder(found.tables, list(told.values()), links, repaired.items(), folder)
+
+
+def write_folder(
+    tables: Iterable[Cleaned],
+    provenance: Sequence[Mapping[str, str]],
+    links: Mapping[str, Path],
+    copies: Iterable[tuple[str, bytes]],
+    folder: Path,
+) -> None:
+    """Annotation files with what the trainers look for beside them.
+
+    Args:
+        provenance: rows of provenance.csv.
+        links: images as they are, by NAME.
+        copies: bytes of the other images, with their NAME.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in tables:
+        _write_table(one, folder / one.table.label)
+    write_provenance(folder / FILE_NAME, provenance)
+    link_images(links, folder / "images")
+    for name, data in copies:
         copy = folder / "images" / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         if copy.is_symlink():  # of a former run, to the original, which is not to be written to

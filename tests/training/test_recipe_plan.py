@@ -1,0 +1,134 @@
+"""Which commands a recipe becomes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from build_engines.recipe import read_recipe as read_ensemble
+from training import detector, recipe
+from training.recipe_file import RecipeError
+from training.recipe_plan import Job, Plan, plan_recipe, plan_without_each_source
+
+FOLDED = """
+folds = 2
+[every_detector]
+epochs = 1
+[detector.a]
+folds = true
+tta = ["hflip"]
+weight = 0.25
+windows = { size_px = 512, overlap_px = 128 }
+[detector.b]
+model = "yolo11n.yaml"
+one_stage = true
+[fusion]
+iou = 0.6
+"""
+
+
+@pytest.fixture
+def job(smears_csv: Path, tmp_path: Path) -> Job:
+    path = tmp_path / "mine.toml"
+    path.write_text(FOLDED)
+    return Job(path, "small", (smears_csv,), (smears_csv,), tmp_path / "run")
+
+
+def typed(plan: Plan) -> dict[str, str]:
+    return {step.name: step.typed for step in plan.steps}
+
+
+def test_every_step_comes_after_what_it_needs_and_ends_in_one_measured_bundle(job: Job) -> None:
+    steps = plan_recipe(job).steps
+    names = [step.name for step in steps]
+    assert names == [
+        "folds", "detector-a-fold-1", "detector-a-fold-2", "detector-b", "build", "evaluate", "time", "card",
+    ]  # fmt: skip
+    for place, step in enumerate(steps):
+        assert set(step.needs) <= set(names[:place])
+
+
+def test_a_network_of_a_fold_is_trained_and_judged_on_that_fold(job: Job) -> None:
+    commands, folds = typed(plan_recipe(job)), job.out / "folds"
+    assert commands["detector-a-fold-2"] == (
+        f"python -m training.detector --csv {folds}/fold-2-train.csv --validation-csv {folds}/fold-2-val.csv "
+        f"--epochs 1 --out {job.out}/detector-a-fold-2 --resume"
+    )
+    assert f"--csv {job.csvs[0]} --validation-csv {job.csvs[0]}" in commands["detector-b"]
+
+
+def test_the_trainers_take_what_is_planned(job: Job) -> None:
+    for step in plan_recipe(job).steps:
+        if step.name == "detector-b":
+            context = detector.main.make_context("detector", list(step.command[3:]))
+            assert context.params["one_stage"]
+            assert context.params["model"] == "yolo11n.yaml"
+
+
+def test_the_ensemble_is_one_that_build_takes(job: Job) -> None:
+    [(path, text)] = plan_recipe(job).files.items()
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    ensemble = read_ensemble(path)
+    assert [(job.out / one.checkpoint).resolve() for one in ensemble.detector] == [
+        (job.out / name).resolve()
+        for name in (
+            "detector-a-fold-1/best.pt", "detector-a-fold-2/best.pt", "detector-b/weights/best.pt",
+        )
+    ]  # fmt: skip
+    first = ensemble.detector[0]
+    assert (first.weight, first.tta, first.windows and first.windows.size_px) == (0.25, ("hflip",), 512)
+    assert ensemble.fusion.iou == 0.6
+
+
+def test_a_source_that_is_left_out_is_left_out_of_all_training(job: Job) -> None:
+    commands = typed(plan_recipe(replace(job, excluded=("lab0",))))
+    assert all("--exclude-source lab0" in line for name, line in commands.items() if "detector" in name)
+    assert "--name mine-small-without-lab0" in commands["build"]
+
+
+def test_cleaned_annotations_are_what_is_trained_on_and_the_users_own_what_is_judged_by(job: Job) -> None:
+    job.recipe.write_text("[audit]\nmin_side = 12\n[detector.a]")
+    validation = job.csvs[0].with_name("validation.csv")
+    validation.write_bytes(job.csvs[0].read_bytes())
+    commands = typed(plan_recipe(replace(job, validation_csvs=(validation,))))
+    cleaned = job.out / "audit/cleaned"
+    audited = f"training.audit {validation} {job.csvs[0]} --min-side 12"  # of two like images the first stays
+    assert audited in commands["audit"]
+    assert f"--csv {cleaned}/smears.csv --validation-csv {cleaned}/validation.csv" in commands["detector-a"]
+    assert f"--csv {validation}" in commands["evaluate"]
+    validation.unlink()
+
+
+def test_each_source_is_left_out_once_and_all_are_judged_together(job: Job) -> None:
+    job.recipe.write_text("[detector.a]")
+    (job.csvs[0].parent / "provenance.csv").write_text(
+        "NAME,source\n" + "".join(f"{n}.jpg,{'a b' if n < 4 else 'c'}\n" for n in range(8))
+    )
+    plan = plan_without_each_source(job)
+    (job.csvs[0].parent / "provenance.csv").unlink()
+    assert [step.name for step in plan.steps] == [
+        "sources", "without-a_b/detector-a", "without-a_b/build", "without-c/detector-a", "without-c/build",
+        "unseen",
+    ]  # fmt: skip
+    commands = typed(plan)
+    assert "--exclude-source 'a b'" in commands["without-a_b/detector-a"]
+    assert f"--out {job.out}/without-c/bundle" in commands["without-c/build"]
+    assert f"--splits {job.out}/sources --bundles {job.out}" in commands["unseen"]
+
+
+def test_a_teacher_that_is_not_there_is_refused_before_anything_trains(job: Job) -> None:
+    shipped = Path(__file__).parents[2] / "training/recipes/edge.toml"
+    with pytest.raises(RecipeError, match=r"has no bundle trained without lab0 \(.*without-lab0/bundle\)"):
+        plan_recipe(replace(job, recipe=shipped, teacher=job.csvs[0].parent, excluded=("lab0",)))
+
+
+def test_the_plan_can_be_read_without_anything_being_written(job: Job) -> None:
+    csv = str(job.csvs[0])
+    shown = CliRunner().invoke(
+        recipe.main, [str(job.recipe), "--csv", csv, "--validation-csv", csv, "--out", str(job.out), "--plan"]
+    )
+    assert shown.exit_code == 0
+    assert shown.output.endswith("".join(f"{step.typed}\n" for step in plan_recipe(job).steps))
+    assert not job.out.exists()

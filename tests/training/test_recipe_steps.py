@@ -1,0 +1,89 @@
+"""Steps are done once, in order, and go on after a failure. The trainer is a double that writes a file."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from training.recipe_file import RecipeError
+from training.recipe_steps import Run, Step, run_steps
+
+TRAINER_DOUBLE = """
+import sys, pathlib
+out, fails = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
+out.mkdir(parents=True, exist_ok=True)
+with out.with_name(f"{out.name}-starts").open("a") as file:
+    file.write("resumed\\n" if (out / "resume.pt").exists() else "anew\\n")
+(out / "resume.pt").touch()
+print("epoch 1 of 1")
+if fails.exists():
+    sys.exit("The double was told to fail.")
+(out / "best.pt").write_text("weights")
+"""
+
+
+class Recipe:
+    """Two networks and a bundle of both, all made by the double."""
+
+    def __init__(self, folder: Path) -> None:
+        self.run = Run(folder / "run")
+        self.data = folder / "train.csv"
+        self.data.write_text("NAME\n")
+        self.fails = folder / "fails"
+        self.double = folder / "double.py"
+        self.double.write_text(TRAINER_DOUBLE)
+        self.said = io.StringIO()
+
+    def step(self, name: str, *needs: str, may_fail: bool = False, option: str = "") -> Step:
+        out = self.run.folder / name
+        fails = str(self.fails) if may_fail else "never"
+        command = ("python", str(self.double), str(out), fails, option)
+        return Step(name, command, out / "best.pt", out, (self.data,), needs)
+
+    def steps(self, option: str = "") -> list[Step]:
+        return [self.step("a", may_fail=True), self.step("b", option=option), self.step("build", "a", "b")]
+
+    def do(self, option: str = "", jobs: int = 1) -> None:
+        run_steps(self.run, self.steps(option), jobs, Console(file=self.said))
+
+    def starts(self) -> dict[str, list[str]]:
+        every = {name: self.run.folder / f"{name}-starts" for name in ("a", "b", "build")}
+        return {name: path.read_text().split() if path.exists() else [] for name, path in every.items()}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    return Recipe(tmp_path)
+
+
+def test_a_step_that_fails_leaves_the_others_and_goes_on_where_it_was(recipe: Recipe) -> None:
+    recipe.fails.touch()
+    with pytest.raises(RecipeError) as raised:
+        recipe.do(jobs=2)
+    message = str(raised.value)
+    assert message.startswith(f"a ended with 1; all that it said is in {recipe.run.folder}/logs/a.log")
+    assert "epoch 1 of 1\n    The double was told to fail." in message
+    assert "1 of 3 steps are done" in message
+    assert recipe.starts() == {"a": ["anew"], "b": ["anew"], "build": []}
+    recipe.fails.unlink()
+    recipe.do()
+    assert recipe.starts() == {"a": ["anew", "resumed"], "b": ["anew"], "build": ["anew"]}
+
+
+def test_only_what_has_changed_and_what_comes_after_it_is_done_again_and_anew(recipe: Recipe) -> None:
+    recipe.do()
+    recipe.do()
+    assert recipe.starts() == {"a": ["anew"], "b": ["anew"], "build": ["anew"]}
+    recipe.do(option="--epochs=9")
+    assert recipe.starts() == {"a": ["anew"], "b": ["anew"] * 2, "build": ["anew"] * 2}
+    recipe.data.write_text("NAME\nanother\n")
+    recipe.do(option="--epochs=9")
+    assert recipe.starts() == {"a": ["anew"] * 2, "b": ["anew"] * 3, "build": ["anew"] * 3}
+
+
+def test_a_result_that_is_gone_is_made_again(recipe: Recipe) -> None:
+    recipe.do()
+    (recipe.run.folder / "build/best.pt").unlink()
+    recipe.do()
+    assert recipe.starts() == {"a": ["anew"], "b": ["anew"], "build": ["anew", "resumed"]}

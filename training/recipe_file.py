@@ -1,0 +1,288 @@
+"""What a recipe's file says: networks, and what is done with them. It is read whole before anything trains.
+
+    folds = 4
+
+    [detector.yolox]          # a network, under a name of its own
+    folds = true              # one a fold
+    tta = ["hflip"]           # a key of the bundle's recipe
+    epochs = 60               # an option of python -m training.detector
+
+    [small.detector.yolox]    # laid over it with --size small
+    epochs = 5
+
+training/recipes/README.md has all keys.
+"""
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from build_engines.recipe import ClassifierEntry, DetectorEntry
+from edge.errors import EdgeError
+from edge.manifest import Fusion
+
+Kind = Literal["detector", "classifier"]
+Size = Literal["small", "full"]
+Options = dict[str, Any]
+
+_ENTRIES: dict[Kind, type[BaseModel]] = {"detector": DetectorEntry, "classifier": ClassifierEntry}
+_OF_THE_RUN = ("csv", "validation_csv", "out", "resume", "exclude_source", "data_note", "soft_labels")
+"""Options of the trainers that the runner gives."""
+_SIZES: tuple[Size, ...] = ("small", "full")
+
+
+class RecipeError(EdgeError):
+    """A recipe's file says something that cannot be done, or one of its steps failed."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Curation(BaseModel):
+    """A first round of detectors, whose out-of-fold predictions mend the annotations of the second.
+
+    Other keys are options of `python -m training.curate`.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    detector: dict[str, Options] = Field(min_length=1)
+
+
+class Distillation(_Part):
+    """The bundle whose probabilities classifiers with `soft_weight` learn besides the labels."""
+
+    teacher: Path
+    """A recipe, seen from this one's folder."""
+
+
+class TrainingRecipe(_Part):
+    """A recipe in one of its sizes, as its file says it."""
+
+    about: str = ""
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    """Least detection score of a finding, after fusion."""
+    audit: Options | None = None
+    """Options of `python -m training.audit`; without the table nothing is cleaned."""
+    folds: int | None = Field(default=None, ge=2)
+    curation: Curation | None = None
+    every_detector: Options = {}
+    every_classifier: Options = {}
+    detector: dict[str, Options] = Field(min_length=1)
+    """By names of one's own. Keys are those of the bundle's recipe, options of the trainer, and `folds`: one
+    network a fold, in place of one trained on all and judged by the validation files."""
+    classifier: dict[str, Options] = {}
+    fusion: Fusion = Fusion()
+    distillation: Distillation | None = None
+
+    def networks(self, kind: Kind) -> Iterator[tuple[str, "Network"]]:
+        """The networks of the bundle with their names, in the file's order."""
+        every = self.every_detector if kind == "detector" else self.every_classifier
+        tables = self.detector if kind == "detector" else self.classifier
+        for name, own in tables.items():
+            yield name, Network.of(kind, {"folds": False, **every, **own})
+
+    def curators(self) -> Iterator[tuple[str, "Network"]]:
+        """The networks of the first round, one a fold."""
+        for name, own in self.curation.detector.items() if self.curation else ():
+            yield name, Network.of("detector", {**self.every_detector, **own, "folds": True})
+
+
+class Network(_Part):
+    """A network's keys by who reads them; a key that both know goes to both."""
+
+    kind: Kind
+    folds: bool
+    training: dict[str, Any]
+    bundle: dict[str, Any]
+
+    @classmethod
+    def of(cls, kind: Kind, options: Options) -> "Network":
+        """Sort the keys.
+
+        Raises:
+            RecipeError: nobody knows a key, or the runner sets it itself.
+        """
+        trainer = options_of(trainer_of(kind))
+        entry = _ENTRIES[kind].model_fields.keys() - {"checkpoint"}
+        for key in options:
+            if key == "folds":
+                continue
+            if key in _OF_THE_RUN:
+                raise RecipeError(f"{key} is given by the runner; leave it out of the {kind}.")
+            if key not in trainer and key not in entry:
+                raise RecipeError(
+                    f"{key} is neither an option of python -m training.{kind} nor a key of a {kind} in "
+                    "docs/bundle.md; see --help of the one and the tables of the other."
+                )
+        return cls(
+            kind=kind,
+            folds=options["folds"],
+            training={key: value for key, value in options.items() if key in trainer},
+            bundle={key: value for key, value in options.items() if key in entry},
+        )
+
+    @property
+    def checkpoint(self) -> str:
+        """Where its trainer leaves the best network, in the folder of its run."""
+        of_ultralytics = Path(str(self.training.get("model", ""))).suffix in (".pt", ".yaml")
+        return "weights/best.pt" if of_ultralytics and self.kind == "detector" else "best.pt"
+
+
+def trainer_of(kind: Kind) -> click.Command:
+    """The command that trains a kind of network."""
+    if kind == "detector":
+        from training.detector import main
+    else:
+        from training.classifier import main
+    return main
+
+
+def options_of(command: click.Command) -> dict[str, click.Option]:
+    """A command's options by their names as keys: tile_size for --tile-size."""
+    return {
+        option.opts[-1].lstrip("-").replace("-", "_"): option
+        for option in command.params
+        if isinstance(option, click.Option)
+    }
+
+
+def as_arguments(command: click.Command, values: Mapping[str, Any]) -> list[str]:
+    """Keys and values as one would type them; lists are options that are repeated."""
+    known, arguments = options_of(command), []
+    for key, value in values.items():
+        for one in value if isinstance(value, list) else [value]:
+            if not known[key].is_flag:
+                arguments += [known[key].opts[-1], str(one)]
+            elif one:
+                arguments.append(known[key].opts[-1])
+    return arguments
+
+
+def read_recipe(path: Path, size: Size) -> TrainingRecipe:
+    """A recipe's file in one size; environment variables in its values are put in.
+
+    Raises:
+        RecipeError: the file cannot be read, or a key or value in it is not understood.
+    """
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise RecipeError(f"The recipe {path} cannot be read ({error.strerror}); check the path.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(
+            f"The recipe {path} is no TOML ({error}); training/recipes has examples."
+        ) from error
+    sizes = {name: content.pop(name, {}) for name in _SIZES}
+    try:
+        recipe = TrainingRecipe.model_validate(_expanded(_laid_over(content, sizes[size])))
+        _check(recipe)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RecipeError(
+            f"The recipe {path} is not understood with --size {size} ({where}: {first['msg']}); "
+            "training/recipes/README.md has all keys."
+        ) from error
+    except RecipeError as error:
+        raise RecipeError(f"The recipe {path} cannot be followed with --size {size}: {error}") from error
+    return recipe
+
+
+def _laid_over(shared: Any, own: Any) -> Any:
+    """Tables become one, key by key; of all else the size's own wins."""
+    if not isinstance(shared, dict) or not isinstance(own, dict):
+        return own
+    both = {key: _laid_over(shared[key], own[key]) if key in shared else own[key] for key in own}
+    return {**shared, **both}
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _expanded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_expanded(inner) for inner in value]
+    if not isinstance(value, str) or "$" not in value:
+        return value
+    expanded = os.path.expandvars(value)
+    if "$" in expanded:
+        raise RecipeError(f"{value} names an environment variable that is not set; set it.")
+    return expanded
+
+
+def _check(recipe: TrainingRecipe) -> None:
+    """Refuse, before anything trains, what a step would refuse after hours."""
+    every = [
+        (f"{kind}.{name}", network)
+        for kind in ("detector", "classifier")
+        for name, network in recipe.networks(kind)
+    ]
+    every += [(f"curation.detector.{name}", network) for name, network in recipe.curators()]
+    absent: list[str] = []
+    for name, network in every:
+        absent += _require_values(name, trainer_of(network.kind), network.training)
+        try:
+            _ENTRIES[network.kind].model_validate({"checkpoint": "best.pt", **network.bundle})
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, (name, *first["loc"])))
+            raise RecipeError(f"{where} is not understood ({first['msg']}); see docs/bundle.md.") from error
+        if network.folds and recipe.folds is None:
+            raise RecipeError(f"{name} wants one network a fold and the recipe has no folds; say folds = 5.")
+        if "soft_weight" in network.training and recipe.distillation is None:
+            raise RecipeError(f"{name} has soft_weight and no teacher; add [distillation] with teacher.")
+    learn = [name for name, network in recipe.networks("classifier") if "soft_weight" in network.training]
+    if recipe.distillation is not None and not learn:
+        raise RecipeError("there is a teacher and no classifier that has soft_weight; add it to one.")
+    if recipe.audit is not None:
+        from training.audit.command import main as audit
+
+        _require_known("audit", audit, recipe.audit, ("out",))
+    if recipe.curation is not None:
+        from training.curate import main as curate
+
+        given = recipe.curation.model_extra or {}
+        _require_known("curation", curate, given, ("splits", "bundles", "csv", "out"))
+    if absent:
+        raise RecipeError(
+            f"these base weights are not there: {', '.join(dict.fromkeys(absent))}; put them there "
+            "(training/recipes/README.md tells where they come from)."
+        )
+
+
+def _require_known(
+    table: str, command: click.Command, given: Mapping[str, Any], own: tuple[str, ...]
+) -> None:
+    known = options_of(command).keys() - set(own)
+    if unknown := [key for key in given if key not in known]:
+        raise RecipeError(f"{table}.{unknown[0]} is none of {', '.join(sorted(known))}; choose one of these.")
+    _require_values(table, command, given)
+
+
+def _require_values(name: str, command: click.Command, values: Mapping[str, Any]) -> list[str]:
+    """Let each option of a command look at its value; returns files that are not there."""
+    absent = []
+    context, known = click.Context(command), options_of(command)
+    for key, value in values.items():
+        option = known[key]
+        is_file = isinstance(option.type, click.Path) or (key == "model" and os.sep in str(value))
+        if is_file:
+            absent += [] if Path(value).exists() else [str(value)]
+            continue
+        if option.is_flag != isinstance(value, bool):
+            raise RecipeError(f"{name}.{key} is {value!r} and must be {_expected(option)}.")
+        try:
+            option.process_value(context, [str(one) for one in value] if option.multiple else str(value))
+        except click.BadParameter as error:
+            raise RecipeError(f"{name}.{key}: {error.message.rstrip('.')}; mend it.") from error
+    return absent
+
+
+def _expected(option: click.Option) -> str:
+    return "true or false" if option.is_flag else "a value"

@@ -1,0 +1,225 @@
+"""Steps of a run: commands that are run when what they need is there, and once only."""
+
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from training.recipe_file import RecipeError
+
+_LAST_LINES = 8
+_PATIENCE_S = 20
+"""How long a command that was told to stop may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One command.
+
+    Attributes:
+        name: of the step; a / is a folder of its log.
+        command: the words that one would type.
+        result: the file by which it is known that the command did its work.
+        folder: what the command makes from nothing; None where it adds to what others made.
+        inputs: files from outside of the run that it reads.
+        needs: names of the steps that come before.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    result: Path
+    folder: Path | None = None
+    inputs: tuple[Path, ...] = ()
+    needs: tuple[str, ...] = ()
+
+    @property
+    def typed(self) -> str:
+        """The command as a line."""
+        return shlex.join(self.command)
+
+
+@dataclass(slots=True)
+class Run:
+    """The folder of a run: stamps of its steps, and their logs."""
+
+    folder: Path
+    lines: dict[str, str] = field(default_factory=dict)
+    """The last line that each running step wrote."""
+    _children: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    _stopping: threading.Event = field(default_factory=threading.Event)
+
+    def log(self, step: Step) -> Path:
+        """Where the step's output goes."""
+        return self.folder / "logs" / f"{step.name}.log"
+
+    def is_done(self, step: Step) -> bool:
+        """Whether its result is there, of this command, these inputs and the same steps before."""
+        stamp = self._stamp(step.name)
+        return stamp.get("done", 0) > 0 and stamp["of"] == self._of(step) and step.result.exists()
+
+    def do(self, step: Step) -> None:
+        """Run the command; one that was broken off goes on, one that has changed begins anew.
+
+        Raises:
+            RecipeError: it failed; the message has its last lines.
+        """
+        of = self._of(step)
+        if step.folder is not None and self._stamp(step.name).get("of") != of:
+            shutil.rmtree(step.folder, ignore_errors=True)
+        self._write_stamp(step.name, {"of": of, "done": 0})
+        began, log = time.monotonic(), self.log(step)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        code, last = self._run(step, log)
+        if code != 0 or not step.result.exists():
+            why = f"ended with {code}" if code else f"left no {step.result}"
+            told = "\n".join(f"    {line}" for line in last[-_LAST_LINES:])
+            raise RecipeError(f"{step.name} {why}; all that it said is in {log}, which ends with:\n{told}")
+        seconds = round(time.monotonic() - began, 1)
+        self._write_stamp(step.name, {"of": of, "done": time.time_ns(), "seconds": seconds})
+
+    def stop(self) -> None:
+        """End the commands that run; none is started any more."""
+        self._stopping.set()
+        for child in list(self._children):
+            child.terminate()
+        deadline = time.monotonic() + _PATIENCE_S
+        for child in list(self._children):
+            try:
+                child.wait(max(deadline - time.monotonic(), 0.1))
+            except subprocess.TimeoutExpired:
+                child.kill()
+
+    def _run(self, step: Step, log: Path) -> tuple[int, list[str]]:
+        last: list[str] = []
+        with (
+            log.open("wb") as file,
+            subprocess.Popen(
+                _executable(step.command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            ) as child,
+        ):  # fmt: skip
+            self._children.append(child)
+            if self._stopping.is_set():
+                child.terminate()
+            file.write(f"$ {step.typed}\n".encode())
+            for content in child.stdout or ():
+                file.write(content)
+                file.flush()
+                # A bar is drawn again and again in one line.
+                line = content.decode("utf-8", "replace").rstrip().rsplit("\r", 1)[-1]
+                if line.strip():
+                    last = [*last[-_LAST_LINES:], line]
+                    self.lines[step.name] = line.strip()
+            code = child.wait()
+            self._children.remove(child)
+        self.lines.pop(step.name, None)
+        return code, last
+
+    def _of(self, step: Step) -> dict[str, Any]:
+        """All that the result depends on; the folder of the run may be moved."""
+        own = str(self.folder)
+        return {
+            "command": [word.replace(own, "RUN") for word in step.command],
+            "inputs": [hashlib.sha256(path.read_bytes()).hexdigest() for path in step.inputs],
+            "needs": {name: self._stamp(name).get("done", 0) for name in step.needs},
+        }
+
+    def _path(self, name: str) -> Path:
+        return self.folder / "steps" / f"{name}.json"
+
+    def _stamp(self, name: str) -> dict[str, Any]:
+        try:
+            stamp: dict[str, Any] = json.loads(self._path(name).read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return stamp
+
+    def _write_stamp(self, name: str, stamp: dict[str, Any]) -> None:
+        path = self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".part")
+        partial.write_text(json.dumps(stamp, indent=1) + "\n", "utf-8")
+        partial.replace(path)
+
+
+def _executable(command: Sequence[str]) -> list[str]:
+    """The same with the programs of this environment."""
+    first, *rest = command
+    return [sys.executable if first == "python" else str(Path(sys.executable).with_name(first)), *rest]
+
+
+def run_steps(run: Run, steps: Sequence[Step], jobs: int, console: Console) -> None:
+    """Run all steps that are not done, `jobs` at a time where they do not wait for each other.
+
+    A step that fails stops those that need it, and no others.
+
+    Raises:
+        RecipeError: the first failure, after all others have ended.
+    """
+    open_steps = {step.name: step for step in steps}
+    finished: set[str] = set()
+    failures: list[RecipeError] = []
+    shown = Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
+        TextColumn("{task.fields[line]}"), console=console, transient=True, disable=not console.is_terminal,
+    )  # fmt: skip
+
+    def say(text: str) -> None:
+        shown.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    with ThreadPoolExecutor(jobs) as pool, shown:
+        running: dict[Future[None], tuple[Step, Any, float]] = {}
+        try:
+            while open_steps or running:
+                for step in list(open_steps.values()):
+                    if len(running) == jobs:
+                        break
+                    if not finished.issuperset(step.needs):
+                        continue
+                    del open_steps[step.name]
+                    place = f"[{len(finished) + len(running) + len(failures) + 1}/{len(steps)}] {step.name}"
+                    if run.is_done(step):
+                        finished.add(step.name)
+                        say(f"{place}: done before")
+                        continue
+                    if not console.is_terminal:
+                        say(f"{place}: {step.typed}")
+                    task = shown.add_task(place, total=None, line="")
+                    running[pool.submit(run.do, step)] = (step, task, time.monotonic())
+                if not running:
+                    if any(finished.issuperset(step.needs) for step in open_steps.values()):
+                        continue
+                    break  # what is left needs what failed
+                done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+                for step, task, _ in running.values():
+                    shown.update(task, line=run.lines.get(step.name, "")[: max(console.width - 50, 10)])
+                for future in done:
+                    step, task, began = running.pop(future)
+                    shown.remove_task(task)
+                    try:
+                        future.result()
+                    except RecipeError as error:
+                        failures.append(error)
+                        say(f"{step.name}: failed")
+                    else:
+                        finished.add(step.name)
+                        say(f"{step.name}: {time.monotonic() - began:.0f} s")
+        except BaseException:
+            run.stop()
+            raise
+    if failures:
+        raise RecipeError(f"{failures[0]}\n{len(finished)} of {len(steps)} steps are done; give the same "
+                          "command again to go on from there.")  # fmt: skip
