@@ -6,8 +6,8 @@ import click
 
 from training.options import fold_options, one_sentence
 
-CHANGES = "changes.csv"
-"""By which a folder is known as that of a former curation."""
+DISAGREEMENTS = "disagreements.png"
+"""By which a folder is known as that of a former curation; changes.csv is in one of training.audit, too."""
 
 
 @click.command()
@@ -68,7 +68,7 @@ def main(
 
     if clash := [path for path in csvs if path.resolve().parent == out.resolve()]:
         raise AnnotationError(f"{clash[0]} lies where the curated files go; give another folder as --out.")
-    require_own(out, CHANGES)
+    require_own(out, DISAGREEMENTS)
     folds = folds_of(splits, bundles)
     given = [GivenFile.read(path, label) for path, label in zip(csvs, labels_of(csvs), strict=True)]
     images = [image for one in given for image in one.images]
@@ -100,7 +100,8 @@ def main(
     shown.sort(key=lambda mistake: -(mistake.confidence or 0))
     image_of = {image.name: image for image in images}
     with writing(out):
-        write_changes([change for one in curated for change in one.table.changes], out / CHANGES)
+        draw_mistakes(shown, lambda name: read_pixels(image_of[name]), out / DISAGREEMENTS)
+        write_changes([change for one in curated for change in one.table.changes], out / "changes.csv")
         for name in image_of:  # of a former run
             (out / "images" / name).unlink(missing_ok=True)
         write_folder(
@@ -110,7 +111,6 @@ def main(
             (copy for one in curated for copy in one.copies()),
             out,
         )
-        draw_mistakes(shown, lambda name: read_pixels(image_of[name]), out / "disagreements.png")
     counts = Counter(change.fault for one in curated for change in one.table.changes)
     for fault in Curated:
         click.echo(f"{fault.value}: {counts[fault]}")

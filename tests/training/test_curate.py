@@ -36,7 +36,7 @@ def test_the_trainers_read_what_is_left(
     before = {image.name: image.path.read_bytes() for image in smears}
     out = tmp_path / "curated"
     (out / "images").mkdir(parents=True)  # of a former run, which painted another image
-    (out / "changes.csv").touch()
+    (out / "disagreements.png").touch()
     (out / "images" / smears[1].name).touch()
     (out / "images" / smears[0].name).symlink_to(smears[0].path)
     code, said = run(folders, given, out)
