@@ -153,7 +153,7 @@ def _build_engines(target: str | None, out: Path | None, *, bundle: Path | None,
 
     station = station_of(settings, bundle)
     if triton is not None:
-        from build_engines.triton import write_triton_repository
+        from build_engines.triton_repository import write_triton_repository
         from edge.engine_files import engines_of
 
         plans = engines_of(station.bundle.path, "tensorrt")

@@ -1,7 +1,7 @@
 """Graphs on another machine: a server that speaks the KServe v2 protocol, like NVIDIA's Triton.
 
 So stations without a card share one that has it. The server must serve the very bundle that the station has
-(`build_engines/triton.py` writes it), which gives the known answers by which the station tests it.
+(`build_engines/triton_repository.py` writes it), which gives the known answers by which the station tests it.
 """
 
 import hashlib

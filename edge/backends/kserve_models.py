@@ -1,6 +1,7 @@
 """What a bundle's graphs are called on a server, what they take and give there, and what it tells of them.
 
-`build_engines/triton.py` writes it and `edge/backends/kserve.py` asks for it: no package of either is needed.
+`build_engines/triton_repository.py` writes it and `edge/backends/kserve.py` asks for it: no package of either
+is needed.
 """
 
 from collections.abc import Mapping, Sequence

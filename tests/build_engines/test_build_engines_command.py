@@ -4,6 +4,8 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,13 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return Path(shutil.copytree(embedded_bundle(), tmp_path / "bundle"))
+
+
+def test_no_module_beside_the_command_hides_a_package() -> None:
+    """Python looks for packages in a script's folder first: torch imports triton, its compiler, there."""
+    beside = {path.stem for path in Path(build.__file__).parent.glob("*.py")} - {"__init__", "build"}
+    assert {name for name in beside if find_spec(name) or name in packages_distributions()} == set()
+    assert "triton" not in beside  # which torch has wherever it has CUDA
 
 
 def run(*args: object, code: int = 0) -> str:

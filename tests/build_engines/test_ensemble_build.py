@@ -22,7 +22,7 @@ from build_engines.job import Job
 from build_engines.networks import load_networks, load_recipe
 from build_engines.onnx_export import export
 from build_engines.recipe import Recipe, read_recipe, recipe_of
-from build_engines.triton import write_triton_repository
+from build_engines.triton_repository import write_triton_repository
 from edge import cli
 from edge.bundle import Bundle
 from edge.demo.renderer import draw_tile

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from build_engines.triton import write_triton_repository
+from build_engines.triton_repository import write_triton_repository
 from edge.backends.kserve_models import served_graphs
 from edge.bundle import MANIFEST, Bundle
 from edge.demo.renderer import draw_field, draw_tile

@@ -11,7 +11,7 @@ import pytest
 from google.protobuf import text_format
 
 from build_engines.errors import EngineError
-from build_engines.triton import write_triton_repository
+from build_engines.triton_repository import write_triton_repository
 from edge.bundle import Bundle, embedded_bundle, file_sha256
 from edge.engine_files import EngineFile, engines_of
 from edge.manifest import GateResult
@@ -195,8 +195,7 @@ def test_a_full_disk_is_told_in_a_sentence(bundle: Bundle, tmp_path: Path) -> No
 
 
 def test_it_needs_nothing_that_trains() -> None:
-    code = (
-        "import sys, build_engines.triton as _; print({'torch', 'onnx', 'tritonclient'} & set(sys.modules))"
-    )
+    code = "import sys, build_engines.triton_repository as _; "
+    code += "print({'torch', 'onnx', 'tritonclient'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
