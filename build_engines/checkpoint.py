@@ -135,13 +135,15 @@ def build_network(family: Family, architecture: dict[str, Any], class_count: int
     """An untrained network of a family.
 
     Args:
-        family: "yolox" (`depth`, `width`, `depthwise` in `architecture`) or "timm" (`name`).
+        family: "yolox" (`depth`, `width`, `depthwise` in `architecture`) or "timm" (`name`, and
+            `img_size` where that is fixed in the network).
         architecture: the builder's arguments.
         class_count: 0 for a detector that only finds, which then has the one class "leukocyte".
     """
     if family == "yolox":
         return yolox_network(**architecture, class_count=max(class_count, 1))
-    network: nn.Module = timm.create_model(architecture["name"], pretrained=False, num_classes=class_count)
+    name, options = architecture["name"], {key: own for key, own in architecture.items() if key != "name"}
+    network: nn.Module = timm.create_model(name, pretrained=False, num_classes=class_count, **options)
     return network
 
 

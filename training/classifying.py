@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 import torch
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 
@@ -27,6 +29,9 @@ log = logging.getLogger(__name__)
 
 _LEAST_VALIDATION_CELLS = 10
 """A class with fewer does not count in the score by which the best epoch is chosen."""
+
+_POSITIONS = "pos_embed"
+"""timm's name of the position embedding, which has a row for each patch of the input."""
 
 
 def macro_f1_of_frequent(truth: Sequence[str], predicted: Sequence[str], least: int) -> float:
@@ -74,7 +79,7 @@ def train_classifier(
             f"No class has {_LEAST_VALIDATION_CELLS} validation cells (the largest has {most}); "
             "give more of them."
         )
-    architecture = {"name": model}
+    architecture = architecture_of(model, geometry.crop_size)
     network = build_network("timm", architecture, len(classes)).to(memory_format=torch.channels_last)
     if pretrained is not None:
         load_base_weights(network, pretrained)
@@ -151,14 +156,28 @@ def _dataset(
     return kind(samples, targets, geometry, variation, seed)
 
 
+def architecture_of(model: str, crop_size: int) -> dict[str, Any]:
+    """What builds a model of timm; one with a fixed input size, as a ViT, for that of the crop."""
+    config = timm.get_pretrained_cfg(model)
+    return {"name": model, **({"img_size": crop_size} if config and config.fixed_input_size else {})}
+
+
 def load_base_weights(network: nn.Module, path: Path) -> None:
     """Take over every base weight that has this network's shape; only the last layer may differ.
+
+    The position embedding of a ViT for another input size is resampled to this network's.
 
     Raises:
         TrainingError: the file holds no weights, or those of another network.
     """
     base = read_base_weights(path)
     own = network.state_dict()
+    positions = base.get(_POSITIONS)
+    if positions is not None and _POSITIONS in own and positions.shape != own[_POSITIONS].shape:
+        n_prefix = 0 if network.no_embed_class else network.num_prefix_tokens
+        base[_POSITIONS] = resample_abs_pos_embed(
+            positions, list(network.patch_embed.grid_size), num_prefix_tokens=n_prefix
+        )
     fitting = {
         name: tensor for name, tensor in base.items() if name in own and own[name].shape == tensor.shape
     }

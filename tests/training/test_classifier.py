@@ -14,7 +14,7 @@ import timm
 import torch
 from click.testing import CliRunner
 
-from build_engines.checkpoint import Checkpoint, CropGeometry
+from build_engines.checkpoint import Checkpoint, CropGeometry, build_network
 from build_engines.networks import load_networks, load_recipe
 from build_engines.recipe import ClassifierEntry, DetectorEntry, Recipe
 from edge.geometry import crop
@@ -23,7 +23,7 @@ from tests.build_engines.small_bundle import NANO, save_detector
 from training.annotations import AnnotatedImage
 from training.augment import VARIATIONS
 from training.classifier import main
-from training.classifying import load_base_weights, macro_f1_of_frequent, train_classifier
+from training.classifying import architecture_of, load_base_weights, macro_f1_of_frequent, train_classifier
 from training.crops import Cell, CropDataset, balanced_weights, cells_of, normalised
 from training.loop import Schedule, TrainingError
 from training.targets import box_key, targets_of
@@ -119,6 +119,19 @@ def test_base_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     torch.save(timm.create_model("test_resnet", pretrained=False).state_dict(), tmp_path / "base.pth")
     with pytest.raises(TrainingError, match=r"base\.pth fits only \d+ of the network's \d+ tensors; give"):
         load_base_weights(timm.create_model(MODEL, pretrained=False), tmp_path / "base.pth")
+
+
+def test_a_vit_is_built_for_the_crop_and_takes_base_weights_of_another_input_size(tmp_path: Path) -> None:
+    base = timm.create_model("test_vit", pretrained=False)  # for 160 px, in patches of 16
+    torch.save(base.state_dict(), tmp_path / "base.pth")
+    network = build_network("timm", architecture_of("test_vit", 64), 3).eval()
+    assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 3)
+    load_base_weights(network, tmp_path / "base.pth")
+    assert network.pos_embed.shape == (1, 1 + 4 * 4, 64)
+    assert torch.equal(network.pos_embed[:, 0], base.pos_embed[:, 0])  # the class token
+    assert torch.equal(network.blocks[0].attn.qkv.weight, base.blocks[0].attn.qkv.weight)
+    of_base = base.pos_embed[0, 1:].reshape(10, 10, 64)
+    assert torch.allclose(network.pos_embed[0, 1:].mean(0), of_base.mean((0, 1)), atol=5e-3)
 
 
 def test_a_model_that_timm_does_not_have_is_refused(smears_csv: Path, tmp_path: Path) -> None:
