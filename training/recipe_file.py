@@ -15,7 +15,7 @@ training/recipes/README.md has all keys.
 
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ Kind = Literal["detector", "classifier"]
 Size = Literal["small", "full"]
 Options = dict[str, Any]
 
+KINDS: tuple[Kind, ...] = ("detector", "classifier")
 _ENTRIES: dict[Kind, type[BaseModel]] = {"detector": DetectorEntry, "classifier": ClassifierEntry}
 _OF_THE_RUN = ("csv", "validation_csv", "out", "resume", "exclude_source", "data_note", "soft_labels")
 """Options of the trainers that the runner gives."""
@@ -45,7 +46,7 @@ class _Part(BaseModel):
 
 
 class Curation(BaseModel):
-    """A first round of detectors, whose out-of-fold predictions mend the annotations of the second.
+    """A first round of networks, whose out-of-fold predictions mend the annotations of the second.
 
     Other keys are options of `python -m training.curate`.
     """
@@ -53,6 +54,7 @@ class Curation(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     detector: dict[str, Options] = Field(min_length=1)
+    classifier: dict[str, Options] = {}
 
 
 class Distillation(_Part):
@@ -83,15 +85,18 @@ class TrainingRecipe(_Part):
 
     def networks(self, kind: Kind) -> Iterator[tuple[str, "Network"]]:
         """The networks of the bundle with their names, in the file's order."""
-        every = self.every_detector if kind == "detector" else self.every_classifier
-        tables = self.detector if kind == "detector" else self.classifier
-        for name, own in tables.items():
-            yield name, Network.of(kind, {"folds": False, **every, **own})
+        for name, own in (self.detector if kind == "detector" else self.classifier).items():
+            yield name, Network.of(kind, {"folds": False, **self._every(kind), **own})
 
-    def curators(self) -> Iterator[tuple[str, "Network"]]:
+    def curators(self, kind: Kind) -> Iterator[tuple[str, "Network"]]:
         """The networks of the first round, one a fold."""
-        for name, own in self.curation.detector.items() if self.curation else ():
-            yield name, Network.of("detector", {**self.every_detector, **own, "folds": True})
+        if self.curation is not None:
+            tables = self.curation.detector if kind == "detector" else self.curation.classifier
+            for name, own in tables.items():
+                yield name, Network.of(kind, {**self._every(kind), **own, "folds": True})
+
+    def _every(self, kind: Kind) -> Options:
+        return self.every_detector if kind == "detector" else self.every_classifier
 
 
 class Network(_Part):
@@ -218,12 +223,9 @@ def _expanded(value: Any) -> Any:
 
 def _check(recipe: TrainingRecipe) -> None:
     """Refuse, before anything trains, what a step would refuse after hours."""
-    every = [
-        (f"{kind}.{name}", network)
-        for kind in ("detector", "classifier")
-        for name, network in recipe.networks(kind)
-    ]
-    every += [(f"curation.detector.{name}", network) for name, network in recipe.curators()]
+    own = [(f"{kind}.{name}", one) for kind in _ENTRIES for name, one in recipe.networks(kind)]
+    first = [(f"curation.{kind}.{name}", one) for kind in _ENTRIES for name, one in recipe.curators(kind)]
+    every = [*own, *first]
     absent: list[str] = []
     for name, network in every:
         absent += _require_values(name, trainer_of(network.kind), network.training)
@@ -249,11 +251,26 @@ def _check(recipe: TrainingRecipe) -> None:
 
         given = recipe.curation.model_extra or {}
         _require_known("curation", curate, given, ("splits", "bundles", "csv", "out"))
+    for networks in (own, first):
+        _require_classes(networks)
     if absent:
         raise RecipeError(
             f"these base weights are not there: {', '.join(dict.fromkeys(absent))}; put them there "
             "(training/recipes/README.md tells where they come from)."
         )
+
+
+def _require_classes(networks: Sequence[tuple[str, "Network"]]) -> None:
+    """Refuse detectors that name no classes where no classifier always does: they become no bundle."""
+    classifiers = [one for _, one in networks if one.kind == "classifier"]
+    always = any(not one.bundle.get("only_when_alone") for one in classifiers)
+    for name, one in networks:
+        names = one.training.get("one_stage") and one.bundle.get("class_weight", 1) > 0
+        if one.kind == "detector" and not names and not always:
+            raise RecipeError(
+                f"{name} names no classes and no classifier beside it always does; say one_stage = true "
+                "in it, or add a classifier without only_when_alone."
+            )
 
 
 def _require_known(

@@ -15,6 +15,7 @@ from training.annotations import read_beside
 from training.audit.tables import labels_of
 from training.provenance import FILE_NAME
 from training.recipe_file import (
+    KINDS,
     Network,
     RecipeError,
     Size,
@@ -166,11 +167,11 @@ def _plan_bundle(plan: Plan, job: Job) -> str:
     if recipe.curation is not None:
         data = _plan_curation(plan, job, data, recipe)
     folds: list[_Data] = []
-    if any(network.folds for kind in ("detector", "classifier") for _, network in recipe.networks(kind)):
+    if any(network.folds for kind in KINDS for _, network in recipe.networks(kind)):
         folds = _plan_folds(plan, job, data, recipe, "folds-curated" if recipe.curation else "folds")
     soft, taught = (), ()
     trained = []
-    for kind in ("detector", "classifier"):
+    for kind in KINDS:
         if kind == "classifier" and recipe.distillation is not None:
             soft, taught = _plan_soft_labels(plan, job, data, recipe.distillation.teacher)
         for name, network in recipe.networks(kind):
@@ -226,8 +227,9 @@ def _plan_curation(plan: Plan, job: Job, data: _Data, recipe: TrainingRecipe) ->
     needs = []
     for number, fold in enumerate(folds, 1):
         trained = [
-            _plan_training(plan, job, fold, network, f"curation-{name}-fold-{number}")
-            for name, network in recipe.curators()
+            _plan_training(plan, job, fold, network, f"curation-{kind}-{name}-fold-{number}")
+            for kind in KINDS
+            for name, network in recipe.curators(kind)
         ]
         name = f"fold-{number}"
         needs.append(

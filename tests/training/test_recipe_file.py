@@ -52,6 +52,7 @@ def test_a_size_is_laid_over_what_both_share_key_by_key(tmp_path: Path) -> None:
         epochs = 90
         [full.detector.other]
         model = "yolo11n.yaml"
+        [classifier.c]
         """,
     )
     small, full = read_recipe(path, "small"), read_recipe(path, "full")
@@ -62,7 +63,8 @@ def test_a_size_is_laid_over_what_both_share_key_by_key(tmp_path: Path) -> None:
 
 
 def test_a_key_goes_to_whoever_knows_it(tmp_path: Path) -> None:
-    path = write(tmp_path, "[detector.a]\nepochs = 2\nweight = 0.5\ntta = ['hflip']\ntile_size = 64")
+    text = "[detector.a]\nepochs = 2\nweight = 0.5\ntta = ['hflip']\ntile_size = 64\n[classifier.c]"
+    path = write(tmp_path, text)
     [(_, one)] = read_recipe(path, "small").networks("detector")
     assert one.training == {"epochs": 2, "tile_size": 64}
     assert one.bundle == {"weight": 0.5, "tta": ["hflip"], "tile_size": 64}
@@ -79,7 +81,16 @@ def test_a_key_goes_to_whoever_knows_it(tmp_path: Path) -> None:
         ("[detector.a]\nweight = -1", r"detector.a.weight is not understood .*; see docs/bundle.md"),
         ("[detector.a]\nfolds = true", "detector.a wants one network a fold and the recipe has no folds"),
         ("[detector.a]\nfolds = 3", "folds: Input should be a valid boolean"),
-        ("[detector.a]\npretrained = 'absent.pth'", "base weights are not there: absent.pth; put them there"),
+        ("[detector.a]", "detector.a names no classes and no classifier beside it always does; say"),
+        ("[detector.a]\n[classifier.b]\nonly_when_alone = true", "detector.a names no classes"),
+        (
+            "folds = 2\n[detector.a]\n[classifier.b]\n[curation.detector.c]",
+            "curation.detector.c names no classes",
+        ),
+        (
+            "[detector.a]\n[classifier.b]\npretrained = 'absent.pth'",
+            "are not there: absent.pth; put them there",
+        ),
         ("[detector.a]\npretrained = '$NOT_SET_ANYWHERE/a.pth'", "environment variable that is not set"),
         ("[detector.a]\n[classifier.b]\nmodel = 'no_such'", "classifier.b.model: .*no_such"),
         ("[detector.a]\n[fusion]\nio = 1", r"fusion.io: Extra inputs are not permitted"),

@@ -23,6 +23,7 @@ windows = { size_px = 512, overlap_px = 128 }
 [detector.b]
 model = "yolo11n.yaml"
 one_stage = true
+[classifier.c]
 [fusion]
 iou = 0.6
 """
@@ -43,7 +44,8 @@ def test_every_step_comes_after_what_it_needs_and_ends_in_one_measured_bundle(jo
     steps = plan_recipe(job).steps
     names = [step.name for step in steps]
     assert names == [
-        "folds", "detector-a-fold-1", "detector-a-fold-2", "detector-b", "build", "evaluate", "time", "card",
+        "folds", "detector-a-fold-1", "detector-a-fold-2", "detector-b", "classifier-c",
+        "build", "evaluate", "time", "card",
     ]  # fmt: skip
     for place, step in enumerate(steps):
         assert set(step.needs) <= set(names[:place])
@@ -89,7 +91,7 @@ def test_a_source_that_is_left_out_is_left_out_of_all_training(job: Job) -> None
 
 
 def test_cleaned_annotations_are_what_is_trained_on_and_the_users_own_what_is_judged_by(job: Job) -> None:
-    job.recipe.write_text("[audit]\nmin_side = 12\n[detector.a]")
+    job.recipe.write_text("[audit]\nmin_side = 12\n[detector.a]\none_stage = true")
     validation = job.csvs[0].with_name("validation.csv")
     validation.write_bytes(job.csvs[0].read_bytes())
     commands = typed(plan_recipe(replace(job, validation_csvs=(validation,))))
@@ -102,7 +104,7 @@ def test_cleaned_annotations_are_what_is_trained_on_and_the_users_own_what_is_ju
 
 
 def test_each_source_is_left_out_once_and_all_are_judged_together(job: Job) -> None:
-    job.recipe.write_text("[detector.a]")
+    job.recipe.write_text("[detector.a]\none_stage = true")
     (job.csvs[0].parent / "provenance.csv").write_text(
         "NAME,source\n" + "".join(f"{n}.jpg,{'a b' if n < 4 else 'c'}\n" for n in range(8))
     )
@@ -119,9 +121,11 @@ def test_each_source_is_left_out_once_and_all_are_judged_together(job: Job) -> N
 
 
 def test_a_teacher_that_is_not_there_is_refused_before_anything_trains(job: Job) -> None:
-    shipped = Path(__file__).parents[2] / "training/recipes/edge.toml"
+    job.recipe.write_text(
+        "[distillation]\nteacher = 't.toml'\n[detector.a]\n[classifier.b]\nsoft_weight = 0.5"
+    )
     with pytest.raises(RecipeError, match=r"has no bundle trained without lab0 \(.*without-lab0/bundle\)"):
-        plan_recipe(replace(job, recipe=shipped, teacher=job.csvs[0].parent, excluded=("lab0",)))
+        plan_recipe(replace(job, teacher=job.csvs[0].parent, excluded=("lab0",)))
 
 
 def test_the_plan_can_be_read_without_anything_being_written(job: Job) -> None:
