@@ -53,7 +53,7 @@ RECIPES = blog thomine xueer mpware edge
 SMEARS = $(CYTOLOGIA_DATA)/smears
 
 # ARGS=--leave-one-source-out after it adds the figures on unseen sources.
-recipes: $(VENV)/developer ## Train every winning system in small, for docs/recipes.md (an hour on two cores)
+recipes: $(VENV)/developer ## Train every winning system in small, for docs/recipes.md
 	for recipe in $(RECIPES); do \
 		teacher=; test $$recipe != edge || teacher="--teacher runs/recipes/mpware"; \
 		$(ULTRALYTICS_ENV) $(BIN)/python -m training.recipe training/recipes/$$recipe.toml --size small --jobs 2 \
