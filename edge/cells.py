@@ -86,6 +86,24 @@ def cell_class(code: str) -> CellClass:
 
 
 @dataclass(frozen=True, slots=True)
+class Unlikeness:
+    """How unlike an image is to all that its bundle was trained on; see `edge.likeness`.
+
+    Attributes:
+        ratio: its distance from the nearest training images, as a part of the limit.
+        because: in what it differs, in words; empty if it is not marked.
+    """
+
+    ratio: float
+    because: str = ""
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether it is beyond the limit."""
+        return self.ratio > 1
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One leukocyte in one smear image.
 

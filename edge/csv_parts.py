@@ -35,6 +35,10 @@ class Row:
             raise self.contradiction("has more or fewer cells than there are columns")
         return self.cells[column]
 
+    def get(self, column: str) -> str:
+        """As `[column]`; empty where an older version began the file without that column."""
+        return self[column] if self.cells is None or column in self.cells else ""
+
     def number(self, column: str) -> float:
         """The number in a cell, without a sign. ContradictionError: there is none."""
         if not re.fullmatch(r"[0-9]+(\.[0-9]*)?", self[column], re.ASCII):

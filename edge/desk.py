@@ -26,6 +26,7 @@ from edge.cells import Finding
 from edge.errors import BackendError, EdgeError, ImageRejected
 from edge.images import ImageLimits, decode
 from edge.journal import Journal
+from edge.likeness import Likeness
 from edge.locks import OutputFullError
 from edge.opening import MAX_TRIES, Opener
 from edge.records import LARGEST_BATCH, Answer, Entry, State, Write
@@ -59,6 +60,10 @@ class Reader(Protocol):
     @property
     def crowd(self) -> Lanes | None:
         """The same pipeline for images that wait for each other; None: it reads one after the other."""
+
+    @property
+    def likeness(self) -> Likeness | None:
+        """What an image is compared with after it was read; None: with nothing."""
 
     @property
     def bundle_id(self) -> str: ...
@@ -245,6 +250,10 @@ class Desk:
         try:
             rgb = task.decoding.result() if task.decoding else self._decode(task)
             findings = pipeline.read(rgb, task.watch, self._detection_threshold)
+            unlikeness = None
+            if (likeness := self._pipeline.likeness) is not None:
+                unlikeness = likeness.compare(rgb, findings)
+                task.watch.lap("compare")
         except ImageRejected as error:
             log.warning("%r is rejected: %s", path, error)
             return Verdict(State.REJECTED, error.reason)
@@ -259,7 +268,7 @@ class Desk:
             task.decoding = None
         if self._keep_pixels:
             task.rgb = rgb
-        return Verdict(State.DONE if findings else State.EMPTY, "", tuple(findings))
+        return Verdict(State.DONE if findings else State.EMPTY, "", tuple(findings), unlikeness)
 
     def _count_fault(self, task: Task, error: BackendError) -> None:
         """Keep a fault of the engine; what then goes wrong with the outputs must not hide the fault."""
@@ -294,7 +303,7 @@ class Desk:
             task.watch.lap("csv")
             task.result = ImageResult(
                 *(task.path, task.arrival.sample, task.verdict.state, task.verdict.reason, True),
-                *(task.verdict.findings, dict(task.watch.stage_ms), task.rgb),
+                *(task.verdict.findings, dict(task.watch.stage_ms), task.rgb, task.verdict.unlikeness),
             )
 
     def _plan(self, task: Task) -> list[Write]:
@@ -305,7 +314,7 @@ class Desk:
         finished_at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         origin = (self._pipeline.bundle_id, self._pipeline.engine_id, finished_at)
         seen = (verdict.findings, task.size_wh, task.watch.elapsed_ms)
-        answer = Answer(verdict.state, verdict.reason, *seen, *origin)
+        answer = Answer(verdict.state, verdict.reason, *seen, *origin, verdict.unlikeness)
         name, sample = os.fsencode(task.path.name), os.fsencode(task.arrival.sample)
         writes = self._results.plan(name, sample, task.sha256, answer)
         self._journal.finish(claim, answer, writes)

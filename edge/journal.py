@@ -263,12 +263,15 @@ class Journal:
 def _store_answer(db: sqlite3.Connection, image_id: int, answer: Answer) -> None:
     width, height = answer.size_wh or (None, None)
     findings = json.dumps([_as_json(finding) for finding in answer.findings])
+    unlike = answer.unlikeness
     db.execute(
         "UPDATE images SET state = ?, reason = ?, width = ?, height = ?, findings = ?, latency_ms = ?, "
-        "bundle = ?, engine = ?, finished_at = ? WHERE id = ?",
+        "bundle = ?, engine = ?, finished_at = ?, unlike_training = ?, unlike_because = ? WHERE id = ?",
         (
             *(answer.state, _text(answer.reason), width, height, findings, answer.latency_ms),
-            *(answer.bundle, answer.engine, answer.finished_at, image_id),
+            *(answer.bundle, answer.engine, answer.finished_at),
+            *((None, None) if unlike is None else (round(unlike.ratio, 6), unlike.because)),
+            image_id,
         ),
     )
 

@@ -41,6 +41,10 @@ MIGRATIONS = (
     """
     ALTER TABLE writes ADD COLUMN batch INTEGER;
     """,
+    """
+    ALTER TABLE images ADD COLUMN unlike_training REAL;
+    ALTER TABLE images ADD COLUMN unlike_because TEXT;
+    """,
 )
 """Statements that lead from schema version n to n + 1. Append only: stations in the field hold data."""
 

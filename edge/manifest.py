@@ -8,8 +8,10 @@ is read by older stations too, and one that does is refused by them by the name 
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from edge.appearance import NAMES
 from edge.cells import cell_class
 from edge.geometry import LETTERBOX_PAD, Anchor, CropShape
 from edge.views import Flip, Turn
@@ -17,6 +19,7 @@ from edge.views import Flip, Turn
 SCHEMA_VERSION = 1
 
 Weight = Annotated[float, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 WeightOrNone = Annotated[float, Field(ge=0)]
 
 
@@ -136,6 +139,53 @@ class Thresholds(_Part):
     writes surer and less sure findings alike."""
 
 
+class ImageSource(_Part):
+    """What the training images of one source look like: a normal distribution of `edge.appearance`."""
+
+    name: str
+    images: int = Field(gt=0)
+    mean: tuple[float, ...]
+    deviation: tuple[PositiveFloat, ...]
+    """Standard deviations."""
+    correlation: tuple[tuple[float, ...], ...]
+    """One row for each number; shrunk, so that it can be inverted."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "ImageSource":
+        sizes = {len(self.mean), len(self.deviation), len(self.correlation), *map(len, self.correlation)}
+        if sizes != {len(NAMES)}:
+            raise ValueError(
+                f"{self.name} has {', '.join(map(str, sorted(sizes)))} numbers where {len(NAMES)} are needed"
+            )
+        if np.linalg.eigvalsh(np.array(self.correlation))[0] <= 0:
+            raise ValueError(f"the correlation of {self.name} is not positive definite")
+        return self
+
+
+class TrainingImages(_Part):
+    """What the images look like that the bundle was trained on; see `edge.likeness`.
+
+    Attributes:
+        statistics: names of the numbers, those of `edge.appearance.STATISTICS`.
+        limit: distance from the nearest source beyond which an image is unlike them.
+        limit_without_cells: the same of an image in which nothing was found.
+    """
+
+    statistics: tuple[str, ...]
+    sources: Annotated[tuple[ImageSource, ...], Field(min_length=1)]
+    limit: PositiveFloat
+    limit_without_cells: PositiveFloat
+
+    @model_validator(mode="after")
+    def _check(self) -> "TrainingImages":
+        if self.statistics != NAMES:
+            raise ValueError(
+                f"it has the statistics {', '.join(self.statistics)}, this version measures "
+                f"{', '.join(NAMES)}; run `python -m training.likeness` of this version"
+            )
+        return self
+
+
 class GateResult(_Part):
     """How far one engine and precision strayed from the FP32 reference when the bundle was built."""
 
@@ -155,6 +205,7 @@ class Manifest(_Part):
     Attributes:
         classes: class codes in the order of a finding's probabilities.
         temperature: what `edge.pipeline.tempered` softens (above 1) or sharpens the probabilities by.
+        training_images: what each image is compared with; None: with nothing.
         accuracy: figures measured on real images, for people; nothing depends on them.
         gates: engines and precisions tried when the bundle was built.
         sha256: of every other file of the bundle.
@@ -169,6 +220,7 @@ class Manifest(_Part):
     fusion: Fusion = Fusion()
     thresholds: Thresholds
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    training_images: TrainingImages | None = None
     provenance: dict[str, Any]
     accuracy: dict[str, Any]
     gates: tuple[GateResult, ...]

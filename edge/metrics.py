@@ -77,6 +77,12 @@ class Metrics:
             namespace=_NAMESPACE,
             registry=registry,
         )
+        self._unlike = Counter(
+            "images_unlike_training",
+            "Images since the start that are unlike all that the bundle was trained on",
+            namespace=_NAMESPACE,
+            registry=registry,
+        )
         self._queue = Gauge(
             "queue_length",
             "Files that wait, whole or still changing",
@@ -131,6 +137,8 @@ class Metrics:
         self._total.observe(sum(result.stage_ms.values()) / 1e3)
         for stage, time_ms in result.stage_ms.items():
             self._stages.labels(stage).observe(time_ms / 1e3)
+        if result.unlikeness is not None and result.unlikeness.is_marked:
+            self._unlike.inc()
         for finding in result.findings:
             self._leukocytes.labels(finding.label).inc()
 

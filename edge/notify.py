@@ -41,7 +41,8 @@ class StatusLine:
 
         Args:
             queue: how many files wait.
-            troubles: what keeps the station from working, one phrase each; they come first.
+            troubles: what keeps the station from working, or its answers from being trusted, one phrase each;
+                they come first.
         """
         failures = self._counts[State.REJECTED] + self._counts[State.FAILED]
         counts = ", ".join(f"{state} {self._counts[state]}" for state in State if self._counts[state])

@@ -120,6 +120,8 @@ def print_summary(results: Sequence[ImageResult], out: Path) -> None:
         table.add_row("of these answered before", str(known))
     console = Console()
     console.print(table)
+    if unlike := sum(r.unlikeness is not None and r.unlikeness.is_marked for r in results):
+        console.print(f"{unlike} unlike the training images: unlike_because in images.csv says in what.")
     if cells:
         console.print(", ".join(f"{label} {count}" for label, count in cells.most_common()))
     console.print(f"rows: {out / 'results.csv'}, {out / 'images.csv'}", markup=False, highlight=False)

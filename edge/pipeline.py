@@ -27,6 +27,7 @@ from edge.detection import Detector
 from edge.errors import BackendError
 from edge.fusion import Detections, fuse
 from edge.geometry import Boxes, iou_matrix
+from edge.likeness import Likeness
 from edge.selftest import require_known_answers
 from edge.stopwatch import Stopwatch
 
@@ -52,6 +53,7 @@ class Pipeline:
         bundle: what is run.
         bundle_id: name and hash of the bundle, for result rows.
         engine_id: backend, precision and, of engines that were built ahead, their hash, for result rows.
+        likeness: what its images are compared with; None where the bundle knows of no training images.
         why: what speaks for this engine and against those that come before it; "" if nothing does.
     """
 
@@ -68,6 +70,8 @@ class Pipeline:
         self.bundle = bundle
         self.bundle_id = bundle.id
         self.engine_id = engine_id
+        known = manifest.training_images
+        self.likeness = None if known is None else Likeness(known)
         self.lanes = min(session.lanes for session in sessions)
         self._sessions = tuple(sessions)
         self._detectors = [

@@ -57,7 +57,8 @@ class CsvFile:
         Bytes that are missing at its end, or were never written there (a power cut may leave zeros), are
         written again. A piece of a line behind them is cut off and kept beside it in `<name>.cut`. If the
         block before that place is not what was written, if whole lines were added, or if the file cannot be
-        opened for writing, it is somebody else's now: it stays as it is and a new part begins.
+        opened for writing, it is somebody else's now: it stays as it is and a new part begins. So it does
+        where the file is an older version's, without all columns.
 
         Raises:
             OutputFullError: no space; call it again later.
@@ -78,6 +79,12 @@ class CsvFile:
             is_ours = False
         if not is_ours:
             self._begin_part(last)
+        if lacking := self._lacking_columns():
+            left = self._write_part([self._header])
+            log.warning(
+                "%s of an older version has no column %s: it is left alone, rows go on in %s.",
+                *(left, ", ".join(lacking), self._name),
+            )
 
     def _mend_file(self, last: Write) -> bool:
         """Make the current file whole; False if a human's hand was in it."""
@@ -222,19 +229,34 @@ class CsvFile:
         Only what was committed last, together, can be missing from a file that somebody saved: all before it
         was written by then. Of the images in it, those that the file does not name move to the new part.
         """
-        left = self._folder / self._name
+        if last is None:
+            left = self._write_part([self._header])
+            if left != self._name:
+                log.error("%s is not the station's: it is left alone, rows begin in %s.", left, self._name)
+            return
+        moved = [write.data for write in self._missing(last.file)]
+        left = self._write_part([self._header_of(last.file) if moved else self._header, *moved])
+        log.error(
+            "%s was changed by somebody else, or cannot be opened: it is left alone, rows go on in %s.",
+            *(left, self._name),
+        )
+
+    def _header_of(self, file: str) -> bytes:
+        return next(self._journal.writes_after(file, 0)).data
+
+    def _lacking_columns(self) -> list[str]:
+        """Columns that this version writes and the current file, which an older one began, has not."""
+        found, ours = (
+            next(csv.reader([header.decode("utf-8-sig")]))
+            for header in (self._header_of(self._name), self._header)
+        )
+        return [column for column in ours if column not in found]
+
+    def _write_part(self, parts: list[bytes]) -> str:
+        """Begin the next part with a header and rows, durably; the name of the part before it."""
+        left = self._name
         names = (part_name(self._output, number) for number in itertools.count(1))
         self._name = next(name for name in names if not self._is_taken(name))
-        parts = [self._header]
-        if last is not None:
-            log.error(
-                "%s was changed by somebody else, or cannot be opened: it is left alone, rows go on in %s.",
-                *(left.name, self._name),
-            )
-        elif left.name != self._name:
-            log.error("%s is not the station's: it is left alone, rows begin in %s.", left.name, self._name)
-        if last is not None:
-            parts += [write.data for write in self._missing(last.file)]
         writes, self._end, self._synced = [], 0, 0
         for data in parts:
             writes.append(self.plan(data))
@@ -246,6 +268,7 @@ class CsvFile:
             fsync_folder(self._folder)
         except OSError as error:
             raise self._as_ours(error) from error
+        return left
 
     def _missing(self, file: str) -> list[Write]:
         """What was committed last and does not stand in a file that is not ours any more.

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from enum import StrEnum
 
-from edge.cells import Finding
+from edge.cells import Finding, Unlikeness
 
 LARGEST_BATCH = 8
 """How many images at most are committed together: so many may be in the journal and not yet in a CSV file."""
@@ -51,6 +51,7 @@ class Answer:
         size_wh: width and height of the decoded image in pixels; None if it was not decoded.
         latency_ms: from the opening of the file to this answer.
         finished_at: UTC, ISO 8601 with milliseconds.
+        unlikeness: from the training images; None if it was not compared.
     """
 
     state: State
@@ -61,6 +62,7 @@ class Answer:
     bundle: str
     engine: str
     finished_at: str
+    unlikeness: Unlikeness | None = None
 
 
 @dataclass(frozen=True, slots=True)

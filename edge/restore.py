@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from itertools import chain, islice
 from pathlib import Path
 
-from edge.cells import Finding
+from edge.cells import Finding, Unlikeness
 from edge.csv_parts import ContradictionError, Part, Row, parts_of
 from edge.errors import JournalError
 from edge.journal import Journal
@@ -22,7 +22,7 @@ from edge.journal_file import JOURNAL_NAME, JournalDamagedError
 from edge.locks import fsync_folder, output_error
 from edge.projection import keep_beside, part_number
 from edge.records import Answer, State, Write
-from edge.results import IMAGE_COLUMNS, RESULT_COLUMNS, unescape
+from edge.results import FIRST_IMAGE_COLUMNS, RESULT_COLUMNS, unescape
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def open_journal(state: Path, out: Path, inbox: Path | None) -> Journal:
         journal = Journal(state)
     except JournalDamagedError as error:
         with _as_output_errors(out):
-            if inbox is None or not parts_of(out, "images", IMAGE_COLUMNS, strict=True):
+            if inbox is None or not parts_of(out, "images", FIRST_IMAGE_COLUMNS, strict=True):
                 raise
             log.error("%s", error)
             _replace(state, out, inbox, "damaged")
@@ -78,7 +78,7 @@ def open_journal(state: Path, out: Path, inbox: Path | None) -> Journal:
 
 def _has_rows(out: Path) -> bool:
     with _as_output_errors(out):
-        outputs = (("images", IMAGE_COLUMNS), ("results", RESULT_COLUMNS))
+        outputs = (("images", FIRST_IMAGE_COLUMNS), ("results", RESULT_COLUMNS))
         parts = chain.from_iterable(parts_of(out, *output, strict=True) for output in outputs)
         return any(next(part.rows(), None) for part in parts)
 
@@ -91,7 +91,7 @@ def _is_behind(journal: Journal, out: Path) -> bool:
     last = journal.last_write("images")
     assert last is not None
     with _as_output_errors(out), contextlib.suppress(PermissionError):
-        parts = {part.path.name: part for part in parts_of(out, "images", IMAGE_COLUMNS)}
+        parts = {part.path.name: part for part in parts_of(out, "images", FIRST_IMAGE_COLUMNS)}
         current = parts.get(last.file)
         newer = (part for name, part in parts.items() if part.number > part_number(last.file))
         behind = chain(current.rows(last.end) if current else (), *(part.rows() for part in newer))
@@ -139,7 +139,7 @@ def _as_output_errors(folder: Path) -> Iterator[None]:
 def _images(out: Path, inbox: Path) -> Iterator[_Image]:
     """What both CSV files tell, image by image, and their headers."""
     cells = parts_of(out, "results", RESULT_COLUMNS, strict=True)
-    images = parts_of(out, "images", IMAGE_COLUMNS, strict=True)
+    images = parts_of(out, "images", FIRST_IMAGE_COLUMNS, strict=True)
     # The last bytes of an output must come last: there the station goes on.
     begun = [part for part in (*cells[-1:], *images[-1:]) if next(part.rows(), None) is None]
     for part in (*cells, *images):
@@ -204,8 +204,15 @@ def _answer(row: Row, cells: list[Row]) -> Answer:
     reason, bundle, engine = (os.fsdecode(unescape(row[name])) for name in ("reason", "bundle", "engine"))
     findings = tuple(map(_finding, cells))
     return Answer(
-        *(state, reason, findings, size_wh, row.number("latency_ms"), bundle, engine, row["finished_at"])
+        *(state, reason, findings, size_wh, row.number("latency_ms"), bundle, engine, row["finished_at"]),
+        _unlikeness(row),
     )
+
+
+def _unlikeness(row: Row) -> Unlikeness | None:
+    if not row.get("unlike_training"):
+        return None
+    return Unlikeness(row.number("unlike_training"), os.fsdecode(unescape(row.get("unlike_because"))))
 
 
 def _finding(row: Row) -> Finding:

@@ -1,7 +1,8 @@
 """results.csv (one row a leukocyte) and images.csv (one row an image): projections of the journal.
 
 Format: UTF-8 without a mark, comma, decimal point, LF after each row, one header, quoted as RFC 4180 says;
-the same bytes under every locale. A column is never moved or renamed without a new `schema` number.
+the same bytes under every locale. A column is never moved or renamed without a new `schema` number; new ones
+stand behind the others.
 
 Text that came from outside (names, folders, reasons) is written so that a spreadsheet cannot take it for
 a formula and the original bytes can be had back (`unescape`):
@@ -29,10 +30,12 @@ RESULT_COLUMNS = (
     *("runner_up", "runner_up_score"),
     *("sample", "image_sha256", "bundle", "engine", "finished_at", "schema"),
 )
-IMAGE_COLUMNS = (
+FIRST_IMAGE_COLUMNS = (
     *("NAME", "status", "reason", "leukocytes", "width", "height", "sample", "image_sha256", "latency_ms"),
     *("bundle", "engine", "finished_at", "schema"),
 )
+"""What every images.csv has; a file with no others goes on in a new part."""
+IMAGE_COLUMNS = (*FIRST_IMAGE_COLUMNS, "unlike_training", "unlike_because")
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "'")
 _ESCAPED = re.compile(rb"\\(\\|x[0-9a-f]{2})")
@@ -80,6 +83,7 @@ def image_row(name: bytes, sample: bytes, sha256: bytes | None, answer: Answer) 
         *(escape(name), answer.state.value, escape(os.fsencode(answer.reason)), len(answer.findings)),
         *(answer.size_wh or ("", "")),
         *(*_place(sample, sha256), f"{answer.latency_ms:.1f}", *_origin(answer)),
+        *_unlikeness(answer),
     )
     return csv_bytes([row])
 
@@ -101,6 +105,11 @@ def _place(sample: bytes, sha256: bytes | None) -> tuple[str, str]:
 
 def _origin(answer: Answer) -> tuple[str, str, str, int]:
     return escape(answer.bundle.encode()), escape(answer.engine.encode()), answer.finished_at, SCHEMA
+
+
+def _unlikeness(answer: Answer) -> tuple[str, str]:
+    found = answer.unlikeness
+    return ("", "") if found is None else (f"{found.ratio:.3f}", escape(found.because.encode()))
 
 
 class Results:

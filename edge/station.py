@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edge.desk import Desk, Reader
+from edge.drift import Drift
 from edge.errors import BackendError
 from edge.exit_codes import ExitCode, log_and_code_of
 from edge.images import ImageLimits
@@ -71,6 +72,7 @@ class Station:
         self._back_off_s: dict[Path, float] = {}
         self._in_hand: dict[Path, ReadyFile] = {}
         """What the desk has and has not given back."""
+        self._drift = Drift()
         self._is_full = False
         self._full_warned_s = float("-inf")
         self._paused_until_s = float("-inf")
@@ -151,6 +153,7 @@ class Station:
         if self._is_full:
             self._go_on()
         self._status.count(result.path.name, result.status)
+        self._note_drift(result)
         fields = {
             "image": str(result.path),
             "status": result.status,
@@ -158,9 +161,23 @@ class Station:
             "leukocytes": len(result.findings),
             "latency_ms": round(sum(result.stage_ms.values()), 3),
         }
+        if (unlike := result.unlikeness) is not None:
+            fields |= {"unlike_training": round(unlike.ratio, 3), "unlike_because": unlike.because}
         log.info("%(image)r: %(status)s, %(leukocytes)d leukocytes.", fields, extra=fields)
         for follow in self._on_result:
             _follow(follow, result)
+
+    def _note_drift(self, result: ImageResult) -> None:
+        """Say once that most images are unlike the training images, and once that they are not any more."""
+        if result.unlikeness is None or not self._drift.note(result.unlikeness):
+            return
+        if self._drift.is_on:
+            log.warning(
+                "%s: stain or camera changed? See unlike_because in images.csv, and docs/drift.md.",
+                str(self._drift),
+            )
+        else:
+            log.warning("The images are like the training images again: %s.", str(self._drift))
 
     def _put_back(self, ready: ReadyFile, result: ImageResult) -> None:
         if result.reason == GONE:
@@ -197,7 +214,8 @@ class Station:
             pauses["inbox"] = f"degraded: the inbox cannot be read ({self._inbox.fault})"
         if self._on_turn is not None:
             _follow(self._on_turn, queue, pauses)
-        text, now_s = self._status.text(queue, pauses.values()), self._clock()
+        troubles = (*pauses.values(), *([f"attention: {self._drift}"] if self._drift.is_on else []))
+        text, now_s = self._status.text(queue, troubles), self._clock()
         if now_s >= self._status_due_s:
             self._told, self._status_due_s = text, now_s + _STATUS_PERIOD_S
             self._notifier.status(text)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.cells import Finding
+from edge.cells import Finding, Unlikeness
 from edge.records import Entry, FileStamp, State
 from edge.stopwatch import Stopwatch
 
@@ -35,6 +35,7 @@ class ImageResult:
         is_new: False if nothing was recorded now: the file was known, is pending, or is no regular file.
         stage_ms: milliseconds by stage.
         rgb: the decoded image, uint8 [H, W, 3]; None if it was not decoded, or was not to be kept.
+        unlikeness: from the training images; None if it was not compared.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class ImageResult:
     findings: tuple[Finding, ...] = ()
     stage_ms: dict[str, float] = field(default_factory=dict)
     rgb: NDArray[np.uint8] | None = None
+    unlikeness: Unlikeness | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class Verdict:
     state: State
     reason: str = ""
     findings: tuple[Finding, ...] = ()
+    unlikeness: Unlikeness | None = None
 
 
 @dataclass(slots=True, eq=False)

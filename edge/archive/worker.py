@@ -30,6 +30,7 @@ from edge.desk import Desk
 from edge.errors import ArchiveError, BackendError, EdgeError, StationError
 from edge.journal import Journal
 from edge.journal_tool.reader import JournalReader
+from edge.likeness import Likeness
 from edge.opening import MAX_TRIES
 from edge.pipeline import Pipeline, open_pipeline
 from edge.records import Answer, State
@@ -74,6 +75,11 @@ class Engine:
     def __init__(self, order: Order) -> None:
         self._order = order
         self._pipeline = self._open()
+
+    @property
+    def likeness(self) -> Likeness | None:
+        """As `Pipeline.likeness`."""
+        return self._pipeline.likeness
 
     @property
     def bundle_id(self) -> str:

@@ -199,6 +199,8 @@ def _print_summary(console: Console, images: list[Row], agreement: Agreement, re
     table.add_row("leukocytes found, of drawn", f"{agreement.found} of {agreement.drawn}")
     table.add_row("classes agreeing", f"{agreement.agreeing} of {agreement.found}")
     table.add_row("findings where nothing was drawn", str(agreement.findings - agreement.found))
+    unlike = sum(float(row["unlike_training"] or 0) > 1 for row in images)
+    table.add_row("images unlike those it was trained on", f"{unlike}: they are drawings")
     for kind, times_ms in by_kind.items():
         if times_ms:
             table.add_row(f"milliseconds a {kind}, median", f"{statistics.median(times_ms):.1f}")

@@ -47,6 +47,7 @@ def entry_json(entry: ImageEntry) -> str:
 
 def _as_object(entry: ImageEntry) -> dict[str, Any]:
     width, height = entry.size_wh or (None, None)
+    unlike = entry.unlikeness
     return {
         "path": exact_text(entry.path),
         "status": entry.state,
@@ -60,6 +61,8 @@ def _as_object(entry: ImageEntry) -> dict[str, Any]:
         "bundle": entry.bundle,
         "engine": entry.engine,
         "finished_at": entry.finished_at,
+        "unlike_training": None if unlike is None else round(unlike.ratio, 3),
+        "unlike_because": None if unlike is None else unlike.because,
     }
 
 
@@ -95,6 +98,9 @@ def _entry_lines(reader: JournalReader, entry: ImageEntry) -> list[str]:
     lines.append(f"  sha256 {entry.sha256.hex() if entry.sha256 else 'unknown'}{size}{pixels}")
     if entry.latency_ms is not None:
         lines.append(f"  {entry.latency_ms:.1f} ms, bundle {entry.bundle}, engine {entry.engine}")
+    if (unlike := entry.unlikeness) is not None:
+        because = f": {_on_one_line(unlike.because)}" if unlike.because else ""
+        lines.append(f"  {unlike.ratio:.2f} of the limit from the training images{because}")
     lines += [f"  {_finding_line(finding)}" for finding in reader.findings(entry.image_id)]
     lines += [
         f"  {write.file}: {len(write.data)} bytes from byte {write.offset} on"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.cells import Finding
+from edge.cells import Finding, Unlikeness
 from edge.journal_file import JOURNAL_NAME
 from edge.journal_tool.access import as_reading_errors, open_existing
 from edge.records import FileStamp, State, Write
@@ -20,8 +20,10 @@ from edge.records import FileStamp, State, Write
 _PAGE = 1000
 _COLUMNS = (
     "id, path, size_bytes, mtime_ns, inode, sha256, state, reason, tries, json_array_length(findings), "
-    "width, height, latency_ms, bundle, engine, finished_at"
+    "width, height, latency_ms, bundle, engine, finished_at, "
 )
+_UNLIKE_COLUMNS = ("unlike_training", "unlike_because")
+"""A journal that no newer version has opened yet is without them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class ImageEntry:
         leukocytes: how many findings; None if there is no answer.
         size_wh: pixels of the decoded image.
         finished_at: UTC, ISO 8601 with milliseconds; None while pending, as are bundle, engine, latency_ms.
+        unlikeness: from the training images; None if it was not compared.
     """
 
     image_id: int
@@ -49,15 +52,18 @@ class ImageEntry:
     bundle: str | None
     engine: str | None
     finished_at: str | None
+    unlikeness: Unlikeness | None
 
     @classmethod
     def of(cls, row: Sequence[Any]) -> "ImageEntry":
         image_id, path, size_bytes, mtime_ns, inode, sha256, state, reason, tries, leukocytes = row[:10]
-        width, height, *answer = row[10:]
+        width, height, latency_ms, bundle, engine, finished_at, unlike, because = row[10:]
         stamp = None if size_bytes is None else FileStamp(size_bytes, mtime_ns, inode)
         size_wh = None if width is None else (width, height)
         return cls(
-            *(image_id, path, stamp, sha256, State(state), reason, tries, leukocytes, size_wh, *answer)
+            *(image_id, path, stamp, sha256, State(state), reason, tries, leukocytes, size_wh),
+            *(latency_ms, bundle, engine, finished_at),
+            None if unlike is None else Unlikeness(unlike, because),
         )
 
 
@@ -95,6 +101,8 @@ class JournalReader:
     def __init__(self, folder: Path) -> None:
         self.path = folder / JOURNAL_NAME
         self._db = open_existing(self.path, "ro")
+        known = {name for (name,) in self._rows("SELECT name FROM pragma_table_info('images')", ())}
+        self._columns = _COLUMNS + ", ".join(c if c in known else f"NULL AS {c}" for c in _UNLIKE_COLUMNS)
 
     def close(self) -> None:
         """Close the file; may be called twice."""
@@ -120,26 +128,26 @@ class JournalReader:
                 values,
             )
             values["after"] = (first or 1) - 1
-        query = f"SELECT {_COLUMNS} FROM images WHERE id > :after{where}"
+        query = f"SELECT {self._columns} FROM images WHERE id > :after{where}"
         yield from map(self._entry, self._pages(query, values))
 
     def latest_images(self, state: State | None = None) -> Iterator[ImageEntry]:
         """The last entry of each path, those in a state if one is given."""
         where = "" if state is None else "state = :state AND "
         query = (
-            f"SELECT {_COLUMNS} FROM images AS one WHERE {where}id > :after AND NOT EXISTS "
+            f"SELECT {self._columns} FROM images AS one WHERE {where}id > :after AND NOT EXISTS "
             "(SELECT 1 FROM images AS newer WHERE newer.path = one.path AND newer.id > one.id)"
         )
         return map(self._entry, self._pages(query, {"state": state, "after": 0}))
 
     def image(self, image_id: int) -> ImageEntry | None:
         """One entry, None if there is none of this number."""
-        rows = self._rows(f"SELECT {_COLUMNS} FROM images WHERE id = ?", (image_id,))
+        rows = self._rows(f"SELECT {self._columns} FROM images WHERE id = ?", (image_id,))
         return self._entry(rows[0]) if rows else None
 
     def entries(self, path: bytes) -> list[ImageEntry]:
         """All entries of a path, in order."""
-        rows = self._rows(f"SELECT {_COLUMNS} FROM images WHERE path = ? ORDER BY id", (path,))
+        rows = self._rows(f"SELECT {self._columns} FROM images WHERE path = ? ORDER BY id", (path,))
         return [self._entry(row) for row in rows]
 
     def paths_named(self, word: str) -> list[bytes]:

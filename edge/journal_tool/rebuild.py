@@ -1,5 +1,7 @@
 """Writing the CSV files anew from the journal alone: every row as the station gave it, each once."""
 
+import csv
+import io
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -8,6 +10,7 @@ from pathlib import Path
 from edge.errors import JournalError
 from edge.journal_tool.reader import JournalReader
 from edge.locks import OUT_OF_SPACE, OutputFullError, OutputUnwritableError, fsync_folder
+from edge.results import csv_bytes
 
 OUTPUTS = ("results", "images")
 _LOCK_NAME = ".results.lock"  # that of every output folder of a station
@@ -49,7 +52,8 @@ def rebuild(
                 file.write(headers[output])
             for stored in reader.writes():
                 if stored.image_id is not None:  # neither a header nor a copy of rows in another part
-                    files[stored.write.output].write(stored.write.data)
+                    output = stored.write.output
+                    files[output].write(widened(stored.write.data, headers[output]))
                 advance()
             sizes = {names[output].name: file.tell() for output, file in files.items()}
             for file in files.values():
@@ -65,6 +69,15 @@ def rebuild(
             "another folder."
         ) from error
     return sizes
+
+
+def widened(rows: bytes, header: bytes) -> bytes:
+    """Rows of any version with as many cells as the header has: the newer columns stand last."""
+    count = header.count(b",") + 1
+    cells = list(csv.reader(io.StringIO(rows.decode("utf-8"), newline="")))
+    if all(len(row) >= count for row in cells):
+        return rows
+    return csv_bytes([*row, *[""] * (count - len(row))] for row in cells)
 
 
 def _header(reader: JournalReader, output: str) -> bytes:

@@ -20,6 +20,7 @@ class OneCell:
 
     bundle_id = "double-000000000000"
     engine_id = "double:f32"
+    likeness = None
 
     def __init__(self, lanes: int = 0) -> None:
         self.lanes = lanes

@@ -15,7 +15,7 @@ from PIL import Image
 
 from edge import desk as desk_module
 from edge import opening
-from edge.cells import Finding
+from edge.cells import Finding, Unlikeness
 from edge.desk import Desk
 from edge.errors import BackendError, ImageRejected
 from edge.images import ImageLimits
@@ -34,6 +34,7 @@ class OneCell:
     bundle_id: str = "demo-1a2b3c4d5e6f"
     engine_id: str = "double:fp32"
     crowd = None
+    likeness = None
     error: BaseException | None = None
     images: int = 0
 
@@ -101,6 +102,26 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     bench = Bench(tmp_path)
     yield bench
     bench.close()
+
+
+class Darker:
+    """A double of the comparison with the training images."""
+
+    def compare(self, rgb: np.ndarray, findings: list[Finding]) -> Unlikeness | None:
+        return Unlikeness(1.3, "background darker") if rgb.mean() < 100 else Unlikeness(0.4)
+
+
+def test_every_image_that_is_read_is_compared_with_the_training_images(bench: Bench) -> None:
+    bench.pipeline.likeness = Darker()  # type: ignore[assignment]
+    for name, colour in (("a.png", 200), ("b.png", 50)):
+        bench.put(name, colour)
+        result = bench.process(name)
+        assert "compare" in result.stage_ms
+        assert result.unlikeness is not None
+    bench.path("c.png").write_text("no image")
+    assert bench.process("c.png").unlikeness is None
+    told = [(row["status"], row["unlike_training"], row["unlike_because"]) for row in bench.rows()]
+    assert told == [("done", "0.400", ""), ("done", "1.300", "background darker"), ("rejected", "", "")]
 
 
 def test_an_image_becomes_durable_rows_in_both_files(bench: Bench) -> None:

@@ -28,6 +28,7 @@ class TwoLanes:
 
     bundle_id = "demo-1a2b3c4d5e6f"
     engine_id = "double:fp32"
+    likeness = None
     lanes = 2
 
     def __init__(self, *, has_crowd: bool = True) -> None:

@@ -11,10 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from edge.cells import Finding
+from edge.cells import Finding, Unlikeness
 from edge.errors import JournalError
 from edge.journal import Journal
-from edge.journal_file import as_journal_errors
+from edge.journal_file import MIGRATIONS, as_journal_errors
 from edge.locks import OutputFullError
 from edge.records import Answer, Entry, FileStamp, State, Write
 
@@ -185,13 +185,31 @@ def test_bytes_are_found_by_their_place(journal: Journal) -> None:
     assert last.end == 15
 
 
+def test_a_journal_of_the_version_before_is_taken_over_and_keeps_its_answers(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "journal.sqlite3") as db:
+        db.executescript("".join(MIGRATIONS[:2]) + "PRAGMA user_version = 2")
+        db.execute(
+            "INSERT INTO images (path, sha256, state, findings) VALUES (?, ?, 'done', '[]')", (b"/a", b"s")
+        )
+    db.close()
+    journal = Journal(tmp_path)
+    assert journal.first_path(b"s") == Path("/a")
+    claim = journal.claim(Path("/b"), None, b"t")
+    journal.finish(claim, replace(ANSWER, unlikeness=Unlikeness(1.25, "blurred")), [])
+    journal.close()
+    with sqlite3.connect(journal.path) as db:
+        found = db.execute("SELECT unlike_training, unlike_because FROM images ORDER BY id").fetchall()
+    db.close()
+    assert found == [(None, None), (1.25, "blurred")]
+
+
 def test_a_journal_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.close()
     with sqlite3.connect(journal.path) as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
-    with pytest.raises(JournalError, match="schema 99 and this version knows up to 2"):
+    with pytest.raises(JournalError, match="schema 99 and this version knows up to 3"):
         Journal(tmp_path)
 
 

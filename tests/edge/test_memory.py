@@ -25,6 +25,7 @@ class NoCell:
     bundle_id = "demo-1a2b3c4d5e6f"
     engine_id = "double:fp32"
     crowd = None
+    likeness = None
 
     def read(
         self, rgb: NDArray[np.uint8], watch: Stopwatch | None = None, detection_threshold: float | None = None

@@ -20,7 +20,7 @@ from PIL import Image
 from prometheus_client import CollectorRegistry, generate_latest, make_wsgi_app
 from prometheus_client.parser import text_string_to_metric_families
 
-from edge.cells import CELL_CLASSES, Finding
+from edge.cells import CELL_CLASSES, Finding, Unlikeness
 from edge.errors import SettingsError
 from edge.exit_codes import ExitCode
 from edge.metrics import PAUSES, Metrics, served
@@ -39,6 +39,7 @@ class OneCell:
     bundle_id = "demo-1a2b3c4d5e6f"
     engine_id = "double:fp32"
     crowd = None
+    likeness = None
 
     def read(self, rgb: Any, watch: Any = None, detection_threshold: float | None = None) -> list[Finding]:
         return [finding("PNN")]
@@ -94,6 +95,12 @@ def test_leukocytes_are_counted_by_class_and_every_class_is_there_from_the_start
     told = samples(metrics.registry)
     expected = {cell_class.code: 0.0 for cell_class in CELL_CLASSES} | {"PNN": 2, "LY": 1}
     assert {c: told[f"{P}leukocytes_total{{class={c}}}"] for c in expected} == expected
+
+
+def test_images_unlike_the_training_images_are_counted(metrics: Metrics) -> None:
+    for unlikeness in (None, Unlikeness(0.9), Unlikeness(1.1, "blurred")):
+        metrics.on_result(ImageResult(Path("a"), "", State.DONE, is_new=True, unlikeness=unlikeness))
+    assert samples(metrics.registry)[f"{P}images_unlike_training_total{{}}"] == 1
 
 
 def test_times_are_in_seconds_and_only_of_images_that_were_read(metrics: Metrics) -> None:

@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from edge.cells import Finding
+from edge import results
+from edge.cells import Finding, Unlikeness
 from edge.desk import Desk
 from edge.errors import BackendError, JournalError
 from edge.images import ImageLimits
@@ -29,6 +30,11 @@ class AsManyAsBright:
     bundle_id = "demo-1a2b3c4d5e6f"
     engine_id = "double:fp32"
     crowd = None
+
+    class likeness:  # noqa: N801, a double, too
+        @staticmethod
+        def compare(rgb: NDArray[np.uint8], findings: list[Finding]) -> Unlikeness:
+            return Unlikeness(1.25, "blurred, nuclei paler") if findings else Unlikeness(0.5)
 
     def read(
         self, rgb: NDArray[np.uint8], watch: Stopwatch | None = None, detection_threshold: float | None = None
@@ -444,3 +450,26 @@ def test_an_image_that_failed_before_the_loss_is_tried_again(station: Station) -
         ).fetchall()
     db.close()
     assert states == [(State.FAILED,), (State.PENDING,)]
+
+
+def test_promise_32_files_of_an_older_version_are_taken_with_those_of_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    station = Station(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "IMAGE_COLUMNS", results.FIRST_IMAGE_COLUMNS)
+        patch.setattr(results, "_unlikeness", lambda _: ())
+        station.run()
+    Image.new("RGB", (8, 6), (4, 7, 7)).save(station.inbox / "new.png")
+    assert station.run() == 1
+    before = station.csv()
+    assert list(before) == ["images.2.csv", "images.csv", "results.csv"]
+    lose(station)
+    assert station.run() == 0
+    assert station.csv() == before
+    with sqlite3.connect(station.journal) as db:
+        found = db.execute(
+            "SELECT DISTINCT unlike_training, unlike_because FROM images ORDER BY 1"
+        ).fetchall()
+    db.close()
+    assert found == [(None, None), (1.25, "blurred, nuclei paler")]

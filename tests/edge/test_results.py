@@ -5,10 +5,11 @@ import io
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
-from edge.cells import Finding
+from edge.cells import Finding, Unlikeness
 from edge.records import Answer, State
 from edge.results import IMAGE_COLUMNS, RESULT_COLUMNS, csv_bytes, escape, image_row, result_rows, unescape
 
@@ -40,6 +41,17 @@ def test_one_row_an_image_with_all_columns() -> None:
     row = read_back(IMAGE_COLUMNS, image_row(b"a.png", b"", SHA, answer(findings=(BLAST,))))[0]
     assert (row["status"], row["leukocytes"], row["width"], row["height"]) == ("done", "1", "640", "480")
     assert (row["latency_ms"], row["image_sha256"], row["schema"]) == ("12.3", SHA.hex(), "1")
+
+
+def test_the_row_of_an_image_tells_how_unlike_the_training_images_it_is() -> None:
+    def told(unlikeness: Unlikeness | None) -> tuple[str, str]:
+        of_one = replace(answer(), unlikeness=unlikeness)
+        row = read_back(IMAGE_COLUMNS, image_row(b"a.png", b"", SHA, of_one))[0]
+        return row["unlike_training"], row["unlike_because"]
+
+    assert told(None) == ("", "")
+    assert told(Unlikeness(0.4567)) == ("0.457", "")
+    assert told(Unlikeness(1.5, "background darker, blurred")) == ("1.500", "background darker, blurred")
 
 
 def test_no_leukocytes_no_bytes() -> None:

@@ -20,7 +20,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from edge.cells import Finding
+from edge.cells import Finding, Unlikeness
 from edge.desk import Desk
 from edge.errors import BackendError
 from edge.exit_codes import ExitCode
@@ -42,6 +42,7 @@ class OneCell:
     bundle_id = "demo-1a2b3c4d5e6f"
     engine_id = "double:fp32"
     crowd = None
+    likeness = None
     error: Exception | None = None
 
     def read(
@@ -189,6 +190,36 @@ def at_work(settings: Settings, pipeline: OneCell, notifier: Notifier) -> Iterat
     finally:
         stations[0].stop()
         thread.join()
+
+
+class Darkness:
+    """A double of the comparison with the training images: all are unlike them."""
+
+    def compare(self, rgb: NDArray[np.uint8], findings: list[Finding]) -> Unlikeness:
+        return Unlikeness(1.5, "background darker")
+
+
+def test_a_run_of_images_unlike_the_training_images_is_told_once(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline = OneCell()
+    pipeline.likeness = Darkness()  # type: ignore[assignment]
+    for number in range(40):
+        put(settings.inbox, f"{number}.png", number)
+    done = threading.Event()
+
+    class Listening(Notifier):
+        def status(self, text: str) -> None:
+            if "attention: 40 of the last 40 images are unlike the training images" in text:
+                done.set()
+
+    with at_work(settings, pipeline, Listening()):
+        assert done.wait(20)
+    told = [record.getMessage() for record in caplog.records if "unlike" in record.getMessage()]
+    assert told == [
+        "20 of the last 20 images are unlike the training images (mostly: background darker): stain or "
+        "camera changed? See unlike_because in images.csv, and docs/drift.md."
+    ]
 
 
 class Hanging(OneCell):
@@ -553,7 +584,7 @@ from edge.settings import load_settings
 from edge.station import run_station
 
 class Crowd:
-    bundle_id, engine_id, crowd = "double", "double:fp32", None
+    bundle_id, engine_id, crowd, likeness = "double", "double:fp32", None, None
     def read(self, rgb, watch=None, detection_threshold=None):
         cell = Finding((0, 0, 4, 4), "PNN", 0.9, 0.8, {"PNN": 0.8, "EO": 0.2})
         return [cell] * (1 + int(rgb[0, 0, 0]) % 5)

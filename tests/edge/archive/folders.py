@@ -34,6 +34,7 @@ class EngineDouble:
     """
 
     crowd = None
+    likeness = None
 
     bundle_id = "demo-1a2b3c4d5e6f"
     engine_id = "double:fp32"

@@ -18,7 +18,8 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from PIL import Image
 
-from edge.cells import Finding
+from edge import results
+from edge.cells import Finding, Unlikeness
 from edge.errors import BackendError
 from edge.journal_file import JOURNAL_NAME
 from edge.journal_tool import access, folders, reader, verify
@@ -40,6 +41,7 @@ class TwoCells:
     bundle_id: str = "demo-1a2b3c4d5e6f"
     engine_id: str = "double:fp32"
     crowd = None
+    likeness = None
     error: Exception | None = None
 
     def read(
@@ -354,6 +356,36 @@ def test_a_journal_without_rows_rebuilds_nothing(tmp_path: Path) -> None:
     assert result.exit_code == 74
     assert "has nothing for results.csv" in result.output
     assert not (tmp_path / "new").exists()
+
+
+def test_rows_of_an_older_version_are_rebuilt_with_all_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "IMAGE_COLUMNS", results.FIRST_IMAGE_COLUMNS)
+        patch.setattr(results, "_unlikeness", lambda _: ())
+        station = Station(tmp_path)
+        station.read("a\n,.png", 200)
+        station.closing.close()
+    station.pipeline.likeness = Dull()  # type: ignore[assignment]
+    station.open()
+    station.read("b.png", 100)
+    with station.closing:
+        assert station.ask("rebuild", tmp_path / "new").exit_code == 0
+        assert [row[-2:] for row in station.rows("images.csv", tmp_path / "new")] == [
+            ["", ""],
+            ["1.250", "dull"],
+        ]
+        assert station.differences() == []
+        assert [one["unlike_because"] for one in station.asked("list")] == [None, "dull"]
+        assert "1.25 of the limit from the training images: dull" in station.ask("show", "b.png").stdout
+
+
+class Dull:
+    """A double of the comparison with the training images."""
+
+    def compare(self, rgb: NDArray[np.uint8], findings: list[Finding]) -> Unlikeness:
+        return Unlikeness(1.25, "dull")
 
 
 def test_each_image_is_rebuilt_once_after_a_part_was_left_alone(busy: Station, tmp_path: Path) -> None:
