@@ -82,8 +82,8 @@ class Likeness:
         ratio = least / self._limits[len(appearance)]
         if ratio <= 1:
             return Unlikeness(ratio)
-        # In words it is held against the source that most of its numbers agree with: when the lamp of a camera
-        # gets dim, the nearest may be another camera's darker images, from which the cells differ, too.
+        # In words it is held against the source that most of its numbers agree with: when a lamp gets dim,
+        # the nearest may be the darker images of another camera, from which the cells differ, too.
         deviations = (source.deviations(appearance) for source in self._sources)
         return Unlikeness(ratio, _in_words(min(deviations, key=lambda z: float(np.median(np.abs(z))))))
 

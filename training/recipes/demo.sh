@@ -42,6 +42,9 @@ wait $detector
 python build_engines/build.py --detector "$run/detector/best.pt" --classifier "$run/classifier/best.pt" \
     --images "$smears/images" --name demo --threshold 0.4 --out "$bundle"
 
+python -m training.likeness --bundle "$bundle" --same-source pool=pbc ${left_out:+--exclude-source "$left_out"} \
+    --csv "$smears/train.csv" --csv "$smears/detection_only_train.csv" --csv "$data/pool/train.csv"
+
 evaluate() { # name in the card, folder, options
     python -m training.evaluate --bundle "$bundle" --out "$run/$2" "${@:3}"
     python -m build_engines.model_card "$bundle" --evaluation "$run/$2/report.json" --name "$1"
