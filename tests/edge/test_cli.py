@@ -170,7 +170,8 @@ def test_bench_tells_every_stage_and_saves_what_it_measured(tmp_path: Path) -> N
     saved = json.loads(path.read_text())
     stages = [stage["stage"] for stage in saved["stages"]]
     assert (
-        " ".join(stages) == "read journal wait decode letterbox detect crop classify merge commit csv total"
+        " ".join(stages)
+        == "read journal wait decode letterbox detect crop classify merge compare commit csv total"
     )
     assert saved["images"] == 12
     assert saved["leukocytes"] >= 10

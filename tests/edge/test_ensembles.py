@@ -315,8 +315,9 @@ def test_values_that_mean_nothing_are_refused(make: Any, said: str) -> None:
 
 def test_a_bundle_that_uses_nothing_new_is_written_as_the_first_version_reads_it(bundle: Bundle) -> None:
     """Whose stations refuse keys that they do not know, and want all that had no default then."""
-    written = json.loads(bundle.manifest.dump())
-    assert Manifest.model_validate(written) == bundle.manifest
+    manifest = bundle.manifest.model_copy(update={"training_images": None})
+    written = json.loads(manifest.dump())
+    assert Manifest.model_validate(written) == manifest
     assert written.keys() == {
         *("schema_version", "name", "created", "classes", "detectors", "classifiers", "thresholds"),
         *("provenance", "accuracy", "gates", "sha256"),
