@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.ways import Answer, Way
 from edge.backends import openvino  # before openvino itself, whose telemetry this switches off
+from edge.bench.ways import Answer, Way
 from edge.bundle import Bundle
 from edge.geometry import crop, letterbox
 from edge.images import decode

@@ -10,8 +10,6 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.agreement import Agreement, agreement
-from benchmarks.measure import Runs, median
 from benchmarks.targets import (
     EMBEDDED,
     ONNX,
@@ -23,6 +21,9 @@ from benchmarks.targets import (
     comparisons,
     station,
 )
+from edge.bench.agreement import Agreement, agreement
+from edge.bench.estimates import median
+from edge.bench.interleaved import Runs
 from edge.cells import Finding
 
 PAGE, PICTURE, FIGURES = "benchmarks.md", "benchmarks.svg", "benchmarks.json"

@@ -11,12 +11,12 @@ from pathlib import Path
 import click
 
 from benchmarks.growth import STRETCH, grow
-from benchmarks.load import Load
 from benchmarks.scale_report import PAGE, Measurements, write
 from benchmarks.sharing import share
 from benchmarks.starting import measure_starts
 from benchmarks.whole_cost import measure_whole_cost
 from edge.bench import machine
+from edge.bench.load import Load
 from edge.demo.renderer import draw_tile
 from edge.overlay import encode_jpeg
 from tests.chaos.camera import Original

@@ -10,25 +10,24 @@ from importlib.metadata import version
 from pathlib import Path
 
 import click
-import cv2
 import torch
+from rich.console import Console
 
 from benchmarks import report
-from benchmarks.backlog import StationBacklog
 from benchmarks.bare import BareThroughput, BareWay, network_inputs
-from benchmarks.load import Load
-from benchmarks.measure import run_in_turn, run_interleaved, shown
 from benchmarks.targets import EMBEDDED, ONNX, OPENVINO, TORCH, YOLO_B0, bare, station
 from benchmarks.usual import EagerClassifier, Format, SameInputs, UltralyticsDetector, UsualWay, exported
-from benchmarks.ways import Way, station_way
 from build_engines.checkpoint import Checkpoint
 from build_engines.errors import BuildError
 from edge.bench import machine
+from edge.bench.backlog import StationBacklog
+from edge.bench.inputs import Drawing, draw_images, find_images
+from edge.bench.interleaved import run_in_turn, run_interleaved
+from edge.bench.load import Load
+from edge.bench.ways import Way, station_way
 from edge.bundle import MANIFEST, Bundle, embedded_bundle
-from edge.demo.renderer import draw_field, draw_tile
-from edge.errors import StationError
-from edge.images import IMAGE_SUFFIXES
 from edge.pipeline import Pipeline, open_pipeline
+from edge.progress import counted
 from edge.station import open_desk
 from training.options import one_sentence, start_logging
 
@@ -90,8 +89,8 @@ def measure(
             precisions,
             of_tiles,
             of_fields,
-            tuple(map(same.findings, shown(tiles, "same inputs, tiles"))),
-            tuple(map(same.findings, shown(fields, "same inputs, fields"))),
+            tuple(map(same.findings, counted(tiles, "same inputs, tiles", Console(stderr=True)))),
+            tuple(map(same.findings, counted(fields, "same inputs, fields", Console(stderr=True)))),
             rates,
         )
 
@@ -132,33 +131,6 @@ def _backlog(
         }
 
 
-def find_tiles(folder: Path, count: int) -> list[Path]:
-    """Up to `count` images spread over a folder by name.
-
-    Raises:
-        StationError: it holds none.
-    """
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
-        raise StationError(f"{folder} holds no image; give a folder of smear images, or none for drawn ones.")
-    return paths[:: max(len(paths) // count, 1)][:count]
-
-
-def drawn(folder: Path, kind: str, count: int) -> list[Path]:
-    """Drawn tiles or fields as JPEG files; those that are there already are used again."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for seed in shown(range(1, count + 1), f"drawing {kind}s"):
-        path = folder / f"{kind}-{seed}.jpg"
-        if not path.exists():
-            smear = draw_tile(seed) if kind == "tile" else draw_field(seed, cells=_FIELD_CELLS)
-            partial = path.with_suffix(".part.jpg")
-            cv2.imwrite(str(partial), cv2.cvtColor(smear.rgb, cv2.COLOR_RGB2BGR))
-            partial.replace(path)
-        paths.append(path)
-    return paths
-
-
 @click.command()
 @one_sentence
 @click.option("--run", type=click.Path(path_type=Path), default=Path("runs/benchmark"), show_default=True,
@@ -181,8 +153,8 @@ def main(run: Path, images: Path | None, tile_count: int, field_count: int, roun
         raise BuildError(
             f"{run / 'bundle'} is no bundle; run `make benchmark-bundle`, or give the folder of --run."
         )
-    tiles = find_tiles(images, tile_count) if images else drawn(run / "drawn", "tile", tile_count)
-    fields = drawn(run / "drawn", "field", field_count)
+    tiles = find_images(images, tile_count) if images else draw_images(run / "drawn", Drawing(), tile_count)
+    fields = draw_images(run / "drawn", Drawing((2592, 1944), _FIELD_CELLS), field_count)
     waiting = min(len(tiles), 32)
     described = machine()
     about = {

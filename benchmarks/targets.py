@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from benchmarks.measure import Estimate, Runs, median_ratio
+from edge.bench.estimates import Estimate, median_ratio
+from edge.bench.interleaved import Runs
 
 EMBEDDED = "embedded bundle"
 YOLO_B0 = "YOLO11n + EfficientNet-B0"

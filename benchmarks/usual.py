@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.ways import Answer, Way
 from build_engines.checkpoint import Checkpoint, CropGeometry
 from build_engines.compact import with_half_weights
 from build_engines.errors import BuildError
 from build_engines.families import import_ultralytics
 from build_engines.graphs import normalise
 from edge.backends import openvino  # noqa: F401  before openvino itself, whose telemetry this switches off
+from edge.bench.ways import Answer, Way
 from edge.bundle import Bundle
 from edge.cells import Finding
 from edge.geometry import crop, letterbox

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from build_engines.errors import BuildError
-from build_engines.progress import counted
 from edge.demo.renderer import draw_field, draw_tile
 from edge.errors import ImageRejected
 from edge.images import IMAGE_SUFFIXES, decode
 from edge.overlay import encode_jpeg
+from edge.progress import counted
 
 _DRAWN_TILES = 48
 _DRAWN_FIELDS = 2

@@ -11,7 +11,6 @@ from numpy.typing import DTypeLike
 from rich.console import Console
 
 from build_engines.acceptance_images import KnownImages
-from build_engines.card_state import CardState, NvmlCard, find_nvml_card
 from build_engines.engines_build import build_untried
 from build_engines.errors import EngineError
 from build_engines.job import Job
@@ -20,6 +19,7 @@ from edge.backends.base import Session
 from edge.backends.cuda import Buffer, CudaMemory, DeviceMemory
 from edge.backends.tensorrt import TensorRtBackend
 from edge.bundle import Bundle
+from edge.card_state import CardState, NvmlCard, find_nvml_card
 from edge.engine_files import EngineFile, Target
 from edge.errors import BackendError
 from edge.pipeline import Pipeline

@@ -12,11 +12,11 @@ from build_engines.engines_build import try_engines
 from build_engines.errors import EngineError
 from build_engines.gate import cpu_reference, how_far, installed_cpu_backends, strain
 from build_engines.parity import Parity, compare_findings
-from build_engines.progress import counted
 from edge.engine_files import ENGINES_FOLDER, engines_of
 from edge.errors import EdgeError
 from edge.geometry import letterbox
 from edge.pipeline import open_pipeline
+from edge.progress import counted
 from edge.selftest import TOLERANCES, Deviation, require_known_answers
 
 _GATE_CROPS = 64

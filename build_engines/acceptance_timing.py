@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from build_engines.acceptance_run import PRECISION, Figure, Graphs, OnCard, Outcome, Run, on_card
 from build_engines.errors import EngineError
 from build_engines.parity import compare_findings
-from build_engines.progress import counted
 from edge.bench import PERCENTILES
 from edge.cells import Finding
 from edge.engine_files import engines_of
 from edge.geometry import letterbox
 from edge.images import decode
+from edge.progress import counted
 from edge.selftest import TOLERANCES
 from edge.stopwatch import Stopwatch
 

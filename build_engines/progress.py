@@ -1,19 +1,16 @@
-"""How far a build or a long row of images is: a bar on a terminal, plain lines in a journal or a file."""
+"""How far a build is: a bar on a terminal, plain lines in a journal or a file."""
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, track
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
 _LINE_EVERY_S = 30.0
 """Between two plain lines of one build."""
-
-Item = TypeVar("Item")
 
 
 class BuildProgress:
@@ -78,18 +75,3 @@ class BuildProgress:
 class _Phase:
     def __init__(self, depth: int, steps: int, task: TaskID | None) -> None:
         self.depth, self.steps, self.task = depth, steps, task
-
-
-def counted(items: Sequence[Item], title: str, console: Console) -> Iterator[Item]:
-    """Go through items, and show how far: a bar on a terminal, a plain line from time to time elsewhere."""
-    if console.is_terminal:
-        yield from track(items, title, console=console, transient=True)
-        return
-    began = last_line = time.monotonic()
-    for number, item in enumerate(items):
-        if time.monotonic() - last_line > _LINE_EVERY_S:
-            last_line = time.monotonic()
-            console.print(
-                f"{title}: {number} of {len(items)}, {last_line - began:.0f} s so far", soft_wrap=True
-            )
-        yield item

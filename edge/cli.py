@@ -4,7 +4,7 @@ import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -121,30 +121,6 @@ def run(images: tuple[Path, ...], out: Path, bundle: Path | None, backend: str |
             click.echo(f"Error: {error}", err=True)
             sys.exit(ExitCode.ENGINE_FAULT)
     print_summary(results, out)
-
-
-@click.command()
-@click.option(
-    "--images",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of smear images; drawn ones without it.",
-)
-@with_engine
-@click.option(
-    "--count", type=click.IntRange(1), default=200, show_default=True, help="How many images to time."
-)
-@click.option("--json", "json_stream", type=click.File("w", lazy=False), help="Save all figures.")
-@one_sentence
-def bench(images: Path | None, bundle: Path | None, backend: str | None, precision: str | None,
-          server_url: str | None, count: int, json_stream: TextIO | None) -> None:  # fmt: skip
-    """Measure this machine: milliseconds of every stage, from a file to its durable row."""
-    from edge.bench import measure, print_report, save_json
-
-    with _open(bundle, backend, precision, server_url=server_url) as pipeline:
-        report = measure(pipeline, images, count)
-    print_report(report)
-    if json_stream is not None:
-        save_json(report, json_stream)
 
 
 @click.command()

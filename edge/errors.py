@@ -8,7 +8,8 @@
     ├── ImageRejected      the bytes of one file are not an image that may be read
     ├── JournalError       the journal cannot be opened, or contradicts itself
     ├── StationError       the inbox, the output folder or another daemon is in the way
-    └── ArchiveError       the cluster that reads an archive is not there, or cannot go on
+    ├── ArchiveError       the cluster that reads an archive is not there, or cannot go on
+    └── BenchError         what is to be measured or compared is not there, or is of another kind
 
 Building and training add their own below EdgeError, beside what raises them: CheckpointError, ExportError and
 BuildError; AnnotationError, SplitError, TrainingError and RecipeError.
@@ -62,3 +63,7 @@ class StationError(EdgeError):
 
 class ArchiveError(EdgeError):
     """The cluster that reads an archive is not there, or cannot go on."""
+
+
+class BenchError(EdgeError):
+    """What is to be measured or compared is not there, or is of another kind."""

@@ -12,6 +12,7 @@ from build_engines import acceptance
 from build_engines.recipe import ClassifierEntry, DetectorEntry, Recipe
 from edge import cli, manifest
 from edge.archive.command import archive
+from edge.bench.command import bench
 from edge.records import State
 from tests.error_texts import raised_in, says, texts_of
 
@@ -20,7 +21,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 COMMANDS = {
     "edge-run": cli.run,
     "edge-watch": cli.watch,
-    "edge-bench": cli.bench,
+    "edge-bench": bench,
     "edge-demo": cli.demo,
     "edge-archive": archive,
 }
@@ -79,7 +80,7 @@ def test_every_key_of_a_manifest_and_of_a_recipe_is_explained(part: type[BaseMod
     assert keys - explained == set()
 
 
-SAID_BY = [ROOT / "edge" / "engine_files.py", ROOT / "edge" / "selftest.py"]
+SAID_BY = [ROOT / "edge" / name for name in ("card_state.py", "engine_files.py", "selftest.py")]
 SAID_BY += sorted([*ROOT.glob("edge/backends/*.py"), *ROOT.glob("build_engines/*.py")])
 
 

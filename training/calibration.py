@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from edge.bundle import Bundle
 from edge.cells import Finding, cell_class
 from edge.manifest import Manifest
+from edge.matching import match_one_to_one
 from edge.pipeline import tempered
 from training import metric
 from training.annotations import AnnotatedImage, AnnotationError
@@ -114,7 +115,7 @@ def known_cells(
         findings = predictions.get(image.name, ())
         boxes = np.array([one.box_xyxy for one in findings], np.float32).reshape(-1, 4)
         scores = [one.detection_score for one in findings]
-        matches = metric.match_one_to_one(image.boxes_xyxy, boxes, scores)
+        matches = match_one_to_one(image.boxes_xyxy, boxes, scores)
         for finding, match in zip(findings, matches, strict=True):
             label = image.labels[match] if match >= 0 else None
             if label is not None:

@@ -16,11 +16,11 @@ from torch.utils.data import DataLoader, WeightedRandomSampler
 
 from build_engines.checkpoint import Checkpoint, TileGeometry, build_network
 from edge.geometry import iou_matrix
+from edge.matching import match_one_to_one
 from training import yolox
 from training.annotations import AnnotatedImage, read_pixels
 from training.augment import VARIATIONS, Variation
 from training.loop import Schedule, fit
-from training.metric import match_one_to_one
 from training.options import data_options, one_sentence, read_data, start_logging, variation_options
 from training.tiles import TileDataset, source_weights
 

@@ -171,18 +171,27 @@ def _median_ms(folder: Path, report: Report) -> tuple[float | None, list[str]]:
     notes = []
     for path in sorted(folder.glob("*.json")):
         try:
-            figures: Any = json.loads(path.read_text(encoding="utf-8"))
-            total = next(one for one in figures["stages"] if one["stage"] == "total")
-            median_ms, of = float(total["percentiles_ms"]["p50"]), (figures["bundle"], figures["engine"])
-        except (OSError, ValueError, KeyError, TypeError, StopIteration):
+            timed = _timed(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration):
             continue  # another file, and not of edge-bench
-        if of == (report.about.get("bundle id"), report.about.get("engine")):
-            return median_ms, notes
+        wanted = (report.about.get("bundle id"), report.about.get("engine"))
+        if wanted in timed:
+            return timed[wanted], notes
+        told = ", ".join(f"{bundle} on {engine}" for bundle, engine in timed)
         notes.append(
-            f"{path} times {of[0]} on {of[1]}, but the report beside it is of "
-            f"{report.about.get('bundle id')} on {report.about.get('engine')}: its times were left out."
+            f"{path} times {told}, but the report beside it is of {wanted[0]} on {wanted[1]}: its times were "
+            "left out."
         )
     return None, notes
+
+
+def _timed(figures: Any) -> dict[tuple[str | None, str | None], float]:
+    """Median milliseconds by bundle and engine: of several engines, or of one as the first schema had it."""
+    timed: dict[tuple[str | None, str | None], float] = {}
+    for one in figures.get("engines", [figures]):
+        total = next(times for times in one["stages"] if times["stage"] == "total")
+        timed.setdefault((one["bundle"], one["engine"]), float(total["percentiles_ms"]["p50"]))
+    return timed
 
 
 def board(entries: Sequence[Entry]) -> Board:

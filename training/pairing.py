@@ -13,6 +13,7 @@ import numpy as np
 
 from edge.cells import Finding
 from edge.geometry import Boxes
+from edge.matching import match_one_to_one
 from training import metric
 from training.annotations import LEUKOCYTE_WITHOUT_CLASS, AnnotatedImage, AnnotationError
 
@@ -85,7 +86,7 @@ def _pair_image(
 ) -> tuple[list[Cell], list[Detection]]:
     findings = sorted(findings, key=lambda finding: -finding.detection_score)
     boxes: Boxes = np.array([finding.box_xyxy for finding in findings], np.float32).reshape(-1, 4)
-    matches = metric.match_one_to_one(image.boxes_xyxy, boxes, [one.detection_score for one in findings])
+    matches = match_one_to_one(image.boxes_xyxy, boxes, [one.detection_score for one in findings])
     n_working = sum(finding.detection_score >= working_threshold for finding in findings)
     nearest, giou = metric.best_by_giou(image.boxes_xyxy, boxes[:n_working])
     match_of = {int(cell): findings[place] for place, cell in enumerate(matches[:n_working]) if cell >= 0}

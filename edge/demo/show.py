@@ -4,17 +4,10 @@ The images are drawings with known truth. How well the model does on them says n
 """
 
 import csv
-import os
 import shutil
-import signal
-import socket
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +16,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from edge.child import Child, drop, watching
 from edge.demo.renderer import DrawnSmear, draw_field, draw_tile
 from edge.errors import StationError
 from edge.geometry import iou_matrix
 from edge.overlay import encode_jpeg
-from edge.settings import ENVIRONMENT_PREFIX
 
 _FIELD_CELLS = 20
 _DROP_PERIOD_S = 0.1
@@ -73,71 +66,25 @@ def show(out: Path, tiles: int, fields: int) -> None:
     )
     truth = {f"tile-{seed:03}.jpg": draw_tile(seed) for seed in range(tiles)}
     truth |= {f"field-{seed:03}.jpg": draw_field(seed, _FIELD_CELLS) for seed in range(fields)}
-    with _station(inbox, results, console) as is_running:
+    log = out / "edge-watch.log"
+    console.print(f"Starting edge-watch {inbox} --out {results} --overlays", markup=False)
+    with watching(inbox, results, log, "--overlays") as station:
         for name, smear in truth.items():
-            _drop(inbox / "drawn-smear-1" / name, smear)
+            drop(inbox / "drawn-smear-1" / name, encode_jpeg(smear.rgb))
             time.sleep(_DROP_PERIOD_S)
-        _follow(results, len(truth), console, is_running)
+        _follow(results, len(truth), console, station)
     images = _read_csv(results / "images.csv")
     findings = _read_csv(results / "results.csv")
     _print_summary(console, images, compare(truth, findings), results)
     if len(images) < len(truth):
-        raise StationError(f"{len(truth) - len(images)} images have no answer; see {out / 'edge-watch.log'}.")
+        raise StationError(f"{len(truth) - len(images)} images have no answer; see {log}.")
 
 
-@contextmanager
-def _station(inbox: Path, results: Path, console: Console) -> Iterator[Callable[[], bool]]:
-    """`edge-watch` as systemd would start it: ready when it says so, stopped by SIGTERM.
-
-    Yields whether it is still running. Settings of a real station in the environment are not for it.
-    """
-    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices:
-        notices.bind(f"{folder}/notify")
-        command = [sys.executable, "-c", "from edge.cli import watch; watch(prog_name='edge-watch')"]
-        command += [str(inbox), "--out", str(results), "--overlays"]
-        log = results.parent / "edge-watch.log"
-        console.print(f"Starting edge-watch {inbox} --out {results} --overlays", markup=False)
-        environment = {key: value for key, value in os.environ.items() if not _is_of_a_station(key)}
-        with log.open("wb") as stderr:
-            process = subprocess.Popen(
-                command, stderr=stderr, env={**environment, "NOTIFY_SOCKET": f"{folder}/notify"}
-            )
-            try:
-                _await_ready(process, notices, log)
-                yield lambda: process.poll() is None
-            finally:
-                process.send_signal(signal.SIGTERM)
-                process.wait(_PATIENCE_S)
-
-
-def _is_of_a_station(variable: str) -> bool:
-    return variable.upper().startswith(ENVIRONMENT_PREFIX) or variable == "STATE_DIRECTORY"
-
-
-def _await_ready(process: subprocess.Popen[bytes], notices: socket.socket, log: Path) -> None:
-    notices.settimeout(0.5)
-    deadline_s = time.monotonic() + _PATIENCE_S
-    while time.monotonic() < deadline_s and process.poll() is None:
-        try:
-            if b"READY=1" in notices.recv(4096):
-                return
-        except TimeoutError:
-            continue
-    raise StationError(f"edge-watch did not start; {log} says: {log.read_text().strip().splitlines()[-1:]}.")
-
-
-def _drop(path: Path, smear: DrawnSmear) -> None:
-    """As a careful camera does: under a name that the station ignores, then renamed."""
-    partial = path.with_name(f"{path.name}.part")
-    partial.write_bytes(encode_jpeg(smear.rgb))
-    partial.rename(path)
-
-
-def _follow(results: Path, expected: int, console: Console, is_running: Callable[[], bool]) -> None:
+def _follow(results: Path, expected: int, console: Console, station: Child) -> None:
     """Print the rows as they come, until every image has its row or the station has ended."""
     shown = 0
     deadline_s = time.monotonic() + _PATIENCE_S
-    while shown < expected and is_running() and time.monotonic() < deadline_s:
+    while shown < expected and station.is_running and time.monotonic() < deadline_s:
         images = _read_csv(results / "images.csv")
         cells: dict[str, list[str]] = {}
         for row in _read_csv(results / "results.csv"):

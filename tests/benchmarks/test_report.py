@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import report
-from benchmarks.measure import Runs
 from benchmarks.report import Measurements
 from benchmarks.targets import EMBEDDED, ONNX, OPENVINO, TORCH, YOLO_B0, bare, station
-from benchmarks.ways import Answer
+from edge.bench.interleaved import Runs
+from edge.bench.ways import Answer
 from edge.cells import Finding
 
 PRECISIONS = ("bf16", "f32")

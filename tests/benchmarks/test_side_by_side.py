@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import report
-from benchmarks.measure import median
-from benchmarks.side_by_side import drawn, find_tiles, measure
+from benchmarks.side_by_side import measure
 from benchmarks.targets import EMBEDDED, ONNX, OPENVINO, TORCH, YOLO_B0, bare, station
-from edge.errors import StationError
+from edge.bench.estimates import median
 from tests.benchmarks.conftest import Pair
 
 ROOT = Path(__file__).parents[2]
@@ -56,22 +55,6 @@ def test_a_run_from_weights_to_the_page(pair: Pair, tmp_path: Path) -> None:
         f"| {TORCH} | {median(measured.tiles[TORCH].ms).value:.2f} |" in (tmp_path / report.PAGE).read_text()
     )
     assert len(measured.comparisons) == 8 * len(measured.precisions) + 2
-
-
-def test_tiles_are_spread_over_their_folder(tmp_path: Path) -> None:
-    for number in range(10):
-        (tmp_path / f"{number}.jpg").touch()
-    assert [path.stem for path in find_tiles(tmp_path, 3)] == ["0", "3", "6"]
-    with pytest.raises(StationError, match="holds no image"):
-        find_tiles(tmp_path / "nothing", 3)
-
-
-def test_drawn_images_are_drawn_once(tmp_path: Path) -> None:
-    (path,) = drawn(tmp_path, "tile", 1)
-    before = path.stat().st_mtime_ns
-    assert drawn(tmp_path, "tile", 1) == [path]
-    assert path.stat().st_mtime_ns == before
-    assert [one.name for one in tmp_path.iterdir()] == ["tile-1.jpg"]
 
 
 def test_no_other_room_imports_the_benchmarks() -> None:

@@ -5,15 +5,14 @@ from pathlib import Path
 import cv2
 import pytest
 
-from benchmarks.agreement import agreement
 from benchmarks.bare import BareThroughput, BareWay, network_inputs
 from benchmarks.usual import EagerClassifier, Format, SameInputs, UltralyticsDetector, UsualWay, exported
-from benchmarks.ways import station_way
 from build_engines.checkpoint import Checkpoint
 from build_engines.errors import BuildError
+from edge.bench.agreement import agreement
+from edge.bench.ways import station_way
 from edge.bundle import Bundle
 from edge.demo.renderer import draw_tile
-from edge.errors import StationError
 from edge.images import decode
 from edge.pipeline import open_pipeline
 from tests.benchmarks.conftest import THRESHOLD, TILE_SIZE, Pair
@@ -56,28 +55,6 @@ def test_with_the_same_inputs_only_the_arithmetic_differs(pair: Pair, tmp_path: 
     assert compared.worst_box_px < 0.01
     assert compared.worst_probability < 1e-4
     assert agreement([ours], [shrunk_otherwise]).worst_box_px > 0.01
-
-
-def test_the_station_leaves_durable_rows_for_each_reading(pair: Pair, tmp_path: Path) -> None:
-    with (
-        open_pipeline(Bundle.load(pair.bundle), "openvino", "f32") as pipeline,
-        station_way("ours", pipeline, tmp_path) as ours,
-    ):
-        answers = [ours.answer(ours.prepare(pair.images[0])) for _ in range(2)]
-    rows = (tmp_path / "out/results.csv").read_text().splitlines()
-    assert sum(row.startswith(("0.png", "1.png")) for row in rows) == 2 * len(answers[0].findings)
-    assert {"detect", "classify", "commit"} <= answers[0].stage_ms.keys()
-
-
-def test_an_image_that_the_station_cannot_read_is_no_measurement(pair: Pair, tmp_path: Path) -> None:
-    text = tmp_path / "text.jpg"
-    text.write_text("no image")
-    with (
-        open_pipeline(Bundle.load(pair.bundle), "openvino", "f32") as pipeline,
-        station_way("ours", pipeline, tmp_path / "station") as ours,
-        pytest.raises(StationError, match="not an image"),
-    ):
-        ours.answer(ours.prepare(text))
 
 
 def test_the_bare_networks_are_given_what_the_station_gives_its_own(pair: Pair) -> None:

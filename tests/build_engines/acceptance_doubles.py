@@ -19,12 +19,12 @@ from build_engines.acceptance import accept, steps
 from build_engines.acceptance_images import KnownImages
 from build_engines.acceptance_report import Report, Result, save
 from build_engines.acceptance_run import Amounts, Means, Run
-from build_engines.card_state import NvmlCard
 from build_engines.engine_network import Order
 from build_engines.job import Job
 from build_engines.preflight import Library, Preflight
 from edge.backends.cuda import Buffer
 from edge.bundle import Bundle, embedded_bundle
+from edge.card_state import NvmlCard
 from edge.demo.renderer import draw_tile
 from edge.engine_files import EngineFile, EngineRecord
 from edge.geometry import letterbox

@@ -1,4 +1,4 @@
-"""A test double of NVML's Python module: what `build_engines/card_state.py` asks it, and no more."""
+"""A test double of NVML's Python module: what `edge/card_state.py` asks it, and no more."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +27,7 @@ class FakeNvml:
         self.slowed_by = slowed_by
         self.leak_bytes = leak_bytes
         self.used_bytes = 500_000_000
+        self.energy_mj = 0
         for name in dir(pynvml):
             if name.startswith("nvmlClocksEventReason"):
                 setattr(self, name, getattr(pynvml, name))
@@ -56,6 +57,10 @@ class FakeNvml:
         return self._answer(
             "nvmlDeviceGetMemoryInfo", SimpleNamespace(used=self.used_bytes, total=total_bytes)
         )
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, card: str) -> Any:  # noqa: N802
+        self.energy_mj += 5000
+        return self._answer("nvmlDeviceGetTotalEnergyConsumption", self.energy_mj)
 
     def nvmlDeviceGetCurrentClocksEventReasons(self, card: str) -> Any:  # noqa: N802
         return self._answer("nvmlDeviceGetCurrentClocksEventReasons", self.slowed_by)

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from build_engines import progress
-from build_engines.progress import BuildProgress, counted
+from build_engines.progress import BuildProgress
 
 
 def a_build(console: Console) -> None:
@@ -50,15 +50,3 @@ def test_a_build_that_failed_is_not_called_built() -> None:
     with pytest.raises(ValueError, match="broken"), BuildProgress("detector", Console(file=journal)):
         raise ValueError("broken")
     assert journal.getvalue() == ""
-
-
-def test_a_long_row_of_images_is_told_from_time_to_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = iter(range(0, 10000, 20))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(seconds)))
-    journal = io.StringIO()
-    assert list(counted(range(6), "memory", Console(file=journal))) == list(range(6))
-    lines = journal.getvalue().splitlines()
-    assert lines[0] == "memory: 1 of 6, 60 s so far"
-    assert 1 < len(lines) < 6
-    terminal = io.StringIO()
-    assert list(counted("ab", "memory", Console(file=terminal, force_terminal=True))) == ["a", "b"]

@@ -1,7 +1,6 @@
 """The commands, as a user runs them."""
 
 import csv
-import json
 import os
 import shutil
 import subprocess
@@ -147,47 +146,11 @@ def test_a_copy_that_cannot_be_written_costs_no_row(tmp_path: Path) -> None:
     assert [row["status"] for row in read_csv(tmp_path / "out/images.csv")] == ["done"]
 
 
-def test_bench_says_when_nothing_can_be_read(tmp_path: Path) -> None:
-    (tmp_path / "bad.jpg").write_bytes(b"")
-    (tmp_path / "folder.jpg").mkdir()
-    result = CliRunner().invoke(cli.bench, ["--images", str(tmp_path), "--count", "2"])
-    assert result.exit_code == 78
-    assert "None of the 1 images" in result.output
-    assert "(empty)" in result.output
-
-
 def test_an_empty_folder_is_said_to_be_empty(tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     result = run(tmp_path / "nothing", "--out", tmp_path / "out")
     assert result.exit_code == 78
     assert "holds no file" in result.output
-
-
-def test_bench_tells_every_stage_and_saves_what_it_measured(tmp_path: Path) -> None:
-    path = tmp_path / "bench.json"
-    result = CliRunner().invoke(cli.bench, ["--count", "12", "--json", str(path)])
-    assert result.exit_code == 0, result.output
-    saved = json.loads(path.read_text())
-    stages = [stage["stage"] for stage in saved["stages"]]
-    assert (
-        " ".join(stages)
-        == "read journal wait decode letterbox detect crop classify merge compare commit csv total"
-    )
-    assert saved["images"] == 12
-    assert saved["leukocytes"] >= 10
-    assert saved["machine"]["packages"]["openvino"]
-    *parts, total = (stage["mean_ms"] for stage in saved["stages"])
-    assert sum(parts) == pytest.approx(total, rel=0.1)
-    for stage in saved["stages"]:
-        percentiles = list(stage["percentiles_ms"].values())
-        assert percentiles == sorted(percentiles)
-        assert stage["max_ms"] >= percentiles[-1]
-
-
-def test_bench_takes_the_images_of_a_folder(camera: Path) -> None:
-    result = CliRunner().invoke(cli.bench, ["--count", "3", "--images", str(camera)])
-    assert result.exit_code == 0, result.output
-    assert "3 images of camera" in result.output
 
 
 PEEK = """
@@ -246,7 +209,7 @@ def test_a_run_neither_opens_the_network_nor_leaves_anything_at_home(
 
 
 def test_importing_the_station_needs_no_engine() -> None:
-    code = "import edge, edge.pipeline, edge.station, edge.bench, edge.oneshot, edge.cli"
+    code = "import edge, edge.pipeline, edge.station, edge.bench, edge.bench.command, edge.oneshot, edge.cli"
     assert loaded_by(code, *FOREIGN, "openvino", "onnxruntime") == set()
 
 

@@ -22,7 +22,6 @@ from training.metric import (
     detection_curve,
     giou_matrix,
     macro_f1,
-    match_one_to_one,
 )
 
 CODES = [known.code for known in CELL_CLASSES]
@@ -177,43 +176,6 @@ def test_macro_f1_over_covered_classes_leaves_out_those_without_a_true_box() -> 
 def test_confusion_counts_missed_cells_and_detections_without_a_cell() -> None:
     table = confusion([("LY", "LY"), ("LY", "MO"), ("MO", None), (None, "LY")], ["LY", "MO"])
     assert table.counts == ((1, 1, 0), (0, 0, 1), (1, 0, 0))
-
-
-def test_matching_uses_each_box_once_and_the_higher_score_chooses_first() -> None:
-    true = boxes((0, 0, 10, 10), (100, 0, 110, 10))
-    predicted = boxes((0, 0, 10, 10), (0, 0, 10, 9), (200, 0, 210, 10))
-    assert match_one_to_one(true, predicted, [0.5, 0.9, 0.8]).tolist() == [-1, 0, -1]
-
-
-def test_a_prediction_whose_best_box_is_taken_gets_the_next_best() -> None:
-    true = boxes((0, 0, 10, 10), (0, 0, 10, 14))
-    predicted = boxes((0, 0, 10, 10), (0, 0, 10, 11))
-    assert match_one_to_one(true, predicted, [0.9, 0.8]).tolist() == [0, 1]
-
-
-@pytest.mark.parametrize(("height", "matched"), [(5.0, True), (4.9, False)])
-def test_a_match_needs_half_of_the_union(height: float, matched: bool) -> None:
-    matches = match_one_to_one(boxes((0, 0, 10, 10)), boxes((0, 0, 10, height)), [0.9])
-    assert matches.tolist() == ([0] if matched else [-1])
-
-
-@given(solid_boxes(), solid_boxes(), st.data())
-def test_a_match_does_not_depend_on_lower_scored_predictions(
-    true: np.ndarray, predicted: np.ndarray, data: st.DataObject
-) -> None:
-    unit = st.floats(0, 1, width=32)
-    scores = data.draw(npst.arrays(np.float32, len(predicted), elements=unit, unique=True))
-    kept = scores >= data.draw(unit)
-    together = match_one_to_one(true, predicted, scores, min_iou=0.1)
-    alone = match_one_to_one(true, predicted[kept], scores[kept], min_iou=0.1)
-    assert together[kept].tolist() == alone.tolist()
-    used = together[together >= 0]
-    assert len(used) == len(set(used.tolist()))
-
-
-def test_nothing_to_match() -> None:
-    assert match_one_to_one(boxes(), boxes((0, 0, 1, 1)), [0.5]).tolist() == [-1]
-    assert match_one_to_one(boxes((0, 0, 1, 1)), boxes(), []).tolist() == []
 
 
 def test_detection_curve_counts_scores_from_each_threshold_on() -> None:

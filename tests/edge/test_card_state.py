@@ -5,8 +5,8 @@ import inspect
 import pynvml
 import pytest
 
-from build_engines import card_state
-from build_engines.card_state import NvmlCard, find_nvml_card
+from edge import card_state
+from edge.card_state import NvmlCard, find_nvml_card
 from edge.errors import BackendError
 from tests.build_engines.fake_nvml import BUS_ID, FakeNvml
 

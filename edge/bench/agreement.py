@@ -7,7 +7,7 @@ import numpy as np
 
 from edge.cells import Finding
 from edge.geometry import Boxes
-from training.metric import MATCH_IOU, match_one_to_one
+from edge.matching import MATCH_IOU, match_one_to_one
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,4 +60,8 @@ def _box_px(ours: Finding, theirs: Finding) -> float:
 
 
 def _probability(ours: Finding, theirs: Finding) -> float:
-    return max(abs(ours.probabilities[label] - theirs.probabilities[label]) for label in ours.probabilities)
+    # Two bundles may know different classes.
+    labels = ours.probabilities.keys() | theirs.probabilities.keys()
+    return max(
+        abs(ours.probabilities.get(label, 0.0) - theirs.probabilities.get(label, 0.0)) for label in labels
+    )

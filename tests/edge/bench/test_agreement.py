@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from benchmarks.agreement import agreement
+from edge.bench.agreement import agreement
 from edge.cells import Finding
 
 CELL = Finding((10.0, 10.0, 50.0, 50.0), "LY", 0.9, 0.8, {"LY": 0.8, "MO": 0.2})

@@ -1,4 +1,4 @@
-"""Many images that wait: what the station answers in a second, and what its bare networks could."""
+"""Many images that wait for each other: how many the station answers in a second."""
 
 import shutil
 import time
@@ -20,7 +20,7 @@ class StationBacklog:
     """Images that wait in the inbox of a station, again and again.
 
     Args:
-        inbox: an empty folder.
+        inbox: a folder without files of these names.
         images: what waits.
     """
 
@@ -34,7 +34,7 @@ class StationBacklog:
         """Let all images wait, under new names, and answer them."""
         self._round += 1
         waiting = [
-            Path(shutil.copy(image, self._inbox / f"{self._round}-{number}{image.suffix}"))
+            Path(shutil.copy(image, self._inbox / f"waits-{self._round}-{number}{image.suffix}"))
             for number, image in enumerate(self._images)
         ]
         started = time.perf_counter()

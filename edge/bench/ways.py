@@ -1,4 +1,4 @@
-"""The ways from an image to its findings that are compared; each in its own file behind the seam below."""
+"""The ways from an image to its findings that are timed, behind one seam; and this station as one of them."""
 
 import contextlib
 import itertools
@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from edge.cells import Finding
-from edge.desk import Desk
-from edge.errors import StationError
-from edge.pipeline import Pipeline
+from edge.desk import Desk, Reader
+from edge.errors import BenchError
 from edge.records import State
 from edge.station import open_desk
 
@@ -48,24 +47,32 @@ class Way(ABC):
 
 
 class StationWay(Way):
-    """This station: from the file to rows that are durable in the journal and written to both CSV files."""
+    """This station: from the file to rows that are durable in the journal and written to both CSV files.
+
+    Attributes:
+        desk: that reads the files.
+        inbox: in which they lie.
+    """
 
     def __init__(self, name: str, desk: Desk, inbox: Path) -> None:
         self.name = name
-        self._desk = desk
-        self._inbox = inbox
+        self.desk = desk
+        self.inbox = inbox
         self._numbers = itertools.count()
+        self._answered: list[Path] = []
 
     def prepare(self, image: Path) -> Path:
         """A new file of the same bytes: the desk does not read the same path twice."""
-        return Path(shutil.copy(image, self._inbox / f"{next(self._numbers)}{image.suffix}"))
+        while self._answered:
+            self._answered.pop().unlink()
+        return Path(shutil.copy(image, self.inbox / f"{next(self._numbers)}{image.suffix}"))
 
     def answer(self, prepared: Path) -> Answer:
-        """Raises StationError if the image could not be read."""
-        result = self._desk.process(prepared)
-        prepared.unlink()
+        """Raises BenchError if the image could not be read."""
+        result = self.desk.process(prepared)
+        self._answered.append(prepared)
         if result.status not in (State.DONE, State.EMPTY):
-            raise StationError(
+            raise BenchError(
                 f"The station answered {prepared} with {result.status} ({result.reason}); give images that "
                 "it can read."
             )
@@ -73,7 +80,7 @@ class StationWay(Way):
 
 
 @contextlib.contextmanager
-def station_way(name: str, pipeline: Pipeline, folder: Path) -> Iterator[StationWay]:
+def station_way(name: str, pipeline: Reader, folder: Path) -> Iterator[StationWay]:
     """A station with its inbox and its outputs in a folder of its own."""
     inbox = folder / "inbox"
     inbox.mkdir(parents=True)

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import measure
-from benchmarks.measure import median_ratio, run_in_turn, run_interleaved
-from benchmarks.ways import Answer, Way
+from edge.bench import interleaved
+from edge.bench.estimates import median_ratio
+from edge.bench.interleaved import run_in_turn, run_interleaved
+from edge.bench.ways import Answer, Way
 
 
 class RecordingWay(Way):
@@ -33,7 +34,7 @@ def test_every_way_reads_every_image_twice_in_a_rotating_order() -> None:
 
 
 def test_a_round_that_warms_up_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "SETTLE_S", 0)
+    monkeypatch.setattr(interleaved, "SETTLE_S", 0)
     counts = iter(range(100))
     rates = run_in_turn({"A": lambda: float(next(counts)), "B": lambda: float(next(counts))}, 2, "rounds")
     assert rates == {"A": (2.0, 5.0), "B": (3.0, 4.0)}

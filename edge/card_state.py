@@ -1,4 +1,4 @@
-"""What the driver tells of a card: power state, clocks, temperature and memory, through NVML.
+"""What the driver tells of a card: power state, clocks, temperature, memory and energy, through NVML.
 
 Not run on a GPU: only on a double of NVML's Python module.
 """
@@ -92,6 +92,11 @@ class NvmlCard:
             raise BackendError(
                 f"NVML does not tell how much of the card's memory is taken ({error}); update the driver."
             ) from error
+
+    def energy_mj(self) -> int | None:
+        """Millijoules that the card has used since the driver was loaded; None: it does not tell."""
+        found: int | None = self._ask(self._nvml.nvmlDeviceGetTotalEnergyConsumption, self._card)
+        return found
 
     def read(self) -> CardState:
         """The state now."""

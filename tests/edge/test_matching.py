@@ -1,0 +1,58 @@
+"""Which box of one answer is which of the other."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from edge.matching import match_one_to_one
+
+
+def boxes(*corners: tuple[float, float, float, float]) -> np.ndarray:
+    return np.array(corners, np.float32).reshape(-1, 4)
+
+
+@st.composite
+def solid_boxes(draw: st.DrawFn, min_size: int = 1, max_size: int = 5) -> np.ndarray:
+    n = draw(st.integers(min_size, max_size))
+    corner = draw(npst.arrays(np.float32, (n, 2), elements=st.floats(0, 1000, width=32)))
+    size = draw(npst.arrays(np.float32, (n, 2), elements=st.floats(1, 500, width=32)))
+    return np.concatenate([corner, corner + size], axis=1)
+
+
+def test_matching_uses_each_box_once_and_the_higher_score_chooses_first() -> None:
+    true = boxes((0, 0, 10, 10), (100, 0, 110, 10))
+    predicted = boxes((0, 0, 10, 10), (0, 0, 10, 9), (200, 0, 210, 10))
+    assert match_one_to_one(true, predicted, [0.5, 0.9, 0.8]).tolist() == [-1, 0, -1]
+
+
+def test_a_prediction_whose_best_box_is_taken_gets_the_next_best() -> None:
+    true = boxes((0, 0, 10, 10), (0, 0, 10, 14))
+    predicted = boxes((0, 0, 10, 10), (0, 0, 10, 11))
+    assert match_one_to_one(true, predicted, [0.9, 0.8]).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(("height", "matched"), [(5.0, True), (4.9, False)])
+def test_a_match_needs_half_of_the_union(height: float, matched: bool) -> None:
+    matches = match_one_to_one(boxes((0, 0, 10, 10)), boxes((0, 0, 10, height)), [0.9])
+    assert matches.tolist() == ([0] if matched else [-1])
+
+
+@given(solid_boxes(), solid_boxes(), st.data())
+def test_a_match_does_not_depend_on_lower_scored_predictions(
+    true: np.ndarray, predicted: np.ndarray, data: st.DataObject
+) -> None:
+    unit = st.floats(0, 1, width=32)
+    scores = data.draw(npst.arrays(np.float32, len(predicted), elements=unit, unique=True))
+    kept = scores >= data.draw(unit)
+    together = match_one_to_one(true, predicted, scores, min_iou=0.1)
+    alone = match_one_to_one(true, predicted[kept], scores[kept], min_iou=0.1)
+    assert together[kept].tolist() == alone.tolist()
+    used = together[together >= 0]
+    assert len(used) == len(set(used.tolist()))
+
+
+def test_nothing_to_match() -> None:
+    assert match_one_to_one(boxes(), boxes((0, 0, 1, 1)), [0.5]).tolist() == [-1]
+    assert match_one_to_one(boxes((0, 0, 1, 1)), boxes(), []).tolist() == []
