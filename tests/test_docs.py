@@ -49,6 +49,12 @@ def test_every_option_of_a_command_in_the_readme_exists() -> None:
         assert set(re.findall(r"--[a-z-]+", after)) <= options(COMMANDS[name]), line
 
 
+def test_every_option_of_edge_bench_is_explained() -> None:
+    text = (ROOT / "docs" / "bench.md").read_text()
+    documented = set(re.findall(r"^\| `(--[a-z-]+)", text, re.MULTILINE))
+    assert documented == options(bench) - {"--help"}
+
+
 def test_every_make_target_that_is_named_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for page in PAGES:

@@ -90,12 +90,12 @@ def folder_inputs(folder: Path, count: int) -> Inputs:
             reason = error.strerror or "unreadable"
         else:
             readable.append(path)
-    words = f"{len(paths)} images of {folder.name}"
+    words = f"{len(paths)} images of the folder {folder.name}"
     if not readable:
         raise BenchError(f"None of the {words} could be read ({reason}); give others.")
     if len(readable) < len(paths):
         left_out = len(paths) - len(readable)
-        words = f"{len(readable)} images of {folder.name}, without {left_out} that cannot be read"
+        words = f"{len(readable)} images of the folder {folder.name}, without {left_out} that cannot be read"
     return _inputs(readable, words)
 
 

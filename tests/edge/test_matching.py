@@ -7,18 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from edge.matching import match_one_to_one
-
-
-def boxes(*corners: tuple[float, float, float, float]) -> np.ndarray:
-    return np.array(corners, np.float32).reshape(-1, 4)
-
-
-@st.composite
-def solid_boxes(draw: st.DrawFn, min_size: int = 1, max_size: int = 5) -> np.ndarray:
-    n = draw(st.integers(min_size, max_size))
-    corner = draw(npst.arrays(np.float32, (n, 2), elements=st.floats(0, 1000, width=32)))
-    size = draw(npst.arrays(np.float32, (n, 2), elements=st.floats(1, 500, width=32)))
-    return np.concatenate([corner, corner + size], axis=1)
+from tests.some_boxes import boxes, solid_boxes
 
 
 def test_matching_uses_each_box_once_and_the_higher_score_chooses_first() -> None:

@@ -1,13 +1,17 @@
 """One page of all reports: who is first, and who cannot be told from it."""
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from edge.bench.report import save_report
 from edge.cells import Finding
+from tests.edge.bench.reports import engine
+from tests.edge.bench.reports import report as bench_report
 from tests.training.test_tally import smears
 from training.annotations import AnnotationError
 from training.evaluate import evaluate
@@ -80,6 +84,16 @@ def test_times_of_another_bundle_and_broken_reports_are_left_out_and_said(report
     assert len(notes) == 2
     assert "broken/report.json is no report of this version" in notes[0]
     assert "times another on stub:f32, but the report beside it is of small-near" in notes[1]
+
+
+def test_the_time_of_a_report_is_that_of_its_own_engine_among_several(tmp_path: Path) -> None:
+    folder = write_report(tmp_path / "good", share_wrong=0)
+    first = engine("other:f32")
+    ours = replace(first, bundle="small-good", engine="stub:f32")
+    save_report(bench_report(engines=(first, ours)), folder / "bench.json")
+    ((entry,), notes) = find_entries([tmp_path])
+    assert entry.median_ms == pytest.approx(first.total.percentiles_ms["p50"])
+    assert notes == []
 
 
 def test_a_folder_given_twice_counts_once(reports: Path) -> None:

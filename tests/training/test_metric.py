@@ -7,11 +7,11 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as npst
 from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from edge.cells import CELL_CLASSES
 from tests.real_files import data_path
+from tests.some_boxes import boxes, solid_boxes
 from training.annotations import read_boxes
 from training.metric import (
     best_by_giou,
@@ -25,18 +25,6 @@ from training.metric import (
 )
 
 CODES = [known.code for known in CELL_CLASSES]
-
-
-def boxes(*corners: tuple[float, float, float, float]) -> np.ndarray:
-    return np.array(corners, np.float32).reshape(-1, 4)
-
-
-@st.composite
-def solid_boxes(draw: st.DrawFn, min_size: int = 1, max_size: int = 5) -> np.ndarray:
-    n = draw(st.integers(min_size, max_size))
-    corner = draw(npst.arrays(np.float32, (n, 2), elements=st.floats(0, 1000, width=32)))
-    size = draw(npst.arrays(np.float32, (n, 2), elements=st.floats(1, 500, width=32)))
-    return np.concatenate([corner, corner + size], axis=1)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_files_that_cannot_be_read_are_left_out_and_counted(tmp_path: Path) -> N
     (tmp_path / "c.jpg").mkdir()
     inputs = folder_inputs(tmp_path, 10)
     assert [path.name for path in inputs.paths] == ["a.jpg"]
-    assert inputs.words == f"1 images of {tmp_path.name}, without 1 that cannot be read"
+    assert inputs.words == f"1 images of the folder {tmp_path.name}, without 1 that cannot be read"
 
 
 def test_inputs_are_the_same_if_their_bytes_are(tmp_path: Path) -> None:

@@ -1,0 +1,146 @@
+"""`edge-bench`, as a user runs it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from edge.bench import measure as measuring
+from edge.bench.command import bench
+from edge.bench.compare import SLOWER_EXIT_CODE, compare
+from edge.bench.report import BenchReport, load_report, save_report
+from tests.edge.bench.reports import report
+from tests.edge.bench.test_page import Reading
+
+ENGINES = ("openvino:f32", "onnxruntime:f32")
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(bench, [str(arg) for arg in args], env={"COLUMNS": "160"})
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
+    """The real command on a few drawn images, with every phase, as short as it goes."""
+    folder = tmp_path_factory.mktemp("bench")
+    words = "--drawn 200x200:1 --count 12 --starts 1 --waiting 4 --rounds 2"
+    words += " --interval 0.05 --pauses 2 --load --load-seconds 0.1"
+    words += "".join(f" --engine {engine}" for engine in ENGINES)
+    return run(*words.split(), "--json", folder / "b.json", "--html", folder / "b.html"), folder
+
+
+def test_two_engines_are_measured_and_agree(measured: tuple[Result, Path]) -> None:
+    result, folder = measured
+    assert result.exit_code == 0, result.output
+    found = load_report(folder / "b.json")
+    assert [engine.engine for engine in found.engines] == list(ENGINES)
+    first, other = found.engines
+    stages = [times.stage for times in first.stages]
+    expected = "read journal wait decode letterbox detect crop classify merge commit csv total"
+    assert " ".join(stages) == expected
+    for engine in found.engines:
+        assert engine.images == 12 == len(engine.times_ms["total"])
+        assert engine.leukocytes >= 6
+        *parts, total = (times.mean_ms for times in engine.stages)
+        assert sum(parts) == pytest.approx(total, rel=0.15)
+        for times in engine.stages:
+            values = list(times.percentiles_ms.values())
+            assert values == sorted(values)
+            assert times.max_ms >= values[-1]
+            for name, value in times.percentiles_ms.items():
+                low, high = times.intervals_ms[name]
+                assert low <= value <= high
+    assert other.ratio is not None
+    assert other.ratio.low <= other.ratio.value <= other.ratio.high
+    agreed = first.agreement
+    assert other.agreement is None  # it is the reference
+    assert agreed is not None
+    assert agreed.cells == agreed.matched == agreed.same_class == agreed.reference_cells >= 6
+    assert agreed.worst_box_px < 1
+    assert agreed.worst_probability < 0.01
+
+
+def test_every_phase_of_the_real_station_is_in_the_report(measured: tuple[Result, Path]) -> None:
+    found = load_report(measured[1] / "b.json")
+    assert found.cold is not None
+    assert found.cold.ready_s[0] > found.cold.first_ms[0] / 1000 > 0
+    assert 50 < found.cold.started_mb[0] <= found.cold.peak_mb
+    assert found.idle is not None
+    assert len(found.idle.ms) == 2
+    assert [one.share for one in found.load] == sorted(one.share for one in found.load)
+    assert all(one.p50_ms.value <= one.p99_ms.value <= one.most_ms for one in found.load)
+    assert found.machine["packages"]["openvino"]
+    assert json.loads((measured[1] / "b.json").read_text())["schema"] == 2
+
+
+def test_the_tables_and_the_page_show_it(measured: tuple[Result, Path]) -> None:
+    result, folder = measured
+    for said in (
+        "cold start",
+        "backlog: 4 waiting images",
+        "findings against onnxruntime:f32",
+        "Input: 16 drawn",
+    ):
+        assert said in result.output
+    read = Reading((folder / "b.html").read_text())
+    assert read.open == read.loaded == []
+    assert len(read.plots) == 4
+
+
+def test_a_run_against_itself_is_no_slower(measured: tuple[Result, Path]) -> None:
+    found = load_report(measured[1] / "b.json")
+    comparison = compare(found, found, "b.json")
+    assert "slower" not in {change.verdict for change in comparison.changes}
+    assert comparison.refusal(1.0) is None
+
+
+@pytest.fixture
+def slow_machine(monkeypatch: pytest.MonkeyPatch) -> BenchReport:
+    """A double of the measurement, which takes no time: everything takes 1.3 times as long."""
+    made = report(slow=1.3)
+    monkeypatch.setattr(measuring, "measure", lambda *_: made)
+    monkeypatch.setattr("edge.bench.inputs.drawn_inputs", lambda *_: None)
+    return made
+
+
+def test_a_run_that_got_slower_than_the_limit_ends_with_its_code_and_a_sentence(
+    tmp_path: Path, slow_machine: BenchReport
+) -> None:
+    save_report(report(), tmp_path / "old.json")
+    result = run("--compare", tmp_path / "old.json", "--limit", "1.1", "--json", tmp_path / "new.json")
+    assert result.exit_code == SLOWER_EXIT_CODE
+    assert "Slower: The median image takes" in result.output
+    assert load_report(tmp_path / "new.json") == slow_machine  # it is kept all the same
+    assert run("--compare", tmp_path / "old.json", "--limit", "1.5").exit_code == 0
+    assert run("--compare", tmp_path / "old.json").exit_code == 0
+    assert run("--compare", tmp_path / "new.json", "--limit", "1").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--limit 1.1", "--limit needs an earlier run"),
+        ("--drawn 10x10:1", "cannot be drawn"),
+        ("--drawn 100x100:1 --images .", "--images and --drawn were both given"),
+        ("--engine openvino:f32 --backend openvino", "give --engine alone"),
+        ("--engine openvino:", "'openvino:' is no engine; give BACKEND or BACKEND:PRECISION"),
+        ("--compare nothing.json", "nothing.json cannot be read"),
+        ("--starts 0 --drawn 64x64:1 --engine nothing", "There is no backend 'nothing'"),
+        ("--starts 0 --drawn 64x64:1 --bundle nowhere", "nowhere is no model bundle"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_in_a_sentence(words: str, said: str) -> None:
+    result = run(*words.split())
+    assert result.exit_code == 78
+    assert said in result.output
+    assert result.output.splitlines()[-1].startswith("Error: ")
+
+
+def test_a_folder_of_which_nothing_can_be_read_is_refused_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"")
+    (tmp_path / "folder.jpg").mkdir()
+    result = run("--images", tmp_path, "--count", "2")
+    assert result.exit_code == 78
+    assert "None of the 1 images" in result.output
+    assert "(empty)" in result.output

@@ -1,0 +1,123 @@
+"""What got slower is said, with what else changed; what did not is not."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edge.bench.compare import Comparison, compare
+from edge.bench.report import Conditions, load_report, save_report
+from edge.errors import BenchError
+from tests.edge.bench.reports import MACHINE, engine, report, with_another_engine
+
+
+def verdicts(comparison: Comparison) -> dict[str, str]:
+    return {change.what: change.verdict for change in comparison.changes}
+
+
+def test_a_report_against_itself_is_no_slower_and_warns_of_nothing() -> None:
+    found = compare(report(), report(), "old.json")
+    assert "slower" not in verdicts(found).values()
+    assert all(change.ratio.value == 1 for change in found.changes)
+    assert found.warnings == ()
+    assert found.refusal(1.0) is None
+
+
+def test_what_takes_longer_is_slower_and_the_rest_is_not() -> None:
+    found = compare(report(), report(slow=1.3), "old.json")
+    said = verdicts(found)
+    assert said["total"] == said["detect"] == said["backlog, of an image"] == "slower"
+    assert said["classify"] == said["cold start"] == "not told apart"
+    assert verdicts(compare(report(slow=1.3), report(), "old.json"))["total"] == "faster"
+
+
+def test_a_limit_is_passed_when_the_whole_interval_is_beyond_it() -> None:
+    found = compare(report(), report(slow=1.3), "old.json")
+    low = found.total.ratio.low
+    assert found.refusal(low) is None
+    said = found.refusal(low - 0.01)
+    assert said is not None
+    assert "old.json, 1.2" in said
+    assert said.count(".\n") == 0
+    assert said.endswith("look at the stages for where.")
+
+
+def test_images_without_a_cell_do_not_count_for_a_stage_that_they_do_not_come_to() -> None:
+    found = next(c for c in compare(report(), report(), "old.json").changes if c.what == "classify")
+    assert found.before == 1.5
+
+
+def test_stages_that_one_side_does_not_know_are_left_out() -> None:
+    old = report()
+    times = {stage: ms for stage, ms in old.first.times_ms.items() if stage != "classify"}
+    old = replace(old, engines=(replace(old.first, times_ms=times),))
+    assert "classify" not in verdicts(compare(old, report(), "old.json"))
+
+
+def test_other_engines_are_compared_by_name() -> None:
+    found = compare(with_another_engine(report(), 1.0), with_another_engine(report(), 2.0), "old.json")
+    assert verdicts(found)["total on other:f32"] == "slower"
+    assert verdicts(found)["total"] == "not told apart"
+
+
+def test_memory_and_energy_are_told_without_a_verdict() -> None:
+    found = compare(report(), report(), "old.json")
+    told = {change.what: change for change in found.changes if not change.has_interval}
+    assert set(told) == {"memory, most", "energy of an image, package-0"}
+    assert all(change.verdict == "" for change in told.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "warning"),
+    [
+        ({"input_sha256": "01"}, "The images were others"),
+        ({"machine": MACHINE | {"processor": "another"}}, "The processor was a processor in old.json"),
+        ({"machine": MACHINE | {"cores": 4}}, "The number of cores was 2 in old.json, and now is 4."),
+        ({"machine": MACHINE | {"packages": {}}}, "The version of numpy was 2 in old.json, and now is none."),
+        ({"engines": (engine("openvino:f32"),)}, "The engine was double:f32 in old.json"),
+        ({"engines": (replace(engine(), bundle="new-1"),)}, "The bundle was double-000000000000"),
+        ({"engines": (engine(images=20),)}, "One side timed 20 images only"),
+        ({"conditions": Conditions("powersave", 0.1, 0.0)}, "The governor was performance"),
+        ({"conditions": Conditions("performance", 2, 1.5)}, "Other processes kept 1.5 cores busy now"),
+    ],
+)
+def test_what_else_changed_is_warned_of(changes: dict[str, object], warning: str) -> None:
+    warnings = compare(report(), report(**changes), "old.json").warnings
+    assert len(warnings) == 1
+    assert warnings[0].startswith(warning)
+
+
+def test_taking_turns_is_another_thing_than_being_alone() -> None:
+    (warning,) = compare(with_another_engine(report(), 1.0), report(), "old.json").warnings
+    assert warning.startswith("Several engines took turns in old.json and one was alone in this one")
+
+
+def test_a_report_comes_back_from_its_file_as_it_went(tmp_path: Path) -> None:
+    made = with_another_engine(report(), 1.5)
+    save_report(made, tmp_path / "made.json")
+    assert load_report(tmp_path / "made.json") == made
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{}", r"is no file of edge-bench --json of schema 2 \(schema: Field required\)"),
+        ("no json", r"\(the whole: Invalid JSON"),
+        ('{"bundle": "b", "engine": "e", "stages": []}', "measure again with this version"),
+    ],
+)
+def test_other_files_are_refused_in_a_sentence(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "other.json"
+    path.write_text(text)
+    with pytest.raises(BenchError, match=said):
+        load_report(path)
+
+
+def test_a_later_schema_is_refused_with_both_numbers(tmp_path: Path) -> None:
+    save_report(report(schema=3), tmp_path / "later.json")
+    with pytest.raises(BenchError, match="is of schema 3 and this version reads 2"):
+        load_report(tmp_path / "later.json")
+    with pytest.raises(BenchError, match="cannot be read"):
+        load_report(tmp_path / "nothing.json")
+    with pytest.raises(BenchError, match="cannot be written"):
+        save_report(report(), tmp_path / "nowhere" / "made.json")

@@ -1,0 +1,127 @@
+"""One page with all plots that needs no other file, and tables with the same figures."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+from rich.console import Console
+
+from edge.bench.compare import compare
+from edge.bench.page import to_html
+from edge.bench.svg import linear, log_ticks, logarithmic, ticks
+from edge.bench.table import print_comparison, print_report
+from tests.edge.bench.reports import engine, report, with_another_engine
+
+_VOID = {"meta"}
+
+
+class Reading(HTMLParser):
+    """Whether tags are closed in order, what the page would load, and its plots."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.loaded: list[str] = []
+        self.plots: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.tags.append(tag)
+        self.loaded += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
+        if tag == "svg":
+            self.plots.append(given["aria-label"] or "")
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_has_every_plot_and_loads_nothing() -> None:
+    made = with_another_engine(report(), 1.5)
+    page = to_html(made, compare(report(slow=0.8), made, "old.json"))
+    read = Reading(page)
+    assert read.open == []
+    assert read.loaded == []
+    assert not {"script", "link", "img", "iframe"} & set(read.tags)
+    assert read.plots == [
+        "ratio to before, right of 1 is slower; bars are 95 % intervals",
+        "Latency distribution of each engine",
+        "Waterfall of the stages",
+        "time of an image, ratio to double:f32; right of 1 is slower; bars are 95 % intervals",
+        "Latency against offered load",
+    ]
+    assert "url(" not in page
+    assert "@import" not in page
+
+
+def test_a_page_of_one_engine_shows_what_was_measured_only() -> None:
+    made = replace(report(), load=(), cold=None, idle=None)
+    read = Reading(to_html(made))
+    assert len(read.plots) == 2
+    assert "cold start" not in to_html(made)
+
+
+def test_every_coordinate_is_a_number_within_the_picture() -> None:
+    page = to_html(with_another_engine(report(), 4.0), compare(report(slow=0.05), report(), "old.json"))
+    for attribute in ("x", "y", "width", "height", "cx", "cy"):
+        values = re.findall(rf' {attribute}="([^"]+)"', page)
+        assert values
+        assert all(-1 <= float(value) <= 1000 for value in values if value != "device-width")
+    assert "nan" not in page
+
+
+def test_a_histogram_counts_every_image_that_it_shows() -> None:
+    page = to_html(report())
+    panel = page.split("Latency distribution")[1].split("</svg>")[0]
+    shown = sum(int(count) for count in re.findall(r"(\d+) of 100 images", panel))
+    beyond = re.search(r"(\d+) beyond", panel)
+    assert shown + int(beyond[1] if beyond else 0) == 100
+
+
+def test_a_name_is_text_and_not_a_tag() -> None:
+    page = to_html(report(engines=(engine("<b>bold</b>"),), input="<i>"))
+    assert "<b>" not in page
+    assert "<i>" not in page
+    assert "&lt;b&gt;bold&lt;/b&gt;" in page
+
+
+def test_equal_times_are_drawn_too() -> None:
+    assert Reading(to_html(report(engines=(engine(detect_ms=[8.0] * 100),)))).open == []
+
+
+def test_the_terminal_tells_the_same_figures() -> None:
+    made = with_another_engine(report(), 1.5)
+    console = Console(record=True, width=160, quiet=False)
+    with console.capture() as captured:
+        print_report(made, console)
+        print_comparison(compare(report(), made, "old.json"), console)
+    text = captured.get()
+    for said in (
+        "cold start: edge-watch until READY",
+        "after a pause of 5 s",
+        "1.50 (1.35 to 1.65)",
+        "19 of 20",
+        "falls behind",
+        "200 MB when ready, 300 MB at most with 32 images at once",
+        "package-0 0.50 J",
+        "Energy not told: card: there is no NVIDIA driver.",
+        "now against old.json",
+        "Warning: Several engines took turns",
+    ):
+        assert said in text, said
+
+
+def test_marks_are_round() -> None:
+    assert ticks(0, 100, 5) == [0, 20, 40, 60, 80, 100]
+    assert ticks(9.1, 11.2, 4) == [10.0, 11.0]
+    assert log_ticks(3, 60) == [5, 10, 20, 50]
+    assert linear(0, 10, 100, 200)(5) == 150
+    assert logarithmic(1, 100, 0, 200)(10) == 100
