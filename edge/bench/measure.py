@@ -22,6 +22,7 @@ from edge.bench.load import Load
 from edge.bench.offered import SHARES, Arrivals, Offered, measure_offered
 from edge.bench.report import SCHEMA, TOTAL, BenchReport, Conditions, EngineFigures, Idle
 from edge.bench.ways import StationWay, station_way
+from edge.errors import BackendError
 from edge.progress import counted
 
 _WARM_UP = 11
@@ -72,12 +73,18 @@ def measure(choices: Sequence[EngineChoice], inputs: Inputs, amounts: Amounts, s
     """
     load = Load()
     card, no_card = find_card()
+    meter = meter_of_this_machine(card, no_card)
+    if card is not None:
+        try:
+            card.memory_used_bytes()
+        except BackendError as error:
+            card, no_card = None, str(error).removesuffix(".")
     cold = None
     if amounts.starts:
-        cold = measure_starts(
-            choices[0], _cycled(inputs.paths, amounts.waiting), amounts.starts, scratch, card
-        )
-    meter = meter_of_this_machine(card, no_card)
+        _say(f"starting edge-watch, {amounts.starts} times")
+        waiting = _cycled(inputs.paths, amounts.waiting)
+        cold = measure_starts(choices[0], waiting, amounts.starts, scratch, card)
+    _say(f"opening {len(choices)} engine{'' if len(choices) == 1 else 's'}")
     with contextlib.ExitStack() as closing:
         engines = closing.enter_context(open_engines(choices))
         benches = []
@@ -87,7 +94,9 @@ def measure(choices: Sequence[EngineChoice], inputs: Inputs, amounts: Amounts, s
             first_ms, *warm_ms = _warm_up(way, inputs)
             benches.append(_Bench(engine, way, first_ms, tuple(warm_ms)))
         ways = [bench.way for bench in benches]
+        _say(f"timing {amounts.images} images, one at a time")
         runs = run_interleaved(ways, _cycled(inputs.paths, amounts.images), "one at a time")
+        _say(f"timing {amounts.rounds} rounds of {amounts.waiting} waiting images")
         rates = _backlog(ways, inputs, amounts, meter)
         first = ways[0]
         idle = _after_pauses(first, inputs, amounts)
@@ -109,6 +118,11 @@ def measure(choices: Sequence[EngineChoice], inputs: Inputs, amounts: Amounts, s
         energy=meter.energy(),
         no_card=no_card,
     )
+
+
+def _say(what: str) -> None:
+    """Where it is, for those who wait."""
+    Console(stderr=True).print(what, markup=False, highlight=False)
 
 
 def _warm_up(way: StationWay, inputs: Inputs) -> list[float]:
@@ -140,6 +154,7 @@ def _backlog(
 def _after_pauses(way: StationWay, inputs: Inputs, amounts: Amounts) -> Idle | None:
     if amounts.pause_s is None:
         return None
+    _say(f"timing {amounts.pauses} images after pauses of {amounts.pause_s:g} s")
     found = []
     for image in counted(_cycled(inputs.paths, amounts.pauses), "after pauses", Console(stderr=True)):
         prepared = way.prepare(image)
@@ -151,6 +166,7 @@ def _after_pauses(way: StationWay, inputs: Inputs, amounts: Amounts) -> Idle | N
 def _offered(way: StationWay, inputs: Inputs, amounts: Amounts, backlog_per_s: float) -> tuple[Offered, ...]:
     if amounts.load_s is None:
         return ()
+    _say(f"offering {len(amounts.shares)} rates, {amounts.load_s:g} s each")
     return tuple(
         measure_offered(
             *(way.desk, way.inbox, inputs.paths, backlog_per_s, share, amounts.load_s, amounts.arrivals)
