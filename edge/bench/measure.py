@@ -81,7 +81,7 @@ def measure(choices: Sequence[EngineChoice], inputs: Inputs, amounts: Amounts, s
             card, no_card = None, str(error).removesuffix(".")
     cold = None
     if amounts.starts:
-        _say(f"starting edge-watch, {amounts.starts} times")
+        _say(f"starting edge-watch, {amounts.starts} time{'' if amounts.starts == 1 else 's'}")
         waiting = _cycled(inputs.paths, amounts.waiting)
         cold = measure_starts(choices[0], waiting, amounts.starts, scratch, card)
     _say(f"opening {len(choices)} engine{'' if len(choices) == 1 else 's'}")
