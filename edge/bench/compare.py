@@ -12,6 +12,7 @@ from edge.bench.report import TOTAL, BenchReport, EngineFigures
 SLOWER_EXIT_CODE = 3
 """Of `edge-bench --compare FILE --limit RATIO` when it got slower than that."""
 
+_NO_DIFFERENCE = 0.02
 _BUSY_CORES = 0.2
 _FEW_IMAGES = 50
 
@@ -35,12 +36,15 @@ class Change:
 
     @property
     def verdict(self) -> str:
-        """ "slower", "faster", "not told apart", or "" where no interval tells."""
+        """ "slower", "faster", "not told apart", or "" where no interval tells.
+
+        A difference of less than 2 % is none: as much lies between two runs of the same software.
+        """
         if not self.has_interval:
             return ""
-        if self.ratio.low > 1:
+        if self.ratio.low > 1 + _NO_DIFFERENCE:
             return "slower"
-        return "faster" if self.ratio.high < 1 else "not told apart"
+        return "faster" if self.ratio.high < 1 - _NO_DIFFERENCE else "not told apart"
 
 
 @dataclass(frozen=True, slots=True)
