@@ -113,7 +113,8 @@ def _phases(before: BenchReport, after: BenchReport) -> Iterator[Change]:
         yield _times("first image after it", before.cold.first_ms, after.cold.first_ms)
     if before.idle and after.idle and before.idle.pause_s == after.idle.pause_s:
         yield _times(f"after a pause of {after.idle.pause_s:g} s", before.idle.ms, after.idle.ms)
-    yield _times("backlog, of an image", _backlog_ms(before.first), _backlog_ms(after.first))
+    if before.waiting == after.waiting:
+        yield _times("backlog, of an image", _backlog_ms(before.first), _backlog_ms(after.first))
     if before.cold and after.cold:
         yield _single("memory, most", "MB", before.cold.peak_mb, after.cold.peak_mb)
     for meter, joules in after.energy.joules_an_image.items():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from edge.bench.compare import Comparison, compare
-from edge.bench.report import Conditions, load_report, save_report
+from edge.bench.report import Conditions, Idle, load_report, save_report
 from edge.errors import BenchError
 from tests.edge.bench.reports import MACHINE, engine, report, with_another_engine
 
@@ -58,6 +58,11 @@ def test_other_engines_are_compared_by_name() -> None:
     found = compare(with_another_engine(report(), 1.0), with_another_engine(report(), 2.0), "old.json")
     assert verdicts(found)["total on other:f32"] == "slower"
     assert verdicts(found)["total"] == "not told apart"
+
+
+def test_a_backlog_of_another_length_and_a_pause_of_another_are_not_compared() -> None:
+    found = verdicts(compare(report(), report(waiting=8, idle=Idle(9.0, (12.0, 13.0))), "old.json"))
+    assert not {name for name in found if "backlog" in name or "pause" in name}
 
 
 def test_memory_and_energy_are_told_without_a_verdict() -> None:
