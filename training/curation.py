@@ -9,10 +9,10 @@ import numpy as np
 
 from edge.cells import Finding
 from edge.geometry import Boxes, Image
+from edge.matching import MATCH_IOU, match_one_to_one
 from training.annotations import LEUKOCYTE_WITHOUT_CLASS
 from training.audit.cleaning import CleanRow, number_text
 from training.audit.faults import Action, Change
-from training.metric import MATCH_IOU, match_one_to_one
 from training.mistakes import FALSE_DETECTION, MISSED, WRONG_CLASS, Mistake
 
 _JPEG = (".jpg", ".jpeg")

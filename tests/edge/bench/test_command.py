@@ -37,7 +37,7 @@ def test_two_engines_are_measured_and_agree(measured: tuple[Result, Path]) -> No
     assert [engine.engine for engine in found.engines] == list(ENGINES)
     first, other = found.engines
     stages = [times.stage for times in first.stages]
-    expected = "read journal wait decode letterbox detect crop classify merge commit csv total"
+    expected = "read journal wait decode letterbox detect crop classify merge compare commit csv total"
     assert " ".join(stages) == expected
     for engine in found.engines:
         assert engine.images == 12 == len(engine.times_ms["total"])
