@@ -110,7 +110,6 @@ class Bundle:
                 f"{self.path / GOLDEN} has no finding by which an engine could be tested; rebuild the bundle."
             )
         manifest = self.manifest
-        manifest = self.manifest
         known = f"{len(golden.detectors)} detectors and {len(golden.classifiers)} classifiers"
         told = f"{len(manifest.detectors)} detectors and {len(manifest.classifiers)} classifiers"
         if known != told:

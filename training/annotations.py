@@ -1,7 +1,7 @@
 """Boxes and classes of smear images, read from CSV files in the format of the CytologIA challenge."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -205,3 +205,20 @@ def _find_images(names: Sequence[str], images_dirs: Sequence[Path]) -> dict[str,
 def _log_count(count: int, what: str, *paths: Path) -> None:
     if count:
         log.warning("%s: %d %s", ", ".join(str(path) for path in paths), count, what)
+
+
+def without_sources(
+    excluded: Collection[str], *groups: Sequence[AnnotatedImage]
+) -> tuple[list[AnnotatedImage], ...]:
+    """Each group of images without those of some sources.
+
+    Raises:
+        AnnotationError: no image of any group is of such a source.
+    """
+    known = {image.source for images in groups for image in images}
+    if unknown := sorted(set(excluded) - known):
+        raise AnnotationError(
+            f"No image is of the source {', '.join(unknown)} that is to be left out; choose from "
+            f"{', '.join(sorted(known))}."
+        )
+    return tuple([image for image in images if image.source not in excluded] for images in groups)

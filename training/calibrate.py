@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from training.options import image_options, one_sentence
+from training.options import engine_options, image_options, one_sentence
 from training.out_folder import writing
 
 
@@ -30,8 +30,7 @@ from training.out_folder import writing
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for calibration.json, reliability.png and coverage.png.",
 )
-@click.option("--backend", default="auto", show_default=True, help="Inference engine.")
-@click.option("--precision", default="auto", show_default=True, help="Precision of the inference engine.")
+@engine_options
 @one_sentence
 def main(
     bundle_dir: Path,

@@ -29,7 +29,7 @@ from training.annotations import (
 )
 from training.bootstrap import intervals
 from training.mistakes import FALSE_DETECTION, MISSED, WRONG_CLASS, Mistake
-from training.options import image_options, one_sentence
+from training.options import engine_options, image_options, one_sentence
 from training.out_folder import writing
 from training.pairing import CELLS_CSV, Cell, Detection, pair, write_cells
 from training.reliability import coverage_curve, recommend, reliability_bins
@@ -236,8 +236,7 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--bundle", "bundle_dir", type=_FOLDER, required=True, help="Folder of the model bundle.")
 @image_options
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Report folder.")
-@click.option("--backend", default="auto", show_default=True, help="Inference engine.")
-@click.option("--precision", default="auto", show_default=True, help="Precision of the inference engine.")
+@engine_options
 @click.option(
     "--covered",
     callback=_codes,

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.annotations import AnnotatedImage, AnnotationError
-from training.options import one_sentence
+from training.annotations import AnnotatedImage, without_sources
+from training.options import engine_options, one_sentence
 from training.out_folder import writing
 
 if TYPE_CHECKING:
@@ -104,8 +104,7 @@ def _same_sources(
 )
 @click.option("--drawn", type=click.IntRange(0), default=0, help="Also count so many drawn smears.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for likeness.json.")
-@click.option("--backend", default="auto", show_default=True, help="Inference engine.")
-@click.option("--precision", default="auto", show_default=True, help="Precision of the inference engine.")
+@engine_options
 @one_sentence
 def main(
     bundle_dir: Path,
@@ -182,17 +181,8 @@ def _of_sources(
     images: Sequence[AnnotatedImage], same: dict[str, str], excluded: Sequence[str]
 ) -> list[AnnotatedImage]:
     """Images with the sources that they count for, without those of sources to leave out."""
-    named = {image.source for image in images}
-    if unknown := sorted(set(excluded) - named):
-        raise AnnotationError(
-            f"No image is of the source {', '.join(unknown)} that is to be left out; choose from "
-            f"{', '.join(sorted(named))}."
-        )
-    return [
-        replace(image, source=same.get(image.source, image.source))
-        for image in images
-        if image.source not in excluded
-    ]
+    (kept,) = without_sources(excluded, images)
+    return [replace(image, source=same.get(image.source, image.source)) for image in kept]
 
 
 def _appearances(

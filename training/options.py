@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from edge.errors import EdgeError
-from training.annotations import AnnotatedImage, AnnotationError, read_beside
+from training.annotations import AnnotatedImage, read_beside, without_sources
 from training.augment import VARIATIONS
 from training.drawn import drawn_images
 from training.loop import Schedule, TrainingError
@@ -129,19 +129,11 @@ def read_data(
     """Training images, validation images and schedule of the shared options.
 
     Raises:
-        AnnotationError: as `read_beside`, or a source to leave out is of no image.
+        AnnotationError: as `read_beside` and `without_sources`.
         TrainingError: no image is left to train on or to judge by.
     """
-    training, validation = read_beside(options["csvs"]), read_beside(options["validation_csvs"])
-    known = {image.source for image in (*training, *validation)}
-    if unknown := set(options["exclude_source"]) - known:
-        raise AnnotationError(
-            f"No image is of the source {', '.join(sorted(unknown))} that is to be left out; choose from "
-            f"{', '.join(sorted(known))}."
-        )
-    training, validation = (
-        [image for image in images if image.source not in options["exclude_source"]]
-        for images in (training, validation)
+    training, validation = without_sources(
+        options["exclude_source"], read_beside(options["csvs"]), read_beside(options["validation_csvs"])
     )
     if options["drawn"]:
         training += drawn_images(options["out"] / "drawn", options["drawn"])

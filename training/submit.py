@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from training.options import one_sentence
+from training.options import engine_options, one_sentence
 
 if TYPE_CHECKING:
     from edge.pipeline import Pipeline
@@ -41,8 +41,7 @@ if TYPE_CHECKING:
     required=True,
     help="submission.csv to write; one that is there is replaced.",
 )
-@click.option("--backend", default="auto", show_default=True, help="Inference engine.")
-@click.option("--precision", default="auto", show_default=True, help="Precision of the inference engine.")
+@engine_options
 @one_sentence
 def main(
     folders: tuple[Path, ...],
