@@ -229,7 +229,7 @@ def on_card(run: Run, graphs: Graphs | None = None) -> Iterator[OnCard]:
     with ExitStack() as opened:
         sessions = []
         for spec in bundle.manifest.networks:
-            sessions.append(backend.open(bundle.path, spec.graph, spec.side_px, PRECISION))
+            sessions.append(backend.open(bundle.path, spec, PRECISION))
             opened.callback(sessions[-1].close)
         yield OnCard(Pipeline(bundle, f"{run.target}:{PRECISION}", sessions), tuple(sessions))
 

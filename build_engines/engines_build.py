@@ -119,9 +119,7 @@ def try_engines(
     for engine in engines_of(folder, target):
         record = engine.record
         sessions: list[Session | None] = [
-            backend.open(folder, spec.graph, spec.side_px, record.precision)
-            if spec.graph.fp16 == record.graph
-            else None
+            backend.open(folder, spec, record.precision) if spec.graph.fp16 == record.graph else None
             for spec in bundle.manifest.networks
         ]
         one = verdict(target, record.precision, sessions, reference, threshold, batch=record.batch)

@@ -175,7 +175,7 @@ def _sessions(
     with ExitStack() as opened:
         sessions = []
         for spec in networks:
-            sessions.append(backend.open(folder, spec.graph, spec.side_px, precision))
+            sessions.append(backend.open(folder, spec, precision))
             opened.callback(sessions[-1].close)
         yield sessions
 

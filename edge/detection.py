@@ -14,9 +14,6 @@ from edge.windows import counted_once, windows_over
 
 Image = NDArray[np.uint8]
 
-_AT_ONCE = 4
-"""Windows of one batch: engines are built for as many, and more would take memory that a station lacks."""
-
 
 class Detector:
     """A detector of a bundle on an engine. Several threads may use it if the session has lanes for them.
@@ -71,11 +68,12 @@ class Detector:
     ) -> list[Detections]:
         """The cells of each tile, in pixels of the image part that it shows."""
         found = []
-        for start in range(0, len(tiles), _AT_ONCE):
-            part = tiles[start : start + _AT_ONCE]
+        at_once = self._spec.at_once
+        for start in range(0, len(tiles), at_once):
+            part = tiles[start : start + at_once]
             batch = part[0][None] if len(part) == 1 else np.stack(part)
             answers = self._session.run(batch if view is None else turned(batch, view))
-            for row, placement in enumerate(placements[start : start + _AT_ONCE]):
+            for row, placement in enumerate(placements[start : start + at_once]):
                 found.append(self._taken(answers, row, placement, view, least_score))
         return found
 

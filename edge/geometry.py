@@ -125,7 +125,7 @@ def _resize(rgb: Image, target: Image) -> Image:
     """Bilinear as detectors are trained; averaging where shrinking past a half would skip pixels."""
     height, width = target.shape[:2]
     # Averaging four pixels is five times as fast as over another area; the last step evens out what it blurs.
-    while rgb.shape[0] >= 6 * height and rgb.shape[1] >= 6 * width:
+    while rgb.shape[0] >= 4 * height and rgb.shape[1] >= 4 * width:
         half = (rgb.shape[1] // 2, rgb.shape[0] // 2)
         rgb = np.asarray(cv2.resize(rgb, half, interpolation=cv2.INTER_AREA), np.uint8)
     shrinks_past_half = width * 2 < rgb.shape[1] or height * 2 < rgb.shape[0]

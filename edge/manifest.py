@@ -80,6 +80,11 @@ class DetectorSpec(_Part):
         return self.tile_size
 
     @property
+    def at_once(self) -> int:
+        """Tiles of an image that are computed together; more would take memory that a station lacks."""
+        return 1 if self.windows is None else 4
+
+    @property
     def input_name(self) -> str:
         """Of its graph."""
         return "tiles"
@@ -111,6 +116,11 @@ class ClassifierSpec(_Part):
     def side_px(self) -> int:
         """Side of its square input."""
         return self.crop_size
+
+    @property
+    def at_once(self) -> int:
+        """Inputs of an image that are computed together; more would bring a tenth at most."""
+        return 1 if self.view == "tile" else 4
 
     @property
     def input_name(self) -> str:

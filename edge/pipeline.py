@@ -316,7 +316,7 @@ def _tested(
     sessions: list[Session] = []
     with ExitStack() as refused:
         for spec in bundle.manifest.networks:
-            session = engine.open(bundle.path, spec.graph, spec.side_px, precision, in_lanes=in_lanes)
+            session = engine.open(bundle.path, spec, precision, in_lanes=in_lanes)
             refused.callback(session.close)
             sessions.append(session)
         require_known_answers(sessions, golden, bundle.manifest.thresholds.detection, precision)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import BackendError
-from edge.manifest import GraphFiles
+from edge.manifest import NetworkSpec
 
 Outputs = dict[str, NDArray[Any]]
 
@@ -111,14 +111,13 @@ class Backend(ABC):
 
     @abstractmethod
     def open(
-        self, bundle_path: Path, graph: GraphFiles, side_px: int, precision: str, *, in_lanes: bool = False
+        self, bundle_path: Path, spec: NetworkSpec, precision: str, *, in_lanes: bool = False
     ) -> Session:
         """Load a graph.
 
         Args:
             bundle_path: folder of the graph's files.
-            graph: its files.
-            side_px: side of its square input.
+            spec: the network of the graph.
             precision: one of `precisions()`.
             in_lanes: for as many threads as bring the most images a second, in place of one that waits the
                 shortest time; only where the backend has lanes.

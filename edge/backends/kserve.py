@@ -33,7 +33,7 @@ from edge.backends.kserve_models import (
 from edge.backends.kserve_server import Connection, Server
 from edge.bundle import Bundle
 from edge.errors import BackendError
-from edge.manifest import GraphFiles
+from edge.manifest import NetworkSpec
 from edge.selftest import TOLERANCES
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class KServeBackend(Backend):
         return [precision]
 
     def open(
-        self, bundle_path: Path, graph: GraphFiles, side_px: int, precision: str, *, in_lanes: bool = False
+        self, bundle_path: Path, spec: NetworkSpec, precision: str, *, in_lanes: bool = False
     ) -> Session:
         """Compare the graph with the server's model (see `Backend.open`).
 
@@ -106,10 +106,10 @@ class KServeBackend(Backend):
             EngineAway: the server does not answer.
         """
         bundle = Bundle.load(bundle_path)
-        served = next(one for one in served_graphs(bundle) if one.files == graph)
+        served = next(one for one in served_graphs(bundle) if one.files == spec.graph)
         server = self._server()
         try:
-            session = _KServeSession(server, served, side_px, bundle.id, precision)
+            session = _KServeSession(server, served, spec.side_px, bundle.id, precision)
         except BaseException:
             server.connection.close()
             raise

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edge.backends.base import Backend, Outputs, Session, cpu_threads
 from edge.errors import BackendError
-from edge.manifest import GraphFiles
+from edge.manifest import NetworkSpec
 
 # Read when the library is loaded: without it, this wheel leaves an id in the home folder and reports to
 # Microsoft. Its function to disable events comes too late for both.
@@ -28,10 +28,10 @@ class OnnxRuntimeBackend(Backend):
         return ["f32", "f16"]
 
     def open(
-        self, bundle_path: Path, graph: GraphFiles, side_px: int, precision: str, *, in_lanes: bool = False
+        self, bundle_path: Path, spec: NetworkSpec, precision: str, *, in_lanes: bool = False
     ) -> Session:
         """Load the graph of the precision (see `Backend.open`)."""
-        path = bundle_path / (graph.fp16 if precision == "f16" else graph.fp32)
+        path = bundle_path / (spec.graph.fp16 if precision == "f16" else spec.graph.fp32)
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors; what it warns of (a node on another provider) is no fault
         options.intra_op_num_threads = cpu_threads() or 0  # 0: all cores
@@ -46,7 +46,7 @@ class OnnxRuntimeBackend(Backend):
             raise BackendError(
                 f"ONNX Runtime cannot load {path} ({' '.join(str(error).split())}); rebuild it."
             ) from error
-        return _OnnxRuntimeSession(f"{path.name} on ONNX Runtime", side_px, session, lanes)
+        return _OnnxRuntimeSession(f"{path.name} on ONNX Runtime", spec.side_px, session, lanes)
 
 
 class _OnnxRuntimeSession(Session):

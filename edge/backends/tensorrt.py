@@ -22,7 +22,7 @@ from edge.backends.cuda import Buffer, CudaMemory, DeviceMemory, probe
 from edge.backends.tensorrt_log import library_logger
 from edge.engine_files import REBUILD, EngineFile, Machine, Target, TensorSpec, fitting_engines
 from edge.errors import BackendError, EngineAway
-from edge.manifest import GraphFiles
+from edge.manifest import NetworkSpec
 
 log = logging.getLogger(__name__)
 
@@ -68,13 +68,13 @@ class TensorRtBackend(Backend):
         return ["f16"]
 
     def open(
-        self, bundle_path: Path, graph: GraphFiles, side_px: int, precision: str, *, in_lanes: bool = False
+        self, bundle_path: Path, spec: NetworkSpec, precision: str, *, in_lanes: bool = False
     ) -> Session:
         """Load the plans of the FP16 graph that fit this card, and warm them up (see `Backend.open`)."""
         version = self._trt.__version__
-        files = fitting_engines(bundle_path, self._target, graph.fp16, version, self._machine)
-        name = f"{graph.fp16} on {self.name} in {precision}"
-        return _TensorRtSession(name, side_px, self._trt, self._make_memory(), _one_a_batch(files))
+        files = fitting_engines(bundle_path, self._target, spec.graph.fp16, version, self._machine)
+        name = f"{spec.graph.fp16} on {self.name} in {precision}"
+        return _TensorRtSession(name, spec.side_px, self._trt, self._make_memory(), _one_a_batch(files))
 
 
 def _one_a_batch(files: Sequence[EngineFile]) -> list[EngineFile]:

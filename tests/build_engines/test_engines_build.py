@@ -20,7 +20,7 @@ from edge.backends.base import Backend, Outputs, Session
 from edge.backends.onnxruntime import OnnxRuntimeBackend
 from edge.bundle import Bundle, embedded_bundle
 from edge.engine_files import Machine, engines_of, fitting_engines
-from edge.manifest import GraphFiles
+from edge.manifest import NetworkSpec
 from edge.selftest import TOLERANCES
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install '.[rtx]'")
@@ -68,13 +68,13 @@ class CardDouble(Backend):
         return ["f16"]
 
     def open(
-        self, bundle_path: Path, graph: GraphFiles, side_px: int, precision: str, *, in_lanes: bool = False
+        self, bundle_path: Path, spec: NetworkSpec, precision: str, *, in_lanes: bool = False
     ) -> Session:
         assert bundle_path != self.bundle.path
-        engines = fitting_engines(bundle_path, "tensorrt_rtx", graph.fp16, rtx.__version__, CARD)
+        engines = fitting_engines(bundle_path, "tensorrt_rtx", spec.graph.fp16, rtx.__version__, CARD)
         assert all(engine.read() for engine in engines)
-        inner = OnnxRuntimeBackend().open(bundle_path, graph, side_px, precision)
-        return SessionDouble(inner, self.damage, self.batches.setdefault(graph.fp16, set()))
+        inner = OnnxRuntimeBackend().open(bundle_path, spec, precision)
+        return SessionDouble(inner, self.damage, self.batches.setdefault(spec.graph.fp16, set()))
 
 
 class SessionDouble(Session):
@@ -243,7 +243,7 @@ def test_an_engine_that_answers_otherwise_never_comes_to_the_station(
 def test_the_gate_names_the_image_that_strays_most(reference: Reference) -> None:
     """An engine that is right but for the third tile."""
     bundle = Bundle.load(embedded_bundle())
-    inner = OnnxRuntimeBackend().open(bundle.path, bundle.detector.graph, bundle.detector.tile_size, "f32")
+    inner = OnnxRuntimeBackend().open(bundle.path, bundle.detector, "f32")
     tile = reference.answers.detectors[0].inputs[2]
 
     class WrongOnce(Session):

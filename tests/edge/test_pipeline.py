@@ -13,7 +13,7 @@ from edge.cells import Finding
 from edge.demo.renderer import DrawnSmear, draw_field, draw_tile
 from edge.errors import BackendError
 from edge.geometry import iou_matrix
-from edge.manifest import GateResult, GraphFiles, Manifest
+from edge.manifest import DetectorSpec, GateResult, GraphFiles, Manifest
 from edge.pipeline import Pipeline, open_pipeline, tempered
 from edge.stopwatch import Stopwatch
 
@@ -189,9 +189,10 @@ def test_an_unknown_backend_and_precision_are_refused_with_the_known_ones(bundle
 def test_promise_12_a_graph_that_is_none_is_refused_by_each_engine(tmp_path: Path) -> None:
     (tmp_path / "graph.onnx").write_bytes(b"nothing of the kind")
     files = GraphFiles(fp32="graph.onnx", fp16="graph.onnx")
+    spec = DetectorSpec(name="none", graph=files, tile_size=64, anchor="centre", max_detections=10)
     for name in ("openvino", "onnxruntime"):
         with pytest.raises(BackendError, match=r"cannot load .*graph\.onnx"):
-            find_backend(name).open(tmp_path, files, 64, "f32")
+            find_backend(name).open(tmp_path, spec, "f32")
 
 
 def with_other_answers(bundle: Bundle, folder: Path) -> Bundle:

@@ -83,4 +83,4 @@ def classifier_on(card: FakeCard, bundle: Bundle, **options: Any) -> Session:
     """The bundle's classifier on doubles."""
     spec = bundle.classifier
     assert spec is not None
-    return backend_on(card, **options).open(bundle.path, spec.graph, spec.crop_size, "f16")
+    return backend_on(card, **options).open(bundle.path, spec, "f16")

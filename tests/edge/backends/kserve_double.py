@@ -71,9 +71,8 @@ class ServerDouble:
             for size in sizes or (None,):
                 name = graph.name if size is None else model_name(graph.name, size, size == sizes[0])
                 self._models[name] = (graph, size, told)
-            self._sessions[graph.name] = OnnxRuntimeBackend().open(
-                bundle.path, graph.files, graph.input.shape[0], "f32"
-            )
+            spec = next(spec for spec in bundle.manifest.networks if spec.graph == graph.files)
+            self._sessions[graph.name] = OnnxRuntimeBackend().open(bundle.path, spec, "f32")
 
     def server(self) -> dict[str, Any]:
         self._ask("server")

@@ -10,7 +10,7 @@ from edge.backends import tensorrt
 from edge.backends.base import Backend, BackendAbsent, Outputs, Session, find_backend
 from edge.bundle import Bundle
 from edge.errors import BackendError, SettingsError
-from edge.manifest import GraphFiles
+from edge.manifest import NetworkSpec
 from edge.pipeline import open_pipeline
 from edge.settings import load_settings
 
@@ -39,11 +39,11 @@ class TensorRtDouble(Backend):
         return ["f16"]
 
     def open(
-        self, bundle_path: Path, graph: GraphFiles, side_px: int, precision: str, *, in_lanes: bool = False
+        self, bundle_path: Path, spec: NetworkSpec, precision: str, *, in_lanes: bool = False
     ) -> Session:
         if self.opened:
             raise BackendError("The engine is for another card; build it.")
-        self.opened.append(OpenSession("double", side_px))
+        self.opened.append(OpenSession("double", spec.side_px))
         return self.opened[0]
 
 

@@ -9,11 +9,11 @@ from edge.errors import BackendError
 
 def threads_of(backend: str, bundle: Bundle) -> int:
     detector = bundle.detector
-    session = find_backend(backend).open(bundle.path, detector.graph, detector.tile_size, "f32")
+    session = find_backend(backend).open(bundle.path, detector, "f32")
     try:
         if backend == "onnxruntime":
             return session._session.get_session_options().intra_op_num_threads  # type: ignore[attr-defined]
-        return session._compiled.get_property("INFERENCE_NUM_THREADS")  # type: ignore[attr-defined]
+        return session._compiled[1].get_property("INFERENCE_NUM_THREADS")  # type: ignore[attr-defined]
     finally:
         session.close()
 
@@ -31,8 +31,8 @@ def test_threads_that_are_told_are_not_pinned_to_the_core_of_another_process(
 ) -> None:
     monkeypatch.setenv(CPU_THREADS_VARIABLE, "1")
     detector = bundle.detector
-    session = find_backend("openvino").open(bundle.path, detector.graph, detector.tile_size, "f32")
-    assert session._compiled.get_property("ENABLE_CPU_PINNING") is False  # type: ignore[attr-defined]
+    session = find_backend("openvino").open(bundle.path, detector, "f32")
+    assert session._compiled[1].get_property("ENABLE_CPU_PINNING") is False  # type: ignore[attr-defined]
     session.close()
 
 

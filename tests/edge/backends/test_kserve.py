@@ -36,7 +36,7 @@ def pipeline_of(
 def classifier_of(bundle: Bundle, double: ServerDouble, clock: FakeClock | None = None) -> Session:
     spec = bundle.classifier
     assert spec is not None
-    return backend_of(double, clock).open(bundle.path, spec.graph, spec.crop_size, "f32")
+    return backend_of(double, clock).open(bundle.path, spec, "f32")
 
 
 def crops(count: int) -> Any:

@@ -35,7 +35,7 @@ def reference(bundle: Bundle) -> Session:
     """The same graph on ONNX Runtime itself."""
     assert bundle.classifier is not None
     spec = bundle.classifier
-    return find_backend("onnxruntime").open(bundle.path, spec.graph, spec.crop_size, "f16")
+    return find_backend("onnxruntime").open(bundle.path, spec, "f16")
 
 
 def require_the_same_findings(ours: Pipeline, theirs: Pipeline, images: list[np.ndarray]) -> int:
