@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import report
-from benchmarks.side_by_side import measure
+from benchmarks import report, side_by_side
 from benchmarks.targets import EMBEDDED, ONNX, OPENVINO, TORCH, YOLO_B0, bare, station
 from edge.bench.estimates import median
 from tests.benchmarks.conftest import Pair
@@ -15,9 +14,10 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.filterwarnings("ignore")  # what ultralytics imports and traces to export warns of much
-def test_a_run_from_weights_to_the_page(pair: Pair, tmp_path: Path) -> None:
+def test_a_run_from_weights_to_the_page(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_by_side, "_WHILE", 1)
     tiles, fields = pair.images[:2], pair.images[1:]
-    measured = measure(
+    measured = side_by_side.measure(
         {EMBEDDED: pair.bundle, YOLO_B0: pair.bundle},
         (pair.detector, pair.classifier),
         tiles,
