@@ -100,7 +100,7 @@ def measure(
 
 
 def _work_for_a_while(way: Way, images: Sequence[Path]) -> None:
-    """Until the journal's log of changes has its full size: before, a commit makes a file longer, for 0.8 ms."""
+    """Until the journal's log of changes has its full size: before, a commit makes it longer, for 0.8 ms."""
     for image in islice(cycle(images), _WHILE):
         way.answer(way.prepare(image))
 
