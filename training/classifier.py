@@ -170,6 +170,7 @@ def main(model: str, pretrained: Path | None, variation: str, hue: float, batch_
         ),
         soft=soft,
         soft_weight=soft_weight,
+        workers=options["workers"],
         resume=options["resume"],
     )
     click.echo(best)

@@ -55,8 +55,8 @@ def train_classifier(
     objective: Objective = PLAIN,
     soft: SoftLabels | None = None,
     soft_weight: float = 0.0,
-    resume: bool = False,
     workers: int = 2,
+    resume: bool = False,
 ) -> Path:
     """Train and keep the best network as `best.pt` in `folder`; returns its path.
 

@@ -19,26 +19,27 @@ from training.augment import Variation, jitter_box, turn, vary_station
 from training.targets import BoxKey, Sample, box_key
 
 _CONTEXT = 2.2
-"""Side of the region kept in memory around a cell, in box sides: room for margin and jitter."""
+"""Side of the region that is turned with a cell, in box sides: room for margin and jitter."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cell:
-    """One annotated leukocyte, cut out with room around it.
+    """One annotated leukocyte.
 
     Attributes:
-        rgb: uint8 [H, W, 3].
-        box_xyxy: float32 [4], pixels of `rgb`.
+        image: that it is in.
+        box_xyxy: float32 [4], pixels of the image.
         label: class code.
-        source: the collection that it comes from.
-        key: its box in the image itself.
     """
 
-    rgb: NDArray[np.uint8]
+    image: AnnotatedImage
     box_xyxy: NDArray[np.float32]
     label: str
-    source: str
-    key: BoxKey
+
+    @property
+    def source(self) -> str:
+        """The collection that it comes from."""
+        return self.image.source
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -48,29 +49,30 @@ class Cell:
     @property
     def keys(self) -> tuple[BoxKey, ...]:
         """The box, as the only one."""
-        return (self.key,)
+        return (box_key(self.image.name, self.box_xyxy),)
+
+    def read(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Its part of the image with room around it, uint8 [H, W, 3], and its box there, float32 [4]."""
+        rgb = read_pixels(self.image)
+        height, width = rgb.shape[:2]
+        left, top, right, bottom = crop_region(self.box_xyxy, 0, (_CONTEXT - 1) / 2, "square")
+        left, top = max(left, 0), max(top, 0)
+        around = rgb[top : min(bottom, height), left : min(right, width)]
+        return around, self.box_xyxy - np.array([left, top, left, top], np.float32)
 
 
 def cells_of(images: Sequence[AnnotatedImage]) -> list[Cell]:
     """Every leukocyte that has a class."""
-    cells = []
-    for image in images:
-        labelled = [(box, label) for box, label in zip(image.boxes_xyxy, image.labels, strict=True) if label]
-        if not labelled:
-            continue
-        rgb = read_pixels(image)
-        height, width = rgb.shape[:2]
-        for box, label in labelled:
-            left, top, right, bottom = crop_region(box, 0, (_CONTEXT - 1) / 2, "square")
-            left, top, right, bottom = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
-            inside = rgb[top:bottom, left:right].copy()
-            moved = box - np.array([left, top, left, top], np.float32)
-            cells.append(Cell(inside, moved, label, image.source, box_key(image.name, box)))
-    return cells
+    return [
+        Cell(image, box, label)
+        for image in images
+        for box, label in zip(image.boxes_xyxy, image.labels, strict=True)
+        if label
+    ]
 
 
 class CropDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Crops as the station makes them: (uint8 [S, S, 3] RGB, float32 [C] target)."""
+    """Crops as the station makes them: (uint8 [S, S, 3] RGB, float32 [C] target). Read when asked for."""
 
     def __init__(
         self,
@@ -88,8 +90,8 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
         return len(self.cells)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        cell, geometry = self.cells[index], self.geometry
-        rgb, box = cell.rgb, cell.box_xyxy
+        geometry = self.geometry
+        rgb, box = self.cells[index].read()
         if self.variation is not None:
             rng = np.random.default_rng((self.seed, int(torch.randint(2**31, ()).item())))
             rgb, boxes = turn(rgb, box[None], rng)

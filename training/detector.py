@@ -42,8 +42,8 @@ def train_yolox(
     tiles_per_epoch: int,
     folder: Path,
     provenance: dict[str, Any],
-    resume: bool = False,
     workers: int = 2,
+    resume: bool = False,
 ) -> Path:
     """Train a one-class YOLOX and keep the best network as `best.pt` in `folder`; returns its path."""
     torch.manual_seed(schedule.seed)
@@ -57,7 +57,6 @@ def train_yolox(
         yolox.load_base_weights(network, pretrained, calibration)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device, memory_format=torch.channels_last)
-    pixels = [read_pixels(image) for image in validation]
 
     def batches(epoch: int) -> DataLoader[Any]:
         generator = torch.Generator().manual_seed(schedule.seed * 1000 + epoch)
@@ -71,7 +70,7 @@ def train_yolox(
         return yolox.loss(network, tiles.to(device), boxes.to(device))
 
     def score(network: nn.Module) -> dict[str, float]:
-        found = yolox.predict(network, pixels, geometry)
+        found = yolox.predict(network, map(read_pixels, validation), geometry)
         return detection_figures(validation, found)
 
     def keep(network: nn.Module, figures: dict[str, float]) -> None:
@@ -215,7 +214,7 @@ def main(model: str, pretrained: Path | None, tile_size: int, variation: str, hu
         best = train_ultralytics(
             training, validation, model=model, tile_size=tile_size, one_stage=one_stage,
             variation=varied, schedule=schedule, batch_size=batch_size, folder=data["out"],
-            provenance=provenance, device=device, resume=data["resume"],
+            provenance=provenance, device=device, workers=data["workers"], resume=data["resume"],
         )  # fmt: skip
     else:
         best = train_yolox(
@@ -230,6 +229,7 @@ def main(model: str, pretrained: Path | None, tile_size: int, variation: str, hu
             tiles_per_epoch=tiles_per_epoch,
             folder=data["out"],
             provenance={**provenance, "base_weights": pretrained.name if pretrained else "none"},
+            workers=data["workers"],
             resume=data["resume"],
         )
     click.echo(best)

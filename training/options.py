@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
 
 from edge.errors import EdgeError
-from training.annotations import AnnotatedImage, read_beside, without_sources
+from edge.progress import counted
+from training.annotations import AnnotatedImage, read_beside, read_pixels, without_sources
 from training.augment import VARIATIONS
 from training.drawn import drawn_images
 from training.loop import Schedule, TrainingError
@@ -35,6 +37,8 @@ _OPTIONS = (
                  help="Of the moving average of the weights; models of ultralytics have their own."),
     click.option("--patience", type=click.IntRange(1), default=10, show_default=True,
                  help="Epochs to wait for a better score."),
+    click.option("--workers", type=click.IntRange(0), default=2, show_default=True,
+                 help="Processes that read and vary images; another number gives other random ones."),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
     click.option("--resume", is_flag=True, help="Go on from the last whole epoch of this run."),
 )  # fmt: skip
@@ -131,6 +135,7 @@ def read_data(
     Raises:
         AnnotationError: as `read_beside` and `without_sources`.
         TrainingError: no image is left to train on or to judge by.
+        ImageRejected: one cannot be read.
     """
     training, validation = without_sources(
         options["exclude_source"], read_beside(options["csvs"]), read_beside(options["validation_csvs"])
@@ -142,6 +147,8 @@ def read_data(
             raise TrainingError(
                 f"No image is left to {purpose}; leave fewer sources out or give more images."
             )
+    for image in counted([*training, *validation], "trying all images", Console(stderr=True)):
+        read_pixels(image)
     schedule = Schedule(
         epochs=options["epochs"],
         learning_rate=options["learning_rate"],

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -29,11 +28,14 @@ _LEAST_VISIBLE = 0.35
 _LEAST_SIDE_PX = 6
 _MAX_CELLS = 300
 _LONGEST_SIDE_PX = 832
-"""Images are kept in memory no larger than twice a tile."""
+"""Images are made no larger than this before they are turned and scaled: twice a tile."""
 
 
 class TileDataset(Dataset[tuple[Tensor, Tensor]]):
-    """(uint8 [S, S, 3] RGB tile, float32 [300, 4] xyxy boxes in tile pixels, unused rows 0)."""
+    """(uint8 [S, S, 3] RGB tile, float32 [300, 4] xyxy boxes in tile pixels, unused rows 0).
+
+    Images are read when they are asked for.
+    """
 
     def __init__(
         self,
@@ -43,9 +45,6 @@ class TileDataset(Dataset[tuple[Tensor, Tensor]]):
         seed: int = 0,
     ) -> None:
         self.images, self.geometry, self.variation, self.seed = images, geometry, variation, seed
-        self._kept: dict[Path, tuple[Image, Boxes]] = {}
-        for image in images:
-            self._keep(image)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -63,16 +62,14 @@ class TileDataset(Dataset[tuple[Tensor, Tensor]]):
         padded[: len(boxes[:_MAX_CELLS])] = boxes[:_MAX_CELLS]
         return torch.from_numpy(tile), torch.from_numpy(padded)
 
-    def _keep(self, image: AnnotatedImage) -> None:
+    def _turned(self, index: int, rng: np.random.Generator) -> tuple[Image, Boxes]:
+        image = self.images[index]
         rgb = read_pixels(image)
         scale = min(_LONGEST_SIDE_PX / max(rgb.shape[:2]), 1.0)
         if scale < 1:
             size_wh = (round(rgb.shape[1] * scale), round(rgb.shape[0] * scale))
             rgb = cv2.resize(rgb, size_wh, interpolation=cv2.INTER_AREA)
-        self._kept[image.path] = rgb, image.boxes_xyxy * np.float32(scale)
-
-    def _turned(self, index: int, rng: np.random.Generator) -> tuple[Image, Boxes]:
-        return turn(*self._kept[self.images[index].path], rng)
+        return turn(rgb, image.boxes_xyxy * np.float32(scale), rng)
 
     def _single(self, index: int, rng: np.random.Generator) -> tuple[Image, Boxes]:
         rgb, boxes = self._turned(index, rng)

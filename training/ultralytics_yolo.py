@@ -59,6 +59,7 @@ def train_ultralytics(
     folder: Path,
     provenance: dict[str, Any],
     device: str | None = None,
+    workers: int = 2,
     resume: bool = False,
 ) -> Path:
     """Train a YOLO and keep the best network as `weights/best.pt` in `folder`; returns its path.
@@ -130,7 +131,7 @@ def train_ultralytics(
         # ultralytics has bf16 on GPUs only, and for fp16 downloads a network to test itself on.
         "amp": "bf16" if schedule.mixed_precision and on_gpu else False,
         "device": device,
-        "workers": 2,
+        "workers": workers,
         "plots": False,
         "mosaic": 1.0,
         "close_mosaic": min(10, schedule.epochs // 4),

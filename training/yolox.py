@@ -1,7 +1,8 @@
 """YOLOX: base weights, loss and prediction for the common training loop."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -52,16 +53,14 @@ def loss(network: nn.Module, tiles: Tensor, boxes_xyxy: Tensor) -> Tensor:
 
 
 def predict(
-    network: nn.Module, rgb: Sequence[Image], geometry: TileGeometry, least_score: float = 0.05
+    network: nn.Module, rgb: Iterable[Image], geometry: TileGeometry, least_score: float = 0.05
 ) -> list[tuple[Boxes, NDArray[np.float32]]]:
     """Boxes [n, 4] in image pixels and scores [n] of each image, best first, by the graph of a bundle."""
     device = next(network.parameters()).device
     graph = detector_graph(network, family="yolox", tile_size=geometry.tile_size).to(device)
     found = []
-    for start in range(0, len(rgb), _BATCH):
-        placed = [
-            letterbox(image, geometry.tile_size, geometry.anchor) for image in rgb[start : start + _BATCH]
-        ]
+    tiles_of = (letterbox(image, geometry.tile_size, geometry.anchor) for image in rgb)
+    while placed := list(islice(tiles_of, _BATCH)):
         tiles = torch.from_numpy(np.stack([tile for tile, _ in placed])).to(device)
         with torch.inference_mode():
             boxes, scores, _ = (answer.cpu().numpy() for answer in graph(tiles))

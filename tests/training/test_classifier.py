@@ -26,7 +26,7 @@ from training.classifier import main
 from training.classifying import architecture_of, load_base_weights, macro_f1_of_frequent, train_classifier
 from training.crops import Cell, CropDataset, balanced_weights, cells_of, normalised
 from training.loop import Schedule, TrainingError
-from training.targets import box_key, targets_of
+from training.targets import targets_of
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -96,7 +96,8 @@ class TestTraining:
     def test_leaves_validation_cells_of_an_unknown_class_out(
         self, cells: list[Cell], enough: list[Cell], tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        basophils = [replace(cells[0], label="BA", source="elsewhere")] * 3
+        elsewhere = replace(cells[0].image, source="elsewhere")
+        basophils = [replace(cells[0], image=elsewhere, label="BA")] * 3
         with caplog.at_level(logging.WARNING):
             checkpoint = train(cells, [*enough, *basophils], tmp_path)
         assert checkpoint.classes == ("PNN", "LY")
@@ -240,7 +241,7 @@ class TestCells:
     def test_each_keeps_its_pixels_its_class_and_its_source(self, smears: Smears) -> None:
         for cell, smear in zip(cells_of(smears), smears, strict=True):
             assert (cell.label, cell.source) == (smear.labels[0], smear.source)
-            seen = crop(cell.rgb, cell.box_xyxy, 48, margin_fraction=0.15)
+            seen = crop(*cell.read(), 48, margin_fraction=0.15)
             whole = crop(decode(smear.path.read_bytes()), smear.boxes_xyxy[0], 48, margin_fraction=0.15)
             assert np.array_equal(seen, whole)
 
@@ -251,7 +252,7 @@ class TestCells:
 class TestCrops:
     def test_for_validation_are_the_stations(self, cells: list[Cell]) -> None:
         image, target = CropDataset(cells, targets_of(cells, ("LY", "PNN")), GEOMETRY)[0]
-        plain = crop(cells[0].rgb, cells[0].box_xyxy, 64, 0, GEOMETRY.margin_fraction, GEOMETRY.shape)
+        plain = crop(*cells[0].read(), 64, 0, GEOMETRY.margin_fraction, GEOMETRY.shape)
         assert np.array_equal(image.numpy(), plain)
         assert target.tolist() == [0, 1]
 
@@ -274,11 +275,11 @@ class TestCrops:
 
 class TestBalancedWeights:
     def cells(self, counts: dict[tuple[str, str], int]) -> list[Cell]:
-        pixels, box = np.zeros((1, 1, 3), np.uint8), np.zeros(4, np.float32)
-        key = box_key("a.jpg", box)
-        return [
-            Cell(pixels, box, label, source, key) for (label, source), n in counts.items() for _ in range(n)
-        ]
+        box = np.zeros(4, np.float32)
+        images = {
+            source: AnnotatedImage("a.jpg", Path("a.jpg"), box[None], (None,), source) for _, source in counts
+        }
+        return [Cell(images[source], box, label) for (label, source), n in counts.items() for _ in range(n)]
 
     @pytest.mark.parametrize(
         ("counts", "shares"),

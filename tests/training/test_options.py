@@ -6,7 +6,9 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
+from edge.errors import ImageRejected
 from training.annotations import AnnotationError
 from training.loop import TrainingError
 from training.options import data_options, one_sentence, read_data
@@ -19,7 +21,7 @@ def data(tmp_path: Path) -> dict[str, Any]:
     for split, sources in (("train", ("lab", "clinic")), ("val", ("lab", "field"))):
         names = [f"{split}-{source}.jpg" for source in sources]
         for name in names:
-            (tmp_path / "images" / name).touch()
+            Image.new("RGB", (8, 8)).save(tmp_path / "images" / name)
         rows = "".join(f"{name},1,2,3,4,LY\n" for name in names)
         (tmp_path / f"{split}.csv").write_text(f"NAME,x1,y1,x2,y2,class\n{rows}")
     sources = [f"{path.name},{path.stem.split('-')[1]}" for path in (tmp_path / "images").iterdir()]
@@ -53,6 +55,12 @@ def test_a_source_is_left_out_of_training_and_validation(
     train, val, _ = read_data({**data, "exclude_source": excluded})
     assert [image.source for image in train] == training
     assert [image.source for image in val] == validation
+
+
+def test_an_image_that_cannot_be_read_is_told_before_the_training(data: dict[str, Any]) -> None:
+    (data["csvs"][0].parent / "images/val-lab.jpg").write_bytes(b"")
+    with pytest.raises(ImageRejected, match=r"val-lab\.jpg: the file has 0 bytes; copy or export"):
+        read_data(data)
 
 
 def test_a_source_that_no_image_has_is_refused_with_those_there_are(data: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.training.test_whole_images import image_of
-from training.annotations import AnnotationError
+from training.annotations import AnnotatedImage, AnnotationError
 from training.crops import Cell
 from training.loop import TrainingError
 from training.targets import SoftLabels, box_key, targets_of
@@ -17,7 +17,7 @@ OTHER = np.float32([0, 0, 9, 9])
 
 
 def cell(name: str, box: np.ndarray, label: str) -> Cell:
-    return Cell(np.zeros((1, 1, 3), np.uint8), box, label, "lab", box_key(name, box))
+    return Cell(AnnotatedImage(name, Path(name), box[None], (label,), "lab"), box, label)
 
 
 def soft(*rows: list[float], classes: tuple[str, ...] = ("LY", "MO", "PNN")) -> SoftLabels:
