@@ -66,6 +66,9 @@ def comparisons(
             _faster(tiles, ONNX, ours, 2.3),
             _faster(tiles, OPENVINO, ours, None),
             _faster(tiles, TORCH, small, 12.0),
+            # How far a station could come that does nothing but ask its networks.
+            _faster(tiles, TORCH, bare(YOLO_B0, precision), None),
+            _faster(tiles, TORCH, bare(EMBEDDED, precision), None),
         ]
         for pair in (EMBEDDED, YOLO_B0):
             found.append(_slower("field", fields, station(pair, precision), bare(pair, precision), 1.2))

@@ -54,7 +54,7 @@ def test_a_run_from_weights_to_the_page(pair: Pair, tmp_path: Path, monkeypatch:
     assert (
         f"| {TORCH} | {median(measured.tiles[TORCH].ms).value:.2f} |" in (tmp_path / report.PAGE).read_text()
     )
-    assert len(measured.comparisons) == 8 * len(measured.precisions) + 2
+    assert len(measured.comparisons) == 10 * len(measured.precisions) + 2
 
 
 def test_no_other_room_imports_the_benchmarks() -> None:
