@@ -11,6 +11,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import click
+import cv2
 import torch
 from rich.console import Console
 
@@ -79,6 +80,7 @@ def measure(
                 pipelines.setdefault(pair, pipeline)
                 ways.append(BareWay(bare(pair, precision), pipeline, precision))
         ways += _usual_ways(loaded[YOLO_B0], *weights)
+        cv2.setNumThreads(len(os.sched_getaffinity(0)))  # ultralytics sets it to 0 when it is imported
         load = Load()
         of_tiles = run_interleaved(ways, tiles, "tiles")
         of_fields = run_interleaved(ways, fields, "fields")
