@@ -54,7 +54,7 @@ class Comparison:
     Attributes:
         before: the name of its file.
         taken_at: when that was measured.
-        changes: of the first engine's total, its stages, phases, and the other engines' totals.
+        changes: of the first engine's total, its stages, phases and load, and the other engines' totals.
         warnings: what else differs, a sentence each.
     """
 
@@ -115,11 +115,26 @@ def _phases(before: BenchReport, after: BenchReport) -> Iterator[Change]:
         yield _times(f"after a pause of {after.idle.pause_s:g} s", before.idle.ms, after.idle.ms)
     if before.waiting == after.waiting:
         yield _times("backlog, of an image", _backlog_ms(before.first), _backlog_ms(after.first))
+    yield from _load(before, after)
     if before.cold and after.cold:
         yield _single("memory, most", "MB", before.cold.peak_mb, after.cold.peak_mb)
     for meter, joules in after.energy.joules_an_image.items():
         if (was := before.energy.joules_an_image.get(meter)) is not None and was > 0:
             yield _single(f"energy of an image, {meter}", "J", was, joules)
+
+
+def _load(before: BenchReport, after: BenchReport) -> Iterator[Change]:
+    """The most that was answered, and the p99 at the same shares of each one's own backlog."""
+    if not (before.load and after.load):
+        return
+    if (before.arrivals, before.waiting) != (after.arrivals, after.waiting):
+        return
+    old, new = (max(one.answered_per_s for one in report.load) for report in (before, after))
+    yield _single("most images that arrive, of an image", "ms", 1000 / old, 1000 / new)
+    was = {one.share: one.p99_ms.value for one in before.load}
+    for one in after.load:
+        if one.share in was:
+            yield _single(f"p99 at {one.share:.0%} of the backlog", "ms", was[one.share], one.p99_ms.value)
 
 
 def _backlog_ms(engine: EngineFigures) -> list[float]:

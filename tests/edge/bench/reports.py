@@ -48,7 +48,7 @@ def report(slow: float = 1.0, **changes: object) -> BenchReport:
     """Of one engine, with every phase."""
     due_s = [0.0, 0.1, 0.2, 0.3]
     load = tuple(
-        figures_of(share, due_s, [at + late for at, late in zip(due_s, lates, strict=True)], 2)
+        figures_of(share, due_s, [at + late * slow for at, late in zip(due_s, lates, strict=True)], 2)
         for share, lates in ((0.5, (0.01, 0.01, 0.02, 0.01)), (1.2, (0.1, 0.2, 0.3, 0.4)))
     )
     made = BenchReport(
