@@ -88,7 +88,7 @@ class DetectorGraph(nn.Module):
         if max_detections > family.candidate_count:
             raise ValueError(
                 f"max_detections={max_detections} is more than the {family.candidate_count} places at which "
-                f"the network can put a box in a tile of {family.tile_size} pixels; lower it."
+                f"the network can put a box in a tile of {family.tile_size} pixels; take a larger tile."
             )
         self.family = family
         self.suppression = suppression

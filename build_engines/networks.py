@@ -3,6 +3,7 @@
 import json
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -153,10 +154,11 @@ def _load_classifier(entry: ClassifierEntry, index: int) -> Network:
         classes, facts, activation = checkpoint.classes, checkpoint.provenance, checkpoint.activation
     activation, view = entry.activation or activation, entry.view or crops.view
     network = with_half_weights(network, torch.zeros(1, 3, crops.crop_size, crops.crop_size))
-    graphs = tuple(
-        classifier_graph(network, mean=crops.mean, std=crops.std, activation=activation, half=half)
-        for half in (False, True)
-    )
+    with _refused_as_build(path):
+        graphs = tuple(
+            classifier_graph(network, mean=crops.mean, std=crops.std, activation=activation, half=half)
+            for half in (False, True)
+        )
     spec = ClassifierSpec(
         name=name,
         graph=_graph_files("classifier", index),
@@ -210,10 +212,11 @@ def _load_detector(entry: DetectorEntry, index: int) -> Network:
     if size % _STRIDE:
         raise BuildError(f"A tile of {size} px is no multiple of {_STRIDE}; give --tile-size a multiple.")
     network = with_half_weights(network, torch.zeros(1, 3, size, size))
-    graphs = tuple(
-        detector_graph(network, family=family, tile_size=size, half=half)  # type: ignore[arg-type]
-        for half in (False, True)
-    )
+    with _refused_as_build(path):
+        graphs = tuple(
+            detector_graph(network, family=family, tile_size=size, half=half)  # type: ignore[arg-type]
+            for half in (False, True)
+        )
     spec = DetectorSpec(
         name=name,
         graph=_graph_files("detector", index),
@@ -224,6 +227,15 @@ def _load_detector(entry: DetectorEntry, index: int) -> Network:
         **entry.model_dump(include={"weight", "class_weight", "tta", "windows"}),
     )
     return Network((graphs[0], graphs[1]), spec, classes, facts)
+
+
+@contextmanager
+def _refused_as_build(path: Path) -> Iterator[None]:
+    """What a graph refuses, as an error of the build."""
+    try:
+        yield
+    except ValueError as error:
+        raise BuildError(f"{path} does not become a graph: {error}") from error
 
 
 def _class_codes(path: Path, names: Sequence[str]) -> tuple[str, ...]:

@@ -141,6 +141,10 @@ def test_what_does_not_go_together_is_refused_in_one_sentence(
         load_networks(classifier, classifier)
     with pytest.raises(BuildError, match=r"detector\.pt is a detector's checkpoint; give a classifier's"):
         load_networks(detector, detector)
+    with pytest.raises(
+        BuildError, match=r"detector\.pt does not become a graph: .* 21 places .* larger tile"
+    ):
+        load_networks(detector, classifier, tile_size=32)
     with pytest.raises(CheckpointError, match="There is no checkpoint"):
         load_networks(tmp_path / "nothing.pt", None)
     (tmp_path / "text.pt").write_text("hello")

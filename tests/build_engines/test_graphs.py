@@ -150,7 +150,7 @@ class TestRefusals:
         ("options", "message"),
         [
             ({"tile_size": 100}, "100 pixels does not divide .* 32 pixels; choose"),
-            ({"tile_size": 32}, "max_detections=100 is more than the 21 places .* 32 pixels; lower"),
+            ({"tile_size": 32}, "max_detections=100 is more than the 21 places .* 32 pixels; take a larger"),
             ({"tile_size": 320, "iou_threshold": 65}, "iou_threshold=65 lies outside 0 to 1; choose"),
             ({"tile_size": 320, "one_to_one": True}, "one_to_one=True was given for YOLOX.*; leave it out"),
         ],
