@@ -68,7 +68,10 @@ benchmarks-scale: $(VENV)/developer ## Measure how the station scales, for docs/
 benchmark-bundle: $(VENV)/developer ## Train and build the second pair of the benchmarks (half an hour on two cores)
 	$(ULTRALYTICS_ENV) PATH=$(abspath $(BIN)):$$PATH benchmarks/bundle.sh runs/benchmark
 
-benchmarks: $(VENV)/developer ## Measure the station beside ultralytics and its bare networks, for docs/benchmarks.md
+runs/benchmark/bundle/manifest.json:
+	$(MAKE) benchmark-bundle
+
+benchmarks: $(VENV)/developer runs/benchmark/bundle/manifest.json ## Measure the station beside ultralytics and its bare networks, for docs/benchmarks.md
 	$(ULTRALYTICS_ENV) $(BIN)/python -m benchmarks.side_by_side --images $(CYTOLOGIA_DATA)/pool/images
 
 # Turing to Blackwell: all that TensorRT-RTX builds for.

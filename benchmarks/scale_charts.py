@@ -96,6 +96,21 @@ def sharing_chart(shared: Mapping[str, Sequence[Shared]]) -> str:
         return _svg(figure)
 
 
+def memory_chart(curves: Mapping[str, Mapping[int, float]]) -> str:
+    """Resident memory in MiB over the number of images, and a band of 5 % over the first."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(9, 2.6), layout="constrained")
+        axes = figure.subplots()
+        for colour, (watch, curve) in zip(_STATIONS, curves.items(), strict=True):
+            axes.plot(list(curve), list(curve.values()), "o-", color=colour, markersize=4, label=watch)
+        first = min(curve[min(curve)] for curve in curves.values())
+        axes.axhspan(first, 1.05 * first, color=_BEGUN, alpha=0.15, linewidth=0, label="at most 5 % more")
+        axes.set(xlabel="images since the start", ylim=(0, 1.3 * first))
+        axes.set_title("memory of the station, MiB", loc="left")
+        axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower left")
+        return _svg(figure)
+
+
 def _svg(figure: Figure) -> str:
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})

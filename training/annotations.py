@@ -95,9 +95,14 @@ def read_pixels(image: AnnotatedImage) -> NDArray[np.uint8]:
 
     Raises:
         ImageRejected: as `edge.images.decode`, and the message names the file.
+        AnnotationError: the file is away, or nobody may read it.
     """
     try:
         return decode(image.path.read_bytes())
+    except OSError as error:
+        raise AnnotationError(
+            f"{image.path} cannot be read ({error.strerror}); put it back, then run the same command again."
+        ) from error
     except ImageRejected as error:
         raise ImageRejected(error.reason, f"{image.path}: {error.detail}") from error
 

@@ -126,6 +126,8 @@ def detection_figures(
 
 
 _LARGEST_STRIDE = 32
+_LEAST_TILE = 96
+"""A bundle gives 100 boxes at most; a smaller tile has fewer places for them."""
 _ONLY_YOLOX = ("pretrained", "tiles_per_epoch", "ema_decay")
 """Parameters of the command that ultralytics' training has no use for."""
 _ONLY_ULTRALYTICS = ("one_stage", "device")
@@ -134,6 +136,11 @@ _ONLY_ULTRALYTICS = ("one_stage", "device")
 def _whole_strides(_context: click.Context, _option: click.Parameter, tile_size: int) -> int:
     if tile_size % _LARGEST_STRIDE:
         raise click.BadParameter(f"{tile_size} is no multiple of {_LARGEST_STRIDE}; choose one, such as 416.")
+    if tile_size < _LEAST_TILE:
+        raise click.BadParameter(
+            f"a tile of {tile_size} px has fewer places for boxes than a bundle gives; choose "
+            f"{_LEAST_TILE} or more."
+        )
     return tile_size
 
 

@@ -84,7 +84,7 @@ def main(size: Any, csvs: tuple[Path, ...], validation_csvs: tuple[Path, ...], r
 
     from training.out_folder import require_own, writing
     from training.recipe_plan import Job, plan_recipe, plan_without_each_source
-    from training.recipe_steps import Run, run_steps
+    from training.recipe_steps import Run, cards_of_machine, run_steps
 
     job = Job(recipe, size, csvs, validation_csvs, out, **options)
     plan = plan_without_each_source(job) if without_each else plan_recipe(job)
@@ -102,6 +102,7 @@ def main(size: Any, csvs: tuple[Path, ...], validation_csvs: tuple[Path, ...], r
         for path, text in plan.files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, "utf-8")
+    run.cards = cards_of_machine() if jobs > 1 else ()
     side_by_side = min(jobs, sum("--resume" in step.command for step in plan.steps))
     threads = max(len(os.sched_getaffinity(0)) // side_by_side, 1)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))

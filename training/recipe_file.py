@@ -82,6 +82,10 @@ class TrainingRecipe(_Part):
     classifier: dict[str, Options] = {}
     fusion: Fusion = Fusion()
     distillation: Distillation | None = None
+    likeness: Options | None = None
+    """Options of `python -m training.likeness`; without the table the bundle knows of no training images."""
+    calibration: Options | None = None
+    """Options of `python -m training.calibrate`; without the table it is not calibrated."""
 
     def networks(self, kind: Kind) -> Iterator[tuple[str, "Network"]]:
         """The networks of the bundle with their names, in the file's order."""
@@ -246,6 +250,16 @@ def _check(recipe: TrainingRecipe) -> None:
         from training.audit.command import main as audit
 
         _require_known("audit", audit, recipe.audit, ("out",))
+    if recipe.likeness is not None:
+        from training.likeness import main as likeness
+
+        own_options = ("bundle", "csv", "exclude_source", "validation_csv", "out")
+        _require_known("likeness", likeness, recipe.likeness, own_options)
+    if recipe.calibration is not None:
+        from training.calibrate import main as calibrate
+
+        own_options = ("bundle", "csv", "images", "provenance", "source", "out")
+        _require_known("calibration", calibrate, recipe.calibration, own_options)
     if recipe.curation is not None:
         from training.curate import main as curate
 

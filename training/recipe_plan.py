@@ -97,14 +97,14 @@ def plan_recipe(job: Job) -> Plan:
         RecipeError: as `read_recipe`, or the recipe and the job do not go together.
     """
     plan = Plan()
-    built = _plan_bundle(plan, job)
+    finished = _plan_knowledge(plan, job, _plan_bundle(plan, job))
     bundle, report = job.out / "bundle", job.out / "report"
     own = tuple(_with_provenance(job.validation_csvs))
     csvs = _repeated("--csv", job.validation_csvs)
     evaluated = plan.add(
         Step(f"{job.prefix}evaluate",
              _python("training.evaluate", "--bundle", bundle, *csvs, "--out", report),
-             report / "report.json", report, own, (built,))
+             report / "report.json", report, own, (finished,))
     )  # fmt: skip
     timed = plan.add(
         Step(f"{job.prefix}time",
@@ -119,6 +119,32 @@ def plan_recipe(job: Job) -> Plan:
              bundle / "MODEL_CARD.md", needs=(timed,))
     )  # fmt: skip
     return plan
+
+
+def _plan_knowledge(plan: Plan, job: Job, built: str) -> str:
+    """What a bundle is told of its training images and of its own sureness; returns the last step."""
+    from training.calibrate import main as calibrate
+    from training.likeness import main as likeness
+
+    recipe, bundle, last = read_recipe(job.recipe, job.size), job.out / "bundle", built
+    if recipe.likeness is not None:
+        folder = job.out / "likeness"
+        last = plan.add(
+            Step(f"{job.prefix}likeness",
+                 _python("training.likeness", "--bundle", bundle, *_repeated("--csv", job.csvs),
+                         *_repeated("--exclude-source", job.excluded),
+                         *as_arguments(likeness, recipe.likeness), "--out", folder),
+                 folder / "likeness.json", folder, tuple(_with_provenance(job.csvs)), (last,))
+        )  # fmt: skip
+    if recipe.calibration is not None:
+        folder = job.out / "calibration"
+        last = plan.add(
+            Step(f"{job.prefix}calibration",
+                 _python("training.calibrate", "--bundle", bundle, *_repeated("--csv", job.validation_csvs),
+                         *as_arguments(calibrate, recipe.calibration), "--out", folder),
+                 folder / "calibration.json", folder, tuple(_with_provenance(job.validation_csvs)), (last,))
+        )  # fmt: skip
+    return last
 
 
 def plan_without_each_source(job: Job) -> Plan:

@@ -9,8 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,8 +58,12 @@ class Run:
     """The folder of a run: stamps of its steps, and their logs."""
 
     folder: Path
+    cards: Sequence[str] = ()
+    """As CUDA_VISIBLE_DEVICES names them; each command sees the one on which the fewest run."""
     lines: dict[str, str] = field(default_factory=dict)
     """The last line that each running step wrote."""
+    _on_cards: Counter[str] = field(default_factory=Counter)
+    _choosing: threading.Lock = field(default_factory=threading.Lock)
     _children: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _stopping: threading.Event = field(default_factory=threading.Event)
 
@@ -105,10 +111,11 @@ class Run:
     def _run(self, step: Step, log: Path) -> tuple[int, list[str]]:
         last: list[str] = []
         with (
+            self._card_for(step) as card,
             log.open("wb") as file,
             subprocess.Popen(
                 _executable(step.command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                stdin=subprocess.DEVNULL, env={**os.environ, "PYTHONUNBUFFERED": "1", **card},
             ) as child,
         ):  # fmt: skip
             self._children.append(child)
@@ -127,6 +134,21 @@ class Run:
             self._children.remove(child)
         self.lines.pop(step.name, None)
         return code, last
+
+    @contextmanager
+    def _card_for(self, step: Step) -> Iterator[dict[str, str]]:
+        """The environment in which a command sees one card; that of all for one that names its own."""
+        if not self.cards or "--device" in step.command:
+            yield {}
+            return
+        with self._choosing:
+            card = min(self.cards, key=lambda one: self._on_cards[one])
+            self._on_cards[card] += 1
+        try:
+            yield {"CUDA_VISIBLE_DEVICES": card}
+        finally:
+            with self._choosing:
+                self._on_cards[card] -= 1
 
     def _of(self, step: Step) -> dict[str, Any]:
         """All that the result depends on; the folder of the run may be moved."""
@@ -153,6 +175,15 @@ class Run:
         partial = path.with_suffix(".part")
         partial.write_text(json.dumps(stamp, indent=1) + "\n", "utf-8")
         partial.replace(path)
+
+
+def cards_of_machine() -> list[str]:
+    """The cards that this process may use, as CUDA_VISIBLE_DEVICES names them; none where there is one."""
+    import torch
+
+    told = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = told.split(",") if told else [str(index) for index in range(torch.cuda.device_count())]
+    return names if len(names) > 1 else []
 
 
 def _executable(command: Sequence[str]) -> list[str]:

@@ -43,8 +43,8 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--compare", "before", type=_FILE, metavar="FILE",
               help="Hold this run against a file of --json, and tell what got slower.")  # fmt: skip
 @click.option("--limit", type=click.FloatRange(0.1, 100), metavar="RATIO",
-              help="With --compare: end with 3 if the median image surely takes longer than this many times "
-              "what it took.")  # fmt: skip
+              help="With --compare: end with 3 if the median image, or one of the backlog, surely takes"
+              " longer than this many times what it took.")  # fmt: skip
 @one_sentence
 def bench(**given: Any) -> None:
     """Measure this machine as a station: milliseconds of every stage from a file to its durable row, starts,
@@ -82,6 +82,7 @@ def _bench(
 
     from rich.console import Console
 
+    from edge.backends.base import find_backend
     from edge.bench.compare import SLOWER_EXIT_CODE, compare
     from edge.bench.engines import EngineChoice, parse_engine
     from edge.bench.inputs import Drawing, drawn_inputs, folder_inputs
@@ -90,10 +91,16 @@ def _bench(
     from edge.bench.report import load_report, save_report
     from edge.bench.table import print_comparison, print_report
 
+    for path in filter(None, (json_path, html_path)):
+        if not path.parent.is_dir():
+            raise BenchError(f"There is no folder {path.parent} for {path.name}; create it.")
     earlier = load_report(before) if before else None
     drawing = Drawing.parse(drawn) if drawn else Drawing()
     wanted: list[tuple[str | None, str | None]] = [*map(parse_engine, engines)] or [(backend, precision)]
     choices = [EngineChoice(b, *engine, server_url) for b in bundles or (None,) for engine in wanted]
+    for choice in choices:
+        if choice.backend not in (None, "auto"):
+            find_backend(choice.backend, server_url)
     counts = Amounts(images=count, load_s=load_seconds if load else None, **amounts)
     with tempfile.TemporaryDirectory(prefix="edge-bench-") as folder:
         scratch = Path(folder)

@@ -108,6 +108,7 @@ def test_its_checkpoint_answers_and_says_where_it_comes_from(command_run: Path, 
     ("options", "message"),
     [
         (["--tile-size", "100"], "100 is no multiple of 32; choose one"),
+        (["--tile-size", "64"], "a tile of 64 px has fewer places for boxes than a bundle gives; choose 96"),
         (["--tile-size", "0"], "0 is not in the range x>=32"),
         (["--epochs", "0"], "0 is not in the range x>=1"),
         (["--batch-size", "0"], "0 is not in the range x>=1"),

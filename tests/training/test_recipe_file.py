@@ -63,11 +63,11 @@ def test_a_size_is_laid_over_what_both_share_key_by_key(tmp_path: Path) -> None:
 
 
 def test_a_key_goes_to_whoever_knows_it(tmp_path: Path) -> None:
-    text = "[detector.a]\nepochs = 2\nweight = 0.5\ntta = ['hflip']\ntile_size = 64\n[classifier.c]"
+    text = "[detector.a]\nepochs = 2\nweight = 0.5\ntta = ['hflip']\ntile_size = 128\n[classifier.c]"
     path = write(tmp_path, text)
     [(_, one)] = read_recipe(path, "small").networks("detector")
-    assert one.training == {"epochs": 2, "tile_size": 64}
-    assert one.bundle == {"weight": 0.5, "tta": ["hflip"], "tile_size": 64}
+    assert one.training == {"epochs": 2, "tile_size": 128}
+    assert one.bundle == {"weight": 0.5, "tta": ["hflip"], "tile_size": 128}
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,32 @@ def test_a_step_that_fails_leaves_the_others_and_goes_on_where_it_was(recipe: Re
     assert recipe.starts() == {"a": ["anew", "resumed"], "b": ["anew"], "build": ["anew"]}
 
 
+def test_trainings_side_by_side_are_spread_over_the_cards(recipe: Recipe) -> None:
+    """No card is needed: the steps tell what they would see. Not run on a GPU."""
+    seen = recipe.run.folder / "seen"
+    seen.mkdir(parents=True)
+    recipe.double.write_text(
+        "import os, sys, pathlib, time\n"
+        "out, seen = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])\n"
+        "out.mkdir(parents=True, exist_ok=True)\n"
+        "card = os.environ.get('CUDA_VISIBLE_DEVICES', 'all')\n"
+        "(seen / out.name).write_text(card)\n"
+        "while card != 'all' and len(list(seen.iterdir())) < 2: time.sleep(0.01)\n"
+        "(out / 'best.pt').touch()\n"
+    )
+    recipe.run.cards = ("3", "7")
+
+    def step(name: str, *options: str) -> Step:
+        out = recipe.run.folder / name
+        return Step(name, ("python", str(recipe.double), str(out), str(seen), *options), out / "best.pt", out)
+
+    run_steps(recipe.run, [step("a"), step("b"), step("c", "--device", "0,1")], 2, Console(file=recipe.said))
+    assert {path.name: path.read_text() for path in seen.iterdir()} in (
+        {"a": "3", "b": "7", "c": "all"},
+        {"a": "7", "b": "3", "c": "all"},
+    )
+
+
 def test_only_what_has_changed_and_what_comes_after_it_is_done_again_and_anew(recipe: Recipe) -> None:
     recipe.do()
     recipe.do()

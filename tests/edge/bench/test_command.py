@@ -126,7 +126,8 @@ def test_a_run_that_got_slower_than_the_limit_ends_with_its_code_and_a_sentence(
         ("--engine openvino:f32 --backend openvino", "give --engine alone"),
         ("--engine openvino:", "'openvino:' is no engine; give BACKEND or BACKEND:PRECISION"),
         ("--compare nothing.json", "nothing.json cannot be read"),
-        ("--starts 0 --drawn 64x64:1 --engine nothing", "There is no backend 'nothing'"),
+        ("--engine nothing", "There is no backend 'nothing'"),
+        ("--json nowhere/b.json", "There is no folder nowhere for b.json; create it."),
         ("--starts 0 --drawn 64x64:1 --bundle nowhere", "nowhere is no model bundle"),
     ],
 )
