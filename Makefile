@@ -60,7 +60,15 @@ recipes: $(VENV)/developer ## Train every winning system in small, for docs/reci
 			--csv $(SMEARS)/train.csv --validation-csv $(SMEARS)/val.csv --out runs/recipes/$$recipe \
 			$$teacher $(ARGS) || exit 1; \
 	done
+	$(MAKE) runs/recipes/embedded/report/bench.json
 	$(BIN)/python -m training.recipe_table runs/recipes --out docs/recipes.md
+
+# The embedded bundle beside them.
+runs/recipes/embedded/report/bench.json: edge/demo/bundle/manifest.json
+	mkdir -p runs/recipes/embedded
+	ln -sfn $(abspath edge/demo/bundle) runs/recipes/embedded/bundle
+	$(BIN)/python -m training.evaluate --bundle edge/demo/bundle --csv $(SMEARS)/val.csv --out runs/recipes/embedded/report
+	$(BIN)/edge-bench --images $(SMEARS)/images --count 100 --json $@
 
 benchmarks-scale: $(VENV)/developer ## Measure how the station scales, for docs/performance.md (ten minutes)
 	$(BIN)/python -m benchmarks.scale --images $(CYTOLOGIA_DATA)/pool/images

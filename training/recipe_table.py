@@ -25,6 +25,14 @@ _COLUMNS = (
     "unseen: score", "unseen: macro F1, covered classes", "networks", "ms",
 )  # fmt: skip
 
+_UNSEEN = """
+## Sources that a bundle never saw
+
+Each source read by the bundle of its recipe that was trained without it: macro F1 over the classes that
+it has, and in brackets the part of its cells that got their class.
+
+"""
+
 
 @click.command()
 @click.argument("runs", type=click.Path(exists=True, file_okay=False, path_type=Path))
@@ -57,7 +65,7 @@ def main(runs: Path, out: Path) -> None:
     head = _HEAD.format(n_boxes=first.report.n_boxes, n_images=first.report.n_images)
     with writing(out.parent):
         partial = out.with_name(f".{out.name}.part")
-        partial.write_text(head + "\n".join(lines) + "\n", "utf-8")
+        partial.write_text(head + "\n".join(lines) + "\n" + _of_unseen(ranked, of_folder), "utf-8")
         partial.replace(out)
     for note in notes:
         click.echo(note, err=True)
@@ -80,6 +88,36 @@ def _row(folder: Path, entry: "Entry", first: "Entry", unseen: "Entry | None") -
         _networks(folder / "bundle"),
         "-" if entry.median_ms is None else f"{entry.median_ms:.1f}",
     ]
+
+
+def _of_unseen(ranked: "list[tuple[Path, Entry]]", of_folder: "dict[Path, Entry]") -> str:
+    """A line for each run whose recipe was also trained without each source; "" if there is none."""
+    unseen = {
+        folder.name: of_folder[folder / "unseen"] for folder, _ in ranked if folder / "unseen" in of_folder
+    }
+    if not unseen:
+        return ""
+    found = {
+        run: {
+            one.source: (one.n_images, f"{_share(one.macro_f1)} ({_share(one.accuracy)})")
+            for one in entry.report.sources
+        }
+        for run, entry in unseen.items()
+    }
+    images = {source: count for of_source in found.values() for source, (count, _) in of_source.items()}
+    rows = [
+        ["run", *(f"{source}, {count} images" for source, count in images.items())],
+        ["---", *["---:"] * len(images)],
+        *(
+            [run, *(of_source.get(source, (0, "-"))[1] for source in images)]
+            for run, of_source in found.items()
+        ),
+    ]
+    return _UNSEEN + "".join(f"{_line(row)}\n" for row in rows)
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _figure(entry: "Entry | None", name: str) -> str:

@@ -23,6 +23,17 @@ def table(runs: Path, tmp_path: Path) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
 
 
+def test_a_second_table_has_each_source_that_a_run_never_saw(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    write_report(write_run(runs, "good", share_wrong=0) / "unseen", share_wrong=3, n_images=12)
+    write_run(runs, "poor", share_wrong=2)
+    header, _, unseen = table(runs, tmp_path)[4:]
+    assert header[0] == "run"
+    assert all(" images" in source for source in header[1:])
+    assert unseen[0] == "good"
+    assert all(" (" in figure for figure in unseen[1:])
+
+
 def test_the_best_run_is_first_with_unseen_sources_and_times_where_somebody_measured_them(
     tmp_path: Path,
 ) -> None:
@@ -32,7 +43,7 @@ def test_the_best_run_is_first_with_unseen_sources_and_times_where_somebody_meas
     bench(good / "report", "small-report")
     write_report(good / "unseen", share_wrong=3, n_images=12)
     write_report(good / "teacher" / "report", share_wrong=1)  # of a step, and no run
-    header, _, first, second = table(runs, tmp_path)
+    header, _, first, second = table(runs, tmp_path)[:4]
     assert header[0] == "run"
     assert [first[0], second[0]] == ["good", "poor"]
     assert first[1] == "1.000"
