@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 _PACKAGES = ("openvino", "torch", "ultralytics", "timm", "onnxruntime")
 _FORMATS: dict[str, Format] = {TORCH: "torch", ONNX: "onnx", OPENVINO: "openvino"}
 _FIELD_CELLS = 20
-_WHILE = 150
+_WARM_IMAGES = 150
 """Images: an answer takes about eight of the log's thousand pages."""
 
 
@@ -103,7 +103,7 @@ def measure(
 
 def _work_for_a_while(way: Way, images: Sequence[Path]) -> None:
     """Until the journal's log of changes has its full size: before, a commit makes it longer, for 0.8 ms."""
-    for image in islice(cycle(images), _WHILE):
+    for image in islice(cycle(images), _WARM_IMAGES):
         way.answer(way.prepare(image))
 
 

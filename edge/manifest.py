@@ -81,7 +81,7 @@ class DetectorSpec(_Part):
 
     @property
     def at_once(self) -> int:
-        """Tiles of an image that are computed together; more would take memory that a station lacks."""
+        """The largest batch that it is given; more would take memory that a station lacks."""
         return 1 if self.windows is None else 4
 
     @property
@@ -119,7 +119,7 @@ class ClassifierSpec(_Part):
 
     @property
     def at_once(self) -> int:
-        """Inputs of an image that are computed together; more would bring a tenth at most."""
+        """The largest batch that engines with fixed shapes are prepared for; larger ones are cut."""
         return 1 if self.view == "tile" else 4
 
     @property

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.filterwarnings("ignore")  # what ultralytics imports and traces to export warns of much
 def test_a_run_from_weights_to_the_page(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(side_by_side, "_WHILE", 1)
+    monkeypatch.setattr(side_by_side, "_WARM_IMAGES", 1)
     tiles, fields = pair.images[:2], pair.images[1:]
     measured = side_by_side.measure(
         {EMBEDDED: pair.bundle, YOLO_B0: pair.bundle},
