@@ -1,93 +1,14 @@
-"""From a recipe to the commands that carry it out."""
+"""From a recipe to all commands that carry it out: up to the bundle, what it is told, how it is measured."""
 
-import json
-import os.path
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
-import click
-
-from edge.manifest import Fusion
 from training.annotations import read_beside
-from training.audit.tables import labels_of
-from training.provenance import FILE_NAME
-from training.recipe_file import (
-    KINDS,
-    Network,
-    RecipeError,
-    Size,
-    TrainingRecipe,
-    as_arguments,
-    options_of,
-    read_recipe,
-    trainer_of,
-)
+from training.recipe_bundle import Job, Plan, images_of, plain, plan_bundle
+from training.recipe_commands import as_words, repeated, run_module, with_provenance
+from training.recipe_file import RecipeError, as_arguments, read_recipe
 from training.recipe_steps import Step
 
 _TIMED_IMAGES = 100
-_GATE_IMAGES_OF_CURATORS = 12
-"""Of bundles that are used once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What a recipe is carried out on.
-
-    Attributes:
-        out: folder of the run.
-        excluded: sources that are left out of training and of the choice of epochs.
-        teacher: run of another recipe, whose bundle is the teacher; None to train the teacher, too.
-        prefix: of the names of the steps.
-    """
-
-    recipe: Path
-    size: Size
-    csvs: tuple[Path, ...]
-    validation_csvs: tuple[Path, ...]
-    out: Path
-    excluded: tuple[str, ...] = ()
-    data_notes: tuple[str, ...] = ()
-    teacher: Path | None = None
-    prefix: str = ""
-
-    @property
-    def name(self) -> str:
-        """Of its bundle."""
-        return "-".join((self.recipe.stem, self.size, *(f"without-{_plain(one)}" for one in self.excluded)))
-
-
-@dataclass(slots=True)
-class Plan:
-    """Steps in an order in which one could type them, and small files that are there before the first."""
-
-    steps: list[Step] = field(default_factory=list)
-    files: dict[Path, str] = field(default_factory=dict)
-
-    def add(self, step: Step) -> str:
-        """Put a step behind; returns its name."""
-        self.steps.append(step)
-        return step.name
-
-
-@dataclass(frozen=True, slots=True)
-class _Data:
-    """Annotation files, and the steps that write them."""
-
-    csvs: tuple[Path, ...]
-    validation_csvs: tuple[Path, ...]
-    needs: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Trained:
-    """A network of a bundle: where it will lie, and the step that trains it."""
-
-    network: Network
-    checkpoint: Path
-    step: str
 
 
 def plan_recipe(job: Job) -> Plan:
@@ -97,24 +18,24 @@ def plan_recipe(job: Job) -> Plan:
         RecipeError: as `read_recipe`, or the recipe and the job do not go together.
     """
     plan = Plan()
-    finished = _plan_knowledge(plan, job, _plan_bundle(plan, job))
+    finished = _plan_knowledge(plan, job, plan_bundle(plan, job))
     bundle, report = job.out / "bundle", job.out / "report"
-    own = tuple(_with_provenance(job.validation_csvs))
-    csvs = _repeated("--csv", job.validation_csvs)
+    own = tuple(with_provenance(job.validation_csvs))
+    csvs = repeated("--csv", job.validation_csvs)
     evaluated = plan.add(
         Step(f"{job.prefix}evaluate",
-             _python("training.evaluate", "--bundle", bundle, *csvs, "--out", report),
+             run_module("training.evaluate", "--bundle", bundle, *csvs, "--out", report),
              report / "report.json", report, own, (finished,))
     )  # fmt: skip
     timed = plan.add(
         Step(f"{job.prefix}time",
-             _words("edge-bench", "--bundle", bundle, "--images", _images(job), "--count", _TIMED_IMAGES,
+             as_words("edge-bench", "--bundle", bundle, "--images", images_of(job), "--count", _TIMED_IMAGES,
                     "--json", report / "bench.json"),
              report / "bench.json", needs=(evaluated,))
     )  # fmt: skip
     plan.add(
         Step(f"{job.prefix}card",
-             _python("build_engines.model_card", bundle, "--evaluation", report / "report.json",
+             run_module("build_engines.model_card", bundle, "--evaluation", report / "report.json",
                      "--name", "validation images"),
              bundle / "MODEL_CARD.md", needs=(timed,))
     )  # fmt: skip
@@ -131,18 +52,18 @@ def _plan_knowledge(plan: Plan, job: Job, built: str) -> str:
         folder = job.out / "likeness"
         last = plan.add(
             Step(f"{job.prefix}likeness",
-                 _python("training.likeness", "--bundle", bundle, *_repeated("--csv", job.csvs),
-                         *_repeated("--exclude-source", job.excluded),
+                 run_module("training.likeness", "--bundle", bundle, *repeated("--csv", job.csvs),
+                         *repeated("--exclude-source", job.excluded),
                          *as_arguments(likeness, recipe.likeness), "--out", folder),
-                 folder / "likeness.json", folder, tuple(_with_provenance(job.csvs)), (last,))
+                 folder / "likeness.json", folder, tuple(with_provenance(job.csvs)), (last,))
         )  # fmt: skip
     if recipe.calibration is not None:
         folder = job.out / "calibration"
         last = plan.add(
             Step(f"{job.prefix}calibration",
-                 _python("training.calibrate", "--bundle", bundle, *_repeated("--csv", job.validation_csvs),
+                 run_module("training.calibrate", "--bundle", bundle, *repeated("--csv", job.validation_csvs),
                          *as_arguments(calibrate, recipe.calibration), "--out", folder),
-                 folder / "calibration.json", folder, tuple(_with_provenance(job.validation_csvs)), (last,))
+                 folder / "calibration.json", folder, tuple(with_provenance(job.validation_csvs)), (last,))
         )  # fmt: skip
     return last
 
@@ -165,238 +86,20 @@ def plan_without_each_source(job: Job) -> Plan:
     splits = job.out / "sources"
     written = plan.add(
         Step(f"{job.prefix}sources",
-             _python("training.splits", *every, "--leave-one-source-out", "--out", splits),
-             splits / "summary.md", splits, tuple(_with_provenance(every)))
+             run_module("training.splits", *every, "--leave-one-source-out", "--out", splits),
+             splits / "summary.md", splits, tuple(with_provenance(every)))
     )  # fmt: skip
     needs = [written]
     for source in sources:
-        name = f"without-{_plain(source)}"
+        name = f"without-{plain(source)}"
         part = replace(
             job, out=job.out / name, excluded=(*job.excluded, source), prefix=f"{job.prefix}{name}/"
         )
-        needs.append(_plan_bundle(plan, part))
+        needs.append(plan_bundle(plan, part))
     unseen = job.out / "unseen"
     plan.add(
         Step(f"{job.prefix}unseen",
-             _python("training.cross_evaluate", "--splits", splits, "--bundles", job.out, "--out", unseen),
+             run_module("training.cross_evaluate", "--splits", splits, "--bundles", job.out, "--out", unseen),
              unseen / "report.json", unseen, needs=tuple(needs))
     )  # fmt: skip
     return plan
-
-
-def _plan_bundle(plan: Plan, job: Job) -> str:
-    """All steps up to the bundle; returns the last one's name."""
-    recipe = read_recipe(job.recipe, job.size)
-    data = _Data(job.csvs, job.validation_csvs)
-    if recipe.audit is not None:
-        data = _plan_audit(plan, job, data, recipe.audit)
-    if recipe.curation is not None:
-        data = _plan_curation(plan, job, data, recipe)
-    folds: list[_Data] = []
-    if any(network.folds for kind in KINDS for _, network in recipe.networks(kind)):
-        folds = _plan_folds(plan, job, data, recipe, "folds-curated" if recipe.curation else "folds")
-    soft, taught = (), ()
-    trained = []
-    for kind in KINDS:
-        if kind == "classifier" and recipe.distillation is not None:
-            soft, taught = _plan_soft_labels(plan, job, data, recipe.distillation.teacher)
-        for name, network in recipe.networks(kind):
-            distilled = "soft_weight" in network.training
-            for part, label in _parts(data, folds if network.folds else [], f"{kind}-{name}"):
-                trained.append(
-                    _plan_training(plan, job, part, network, label, *((soft, taught) if distilled else ()))
-                )
-    return _plan_build(plan, job, trained, recipe, job.out, "build", job.name)
-
-
-def _plan_audit(plan: Plan, job: Job, data: _Data, options: dict[str, Any]) -> _Data:
-    from training.audit.command import main as audit
-
-    every, folder = (*data.validation_csvs, *data.csvs), job.out / "audit"
-    step = plan.add(
-        Step(f"{job.prefix}audit",
-             _python("training.audit", *every, *as_arguments(audit, options), "--out", folder),
-             folder / "report.html", folder, tuple(_with_provenance(every)))
-    )  # fmt: skip
-    cleaned = [folder / "cleaned" / label for label in labels_of(every)]
-    n_validation = len(data.validation_csvs)
-    return _Data(tuple(cleaned[n_validation:]), tuple(cleaned[:n_validation]), (step,))
-
-
-def _plan_folds(plan: Plan, job: Job, data: _Data, recipe: TrainingRecipe, name: str) -> list[_Data]:
-    assert recipe.folds is not None  # the recipe's check has seen to it
-    folder = job.out / name
-    step = plan.add(
-        Step(f"{job.prefix}{name}",
-             _python("training.splits", *data.csvs, "--folds", recipe.folds, "--out", folder),
-             folder / "summary.md", folder, _from_outside(data), data.needs)
-    )  # fmt: skip
-    return [
-        _Data((folder / f"fold-{number}-train.csv",), (folder / f"fold-{number}-val.csv",), (step,))
-        for number in range(1, recipe.folds + 1)
-    ]
-
-
-def _parts(data: _Data, folds: Sequence[_Data], name: str) -> list[tuple[_Data, str]]:
-    if not folds:
-        return [(data, name)]
-    return [(fold, f"{name}-fold-{number}") for number, fold in enumerate(folds, 1)]
-
-
-def _plan_curation(plan: Plan, job: Job, data: _Data, recipe: TrainingRecipe) -> _Data:
-    """A bundle for each fold, which tells what its own part of the images should have had."""
-    from training.curate import main as curate
-
-    assert recipe.curation is not None
-    bundles, folder = job.out / "curation", job.out / "curated"
-    folds = _plan_folds(plan, job, data, recipe, "folds")
-    needs = []
-    for number, fold in enumerate(folds, 1):
-        trained = [
-            _plan_training(plan, job, fold, network, f"curation-{kind}-{name}-fold-{number}")
-            for kind in KINDS
-            for name, network in recipe.curators(kind)
-        ]
-        name = f"fold-{number}"
-        needs.append(
-            _plan_build(plan, job, trained, recipe, bundles / name, f"curation-{name}-build",
-                        f"{job.name}-{name}", gate_images=_GATE_IMAGES_OF_CURATORS)
-        )  # fmt: skip
-    options = as_arguments(curate, recipe.curation.model_extra or {})
-    step = plan.add(
-        Step(f"{job.prefix}curate",
-             _python("training.curate", "--splits", job.out / "folds", "--bundles", bundles,
-                     *_repeated("--csv", data.csvs), *options, "--out", folder),
-             folder / "changes.csv", folder, _from_outside(data), tuple(needs))
-    )  # fmt: skip
-    curated = tuple(folder / label for label in labels_of(data.csvs))
-    return _Data(curated, data.validation_csvs, (step,))
-
-
-def _plan_soft_labels(
-    plan: Plan, job: Job, data: _Data, recipe: Path
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The teacher, if it is not there, and its answers; returns options of the classifiers, and the step."""
-    if job.teacher is not None:
-        bundle = job.teacher.joinpath(*(f"without-{_plain(one)}" for one in job.excluded)) / "bundle"
-        manifest, needs = bundle / "manifest.json", data.needs
-        if not manifest.exists():
-            what = f" trained without {', '.join(job.excluded)}" if job.excluded else ""
-            raise RecipeError(
-                f"The teacher's run {job.teacher} has no bundle{what} ({bundle}); train it with "
-                "python -m training.recipe, or leave --teacher out."
-            )
-        inputs = (manifest, *_from_outside(data))
-    else:
-        path = job.recipe.parent / recipe
-        if read_recipe(path, job.size).distillation is not None:
-            raise RecipeError(
-                f"The teacher {path} has a teacher itself; name one that learns by labels alone."
-            )
-        own = replace(job, recipe=path, out=job.out / "teacher", prefix=f"{job.prefix}teacher/")
-        bundle, inputs = own.out / "bundle", _from_outside(data)
-        needs = (*data.needs, _plan_bundle(plan, own))
-    soft = job.out / "soft-labels.csv"
-    command = _python(
-        "training.soft_labels", "--bundle", bundle, *_repeated("--csv", data.csvs), "--out", soft
-    )
-    step = plan.add(Step(f"{job.prefix}soft-labels", command, soft, inputs=inputs, needs=needs))
-    return ("--soft-labels", str(soft)), (step,)
-
-
-def _plan_training(
-    plan: Plan,
-    job: Job,
-    data: _Data,
-    network: Network,
-    label: str,
-    soft: Sequence[str] = (),
-    taught: Sequence[str] = (),
-) -> _Trained:
-    trainer, folder = trainer_of(network.kind), job.out / label
-    checkpoint = folder / network.checkpoint
-    command = _python(
-        f"training.{network.kind}",
-        *_repeated("--csv", data.csvs), *_repeated("--validation-csv", data.validation_csvs),
-        *_repeated("--exclude-source", job.excluded), *_repeated("--data-note", job.data_notes),
-        *as_arguments(trainer, network.training), *soft, "--out", folder, "--resume",
-    )  # fmt: skip
-    known = options_of(trainer)
-    weights = (
-        Path(value)
-        for key, value in network.training.items()
-        if isinstance(known[key].type, click.Path) or (key == "model" and Path(value).is_file())
-    )
-    inputs = (*_from_outside(data), *weights)
-    step = Step(f"{job.prefix}{label}", command, checkpoint, folder, inputs, (*data.needs, *taught))
-    return _Trained(network, checkpoint, plan.add(step))
-
-
-def _plan_build(
-    plan: Plan,
-    job: Job,
-    trained: Sequence[_Trained],
-    recipe: TrainingRecipe,
-    folder: Path,
-    step: str,
-    name: str,
-    gate_images: int | None = None,
-) -> str:
-    ensemble = folder / "ensemble.toml"
-    plan.files[ensemble] = ensemble_text(trained, recipe.fusion, folder)
-    fewer = [] if gate_images is None else ["--gate-images", gate_images]
-    command = _python(
-        "build_engines.build", "--recipe", ensemble, "--images", _images(job), *fewer, "--name", name,
-        "--threshold", recipe.threshold, "--out", folder / "bundle",
-    )  # fmt: skip
-    return plan.add(
-        Step(f"{job.prefix}{step}", command, folder / "bundle/manifest.json", folder / "bundle",
-             (ensemble,), tuple(one.step for one in trained))
-    )  # fmt: skip
-
-
-def ensemble_text(trained: Iterable[_Trained], fusion: Fusion, folder: Path) -> str:
-    """The recipe of a bundle as `build_engines.recipe` reads it, for a file in `folder`."""
-    blocks = ["[fusion]", *(f"{key} = {_toml(value)}" for key, value in fusion.model_dump().items())]
-    for one in trained:
-        checkpoint = os.path.relpath(one.checkpoint, folder)
-        blocks += ["", f"[[{one.network.kind}]]", f"checkpoint = {_toml(checkpoint)}"]
-        blocks += [f"{key} = {_toml(value)}" for key, value in one.network.bundle.items()]
-    return "\n".join(blocks) + "\n"
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + " }"
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _plain(source: str) -> str:
-    """As `training.splits` writes a source in a file's name."""
-    return re.sub(r"[^\w.-]+", "_", source)
-
-
-def _images(job: Job) -> Path:
-    return job.validation_csvs[0].parent / "images"
-
-
-def _from_outside(data: _Data) -> tuple[Path, ...]:
-    """Its files, if no step writes them."""
-    return () if data.needs else tuple(_with_provenance((*data.csvs, *data.validation_csvs)))
-
-
-def _with_provenance(csvs: Iterable[Path]) -> list[Path]:
-    beside = dict.fromkeys(path.parent / FILE_NAME for path in csvs)
-    return [*csvs, *(path for path in beside if path.exists())]
-
-
-def _repeated(option: str, values: Iterable[Any]) -> list[Any]:
-    return [word for value in values for word in (option, value)]
-
-
-def _python(module: str, *words: Any) -> tuple[str, ...]:
-    return _words("python", "-m", module, *words)
-
-
-def _words(*words: Any) -> tuple[str, ...]:
-    return tuple(map(str, words))
