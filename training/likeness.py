@@ -130,7 +130,7 @@ def main(
     from edge.bundle import Bundle
     from edge.pipeline import open_pipeline
     from training.annotations import read_beside
-    from training.appearances import describe, left_out
+    from training.appearances import FEWEST_IMAGES, describe, left_out
     from training.drawn import drawn_images
 
     images = _of_sources(read_beside(csvs), same, excluded)
@@ -141,6 +141,14 @@ def main(
     with open_pipeline(bundle, backend=backend, precision=precision) as pipeline:
         engine = pipeline.engine_id
         appearances = _with_cells(_appearances(images, pipeline, console, "Reading training images"))
+        for source in [name for name, numbers in appearances.items() if len(numbers) < FEWEST_IMAGES]:
+            n_images = len(appearances.pop(source))
+            click.echo(
+                f"The source {source} has {n_images} images in which a cell is found, {FEWEST_IMAGES} are "
+                "needed to tell what they look like: it is left out, and such images may be marked; give "
+                f"more, or count it as part of another source (--same-source {source}=OTHER).",
+                err=True,
+            )
         known = describe(appearances, beyond)
         rows = [
             ("left out of training", name, share) for name, share in left_out(appearances, beyond).items()

@@ -87,17 +87,20 @@ def test_a_bundle_is_given_its_training_images(
     assert shares["drawn", "drawn"]["images"] == 3
 
 
-def test_a_source_may_count_as_part_of_another_and_small_ones_are_refused(
+def test_a_source_may_count_as_part_of_another_and_small_ones_are_left_out(
     bundle: Path, annotations: Path
 ) -> None:
     given = ("--bundle", bundle, "--csv", annotations)
     manifest = (bundle / "manifest.json").read_bytes()
-    assert "The source bccd has 2 images in which a cell is found, 20 are needed" in refusal(*given)
     assert "'pbc' is not of the form NAME=OTHER" in refusal(*given, "--same-source", "pbc")
     assert "No image is of the source x that is to be left out; choose from bccd, lmu_aml, pbc." in refusal(
         *given, "--exclude-source", "x"
     )
     assert (bundle / "manifest.json").read_bytes() == manifest
+    assert "The source bccd has 2 images in which a cell is found, 20 are needed" in run(*given)
+    known = Bundle.load(bundle).manifest.training_images
+    assert known is not None
+    assert [one.name for one in known.sources] == ["lmu_aml", "pbc"]
     run(*given, "--same-source", "bccd=pbc")
     known = Bundle.load(bundle).manifest.training_images
     assert known is not None
