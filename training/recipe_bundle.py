@@ -170,7 +170,7 @@ def _plan_curation(plan: Plan, job: Job, data: _Data, recipe: TrainingRecipe) ->
     step = plan.add(
         Step(f"{job.prefix}curate",
              run_module("training.curate", "--splits", job.out / "folds", "--bundles", bundles,
-                     *repeated("--csv", data.csvs), *options, "--out", folder),
+                        *repeated("--csv", data.csvs), *options, "--out", folder),
              folder / "changes.csv", folder, _from_outside(data), tuple(needs))
     )  # fmt: skip
     curated = tuple(folder / label for label in labels_of(data.csvs))

@@ -30,7 +30,7 @@ def plan_recipe(job: Job) -> Plan:
     timed = plan.add(
         Step(f"{job.prefix}time",
              as_words("edge-bench", "--bundle", bundle, "--images", images_of(job), "--count", _TIMED_IMAGES,
-                    "--json", report / "bench.json"),
+                      "--json", report / "bench.json"),
              report / "bench.json", needs=(evaluated,))
     )  # fmt: skip
     plan.add(
@@ -47,24 +47,21 @@ def _plan_knowledge(plan: Plan, job: Job, built: str) -> str:
     from training.calibrate import main as calibrate
     from training.likeness import main as likeness
 
-    recipe, bundle, last = read_recipe(job.recipe, job.size), job.out / "bundle", built
-    if recipe.likeness is not None:
-        folder = job.out / "likeness"
-        last = plan.add(
-            Step(f"{job.prefix}likeness",
-                 run_module("training.likeness", "--bundle", bundle, *repeated("--csv", job.csvs),
-                         *repeated("--exclude-source", job.excluded),
-                         *as_arguments(likeness, recipe.likeness), "--out", folder),
-                 folder / "likeness.json", folder, tuple(with_provenance(job.csvs)), (last,))
+    recipe, last = read_recipe(job.recipe, job.size), built
+    excluded = repeated("--exclude-source", job.excluded)
+    for name, module, command, options, csvs, others in (
+        ("likeness", "likeness", likeness, recipe.likeness, job.csvs, excluded),
+        ("calibration", "calibrate", calibrate, recipe.calibration, job.validation_csvs, []),
+    ):
+        if options is None:
+            continue
+        folder = job.out / name
+        words = run_module(
+            f"training.{module}", "--bundle", job.out / "bundle", *repeated("--csv", csvs), *others,
+            *as_arguments(command, options), "--out", folder,
         )  # fmt: skip
-    if recipe.calibration is not None:
-        folder = job.out / "calibration"
-        last = plan.add(
-            Step(f"{job.prefix}calibration",
-                 run_module("training.calibrate", "--bundle", bundle, *repeated("--csv", job.validation_csvs),
-                         *as_arguments(calibrate, recipe.calibration), "--out", folder),
-                 folder / "calibration.json", folder, tuple(with_provenance(job.validation_csvs)), (last,))
-        )  # fmt: skip
+        result, inputs = folder / f"{name}.json", tuple(with_provenance(csvs))
+        last = plan.add(Step(f"{job.prefix}{name}", words, result, folder, inputs, (last,)))
     return last
 
 

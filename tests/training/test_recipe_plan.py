@@ -103,6 +103,17 @@ def test_cleaned_annotations_are_what_is_trained_on_and_the_users_own_what_is_ju
     validation.unlink()
 
 
+def test_a_bundle_is_told_its_training_images_and_calibrated_before_it_is_measured(job: Job) -> None:
+    job.recipe.write_text("[likeness]\n[calibration]\ntarget_accuracy = 0.9\n[detector.a]\none_stage = true")
+    plan = plan_recipe(replace(job, excluded=("lab0",)))
+    assert [step.name for step in plan.steps][1:5] == ["build", "likeness", "calibration", "evaluate"]
+    commands = typed(plan)
+    assert f"training.likeness --bundle {job.out}/bundle --csv {job.csvs[0]}" in commands["likeness"]
+    assert "--exclude-source lab0" in commands["likeness"]
+    assert "training.calibrate" in commands["calibration"]
+    assert "--target-accuracy 0.9" in commands["calibration"]
+
+
 def test_each_source_is_left_out_once_and_all_are_judged_together(job: Job) -> None:
     job.recipe.write_text("[detector.a]\none_stage = true")
     (job.csvs[0].parent / "provenance.csv").write_text(
