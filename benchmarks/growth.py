@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from edge.desk import Desk
-from edge.station import open_desk
+from edge.outputs import open_desk
 from edge.tasks import Arrival, ImageResult
 from tests.chaos.tiny import OneCell, tiny_image
 

@@ -28,9 +28,9 @@ from edge.bench.interleaved import run_in_turn, run_interleaved
 from edge.bench.load import Load
 from edge.bench.ways import Way, station_way
 from edge.bundle import MANIFEST, Bundle, embedded_bundle
+from edge.outputs import open_desk
 from edge.pipeline import Pipeline, open_pipeline
 from edge.progress import counted
-from edge.station import open_desk
 from training.options import one_sentence, start_logging
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge.journal_file import JOURNAL_NAME
-from edge.station import open_desk
+from edge.outputs import open_desk
 from tests.chaos.books import Answers
 from tests.chaos.daemon import Daemon
 from tests.chaos.tiny import OneCell, tiny_image

@@ -9,8 +9,8 @@ from pathlib import Path
 from edge.bench.interleaved import run_interleaved
 from edge.bench.ways import station_way
 from edge.bundle import Bundle, embedded_bundle
+from edge.outputs import open_desk
 from edge.pipeline import open_pipeline
-from edge.station import open_desk
 from edge.tasks import Arrival
 
 _LONE, _WARM_UP = 60, 10

@@ -71,12 +71,12 @@ def watch(settings: Path | None, **flags: Any) -> None:
     Sub-folders of INBOX are samples. A flag wins over the environment (CYTOLOGIA_EDGE_…), which wins over
     the settings file.
     """
+    from edge.daemon import run_station
     from edge.exit_codes import log_and_code_of
     from edge.logs import start_logging
     from edge.memory import keep_memory_flat
     from edge.overlay import save_overlay
     from edge.settings import load_settings
-    from edge.station import run_station
 
     keep_memory_flat()
     try:

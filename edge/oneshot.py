@@ -14,9 +14,9 @@ from rich.table import Table
 from edge.desk import Desk, Reader
 from edge.errors import StationError
 from edge.opening import MAX_TRIES
+from edge.outputs import open_desk
 from edge.overlay import save_overlay
 from edge.records import State
-from edge.station import open_desk
 from edge.tasks import Arrival, ImageResult
 from edge.walking import is_ignored
 

@@ -1,41 +1,30 @@
-"""The daemon: a thin loop that takes whole files from the inbox to the desk until it is told to stop.
+"""The daemon's loop: thin, it takes whole files from the inbox to the desk until it is told to stop.
 
 Every turn of the loop feeds the watchdog of systemd, so a hung inference does not.
 """
 
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
-from edge.desk import Desk, Reader
+from edge.desk import Desk
 from edge.drift import Drift
-from edge.errors import BackendError
-from edge.exit_codes import ExitCode, log_and_code_of
-from edge.images import ImageLimits
 from edge.inbox import Inbox, ReadyFile
-from edge.journal import Journal
-from edge.locks import OutputFullError, locked_folder
+from edge.locks import OutputFullError
 from edge.notify import Notifier, StatusLine
 from edge.opening import GONE
 from edge.records import State
-from edge.restore import open_journal
-from edge.results import Results
-from edge.signals import told_to_stop
 from edge.tasks import Arrival, ImageResult
-
-if TYPE_CHECKING:
-    from edge.metrics import Metrics
-    from edge.settings import Settings
 
 log = logging.getLogger(__name__)
 
 _LONGEST_TURN_S = 10.0
 _STATUS_PERIOD_S = 1.0
-_FULL_PERIOD_S = 1.0
-_FULL_WARNING_PERIOD_S = 60.0
+FULL_PERIOD_S = 1.0
+"""So often it is tried whether a full disk has space again,"""
+FULL_WARNING_PERIOD_S = 60.0
+"""and so often the journal of systemd hears of one."""
 _FIRST_BACK_OFF_S = 1.0
 
 
@@ -191,8 +180,8 @@ class Station:
 
     def _pause(self, error: OutputFullError) -> None:
         now_s = self._clock()
-        self._is_full, self._paused_until_s = True, now_s + _FULL_PERIOD_S
-        if now_s - self._full_warned_s >= _FULL_WARNING_PERIOD_S:
+        self._is_full, self._paused_until_s = True, now_s + FULL_PERIOD_S
+        if now_s - self._full_warned_s >= FULL_WARNING_PERIOD_S:
             self._full_warned_s = now_s
             log.warning("Intake is paused: %s", error)
 
@@ -227,140 +216,3 @@ def _follow(call: Callable[..., None], *args: object) -> None:
         call(*args)
     except Exception:
         log.exception("What follows the work failed; the work goes on.")
-
-
-@contextlib.contextmanager
-def open_desk(
-    pipeline: Reader,
-    out: Path,
-    state: Path | None = None,
-    *,
-    inbox: Path | None = None,
-    limits: ImageLimits | None = None,
-    duplicates: Literal["skip", "again"] = "skip",
-    detection_threshold: float | None = None,
-    keep_pixels: bool = False,
-) -> Iterator[tuple[Desk, Journal]]:
-    """A desk, its journal and its CSV files, locked and whole again; for the daemon and for a single run.
-
-    Args:
-        out: the folder of the CSV files.
-        state: the folder of the journal; None: `.edge` in `out`.
-        inbox: the watched folder, without which a damaged journal is not made anew.
-        limits, duplicates, detection_threshold, keep_pixels: as `Desk` takes them.
-
-    Raises:
-        EdgeError: they cannot be used; `exit_code_of` tells the exit code.
-    """
-    with contextlib.ExitStack() as closing:
-        state = state or out / ".edge"
-        closing.enter_context(locked_folder(state, "journal.lock"))
-        closing.enter_context(locked_folder(out, ".results.lock"))
-        journal = closing.enter_context(contextlib.closing(open_journal(state, out, inbox)))
-        results = Results(out, journal)
-        desk = Desk(
-            pipeline,
-            journal,
-            results,
-            limits=limits,
-            duplicates=duplicates,
-            detection_threshold=detection_threshold,
-            keep_pixels=keep_pixels,
-        )
-        closing.callback(desk.close)
-        desk.recover()
-        yield desk, journal
-        desk.settle()
-
-
-def run_station(
-    settings: "Settings",
-    pipeline: Reader,
-    *,
-    why: str = "",
-    notifier: Notifier | None = None,
-    on_result: Callable[[ImageResult], None] | None = None,
-) -> ExitCode:
-    """Run the daemon until a signal or a fault ends it, and say with which code the process should end.
-
-    The pipeline has passed its self-test and stays open; the caller closes it. `why` that engine was
-    chosen stands in the status line.
-    """
-    notifier = notifier or Notifier.from_environment()
-    try:
-        with contextlib.ExitStack() as closing:
-            desk, journal = _desk_when_there_is_space(
-                closing, settings, pipeline, notifier, keep_pixels=on_result is not None
-            )
-            inbox = Inbox(
-                settings.inbox,
-                journal.knows,
-                quiet_period_s=settings.quiet_period_s,
-                rescan_period_s=settings.rescan_period_s,
-                watch=settings.watch,
-            )
-            for path in journal.pending_paths():
-                inbox.expect(path)
-            counts = journal.counts()
-            engine = pipeline.engine_id + (why and f" ({why})")
-            with _metrics(settings, pipeline, counts) as metrics:
-                station = Station(
-                    *(inbox, desk, notifier),
-                    status=StatusLine(f"{engine}, bundle {pipeline.bundle_id}", counts),
-                    on_result=[call for call in (on_result, metrics and metrics.on_result) if call],
-                    on_turn=metrics.on_turn if metrics else None,
-                )
-                with told_to_stop(station.stop):
-                    station.run()
-        return ExitCode.STOPPED
-    except BackendError as error:
-        log.critical("%s", error)
-        return ExitCode.ENGINE_FAULT
-    except Exception as error:
-        return log_and_code_of(error)
-    finally:
-        notifier.close()
-
-
-def _desk_when_there_is_space(
-    closing: contextlib.ExitStack,
-    settings: "Settings",
-    pipeline: Reader,
-    notifier: Notifier,
-    *,
-    keep_pixels: bool,
-) -> tuple[Desk, Journal]:
-    warned_s = float("-inf")
-    while True:
-        try:
-            return closing.enter_context(
-                open_desk(
-                    pipeline,
-                    settings.out,
-                    settings.state_folder,
-                    inbox=settings.inbox,
-                    limits=settings.limits.as_image_limits(),
-                    duplicates=settings.duplicates,
-                    detection_threshold=settings.detection_threshold,
-                    keep_pixels=keep_pixels,
-                )
-            )
-        except OutputFullError as error:
-            if time.monotonic() - warned_s >= _FULL_WARNING_PERIOD_S:
-                warned_s = time.monotonic()
-                log.warning("The start waits: %s", error)
-            notifier.status(f"waiting to start: {error}")
-            notifier.starting(longer_s=30)
-            time.sleep(_FULL_PERIOD_S)
-
-
-@contextlib.contextmanager
-def _metrics(settings: "Settings", pipeline: Reader, counts: dict[State, int]) -> Iterator["Metrics | None"]:
-    if settings.metrics_port is None:
-        yield None
-        return
-    from edge.metrics import Metrics, served
-
-    metrics = Metrics(pipeline.engine_id, pipeline.bundle_id, counts)
-    with served(metrics.registry, settings.metrics_address, settings.metrics_port):
-        yield metrics

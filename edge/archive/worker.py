@@ -32,10 +32,10 @@ from edge.journal import Journal
 from edge.journal_tool.reader import JournalReader
 from edge.likeness import Likeness
 from edge.opening import MAX_TRIES
+from edge.outputs import open_desk
 from edge.pipeline import Pipeline, open_pipeline
 from edge.records import Answer, State
 from edge.results import unescape
-from edge.station import open_desk
 from edge.stopwatch import Stopwatch
 
 _SHARED_MEMORY = Path("/dev/shm")

@@ -12,8 +12,8 @@ from typing import Any
 from edge.cells import Finding
 from edge.desk import Desk, Reader
 from edge.errors import BenchError
+from edge.outputs import open_desk
 from edge.records import State
-from edge.station import open_desk
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,7 +209,7 @@ def test_a_run_neither_opens_the_network_nor_leaves_anything_at_home(
 
 
 def test_importing_the_station_needs_no_engine() -> None:
-    code = "import edge, edge.pipeline, edge.station, edge.bench, edge.bench.command, edge.oneshot, edge.cli"
+    code = "import edge, edge.pipeline, edge.daemon, edge.bench, edge.bench.command, edge.oneshot, edge.cli"
     assert loaded_by(code, *FOREIGN, "openvino", "onnxruntime") == set()
 
 

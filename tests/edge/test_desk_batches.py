@@ -16,9 +16,9 @@ from edge.errors import BackendError
 from edge.images import ImageLimits
 from edge.journal import Journal
 from edge.locks import OutputFullError
+from edge.outputs import open_desk
 from edge.records import LARGEST_BATCH, State
 from edge.results import Results
-from edge.station import open_desk
 from edge.stopwatch import Stopwatch
 from edge.tasks import Arrival, ImageResult
 

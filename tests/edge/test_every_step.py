@@ -28,7 +28,7 @@ from PIL import Image
 from edge.errors import EdgeError
 from edge.images import ImageLimits
 from edge.locks import OutputFullError
-from edge.station import open_desk
+from edge.outputs import open_desk
 from edge.tasks import Arrival
 from tests.edge.test_restore import AsManyAsBright, Station, damage, lose
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 from edge.cells import Finding
 from edge.inbox import Inbox
+from edge.outputs import open_desk
 from edge.records import State
-from edge.station import open_desk
 from edge.stopwatch import Stopwatch
 
 

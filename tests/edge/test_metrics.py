@@ -21,13 +21,13 @@ from prometheus_client import CollectorRegistry, generate_latest, make_wsgi_app
 from prometheus_client.parser import text_string_to_metric_families
 
 from edge.cells import CELL_CLASSES, Finding, Unlikeness
+from edge.daemon import run_station
 from edge.errors import SettingsError
 from edge.exit_codes import ExitCode
 from edge.metrics import PAUSES, Metrics, served
 from edge.notify import Notifier
 from edge.records import State
 from edge.settings import Settings, load_settings
-from edge.station import run_station
 from edge.tasks import ImageResult
 
 P = "cytologia_edge_"
@@ -289,7 +289,7 @@ def test_without_a_port_the_library_is_not_even_loaded(settings: Settings) -> No
     code = f"""
 import signal, sys
 from edge.settings import load_settings
-from edge.station import run_station
+from edge.daemon import run_station
 class Nothing:
     bundle_id = engine_id = "double"
 settings = load_settings(inbox={str(settings.inbox)!r}, out={str(settings.out)!r}, quiet_period_s=0.05)

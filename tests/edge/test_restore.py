@@ -19,8 +19,8 @@ from edge.errors import BackendError, JournalError
 from edge.images import ImageLimits
 from edge.journal import Journal
 from edge.locks import OutputFullError
+from edge.outputs import open_desk
 from edge.records import State
-from edge.station import open_desk
 from edge.stopwatch import Stopwatch
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edge.cells import Finding, Unlikeness
+from edge.daemon import run_station
 from edge.desk import Desk
 from edge.errors import BackendError
 from edge.exit_codes import ExitCode
@@ -28,10 +29,11 @@ from edge.inbox import Inbox
 from edge.journal import Journal
 from edge.locks import OutputFullError, locked_folder
 from edge.notify import Notifier, StatusLine
+from edge.outputs import open_desk
 from edge.records import State
 from edge.results import Results
 from edge.settings import Settings, load_settings
-from edge.station import Station, open_desk, run_station
+from edge.station import Station
 from edge.stopwatch import Stopwatch
 from edge.tasks import Arrival, ImageResult
 
@@ -442,7 +444,7 @@ def test_promise_15_a_start_on_a_full_disk_waits_for_space(
         real(results)
 
     monkeypatch.setattr(Results, "mend", mend)
-    monkeypatch.setattr("edge.station.time.sleep", slept_s.append)
+    monkeypatch.setattr("edge.daemon.time.sleep", slept_s.append)
     notifier = Notifier(str(systemd.socket.getsockname()))
     results = signal_after(1, signal.SIGTERM)
     assert run_station(settings, OneCell(), notifier=notifier, on_result=results.append) == 0
@@ -581,7 +583,7 @@ from pathlib import Path
 import numpy as np
 from edge.cells import Finding
 from edge.settings import load_settings
-from edge.station import run_station
+from edge.daemon import run_station
 
 class Crowd:
     bundle_id, engine_id, crowd, likeness = "double", "double:fp32", None, None
@@ -630,7 +632,7 @@ def test_promise_1_every_image_has_its_rows_exactly_once_after_a_dozen_kills(set
 
 def test_the_loop_needs_no_engine_and_no_settings_library() -> None:
     code = (
-        "import sys, edge.station; print({'openvino', 'torch', 'pydantic', 'onnxruntime'} & set(sys.modules))"
+        "import sys, edge.daemon; print({'openvino', 'torch', 'pydantic', 'onnxruntime'} & set(sys.modules))"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "set()"

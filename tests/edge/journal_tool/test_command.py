@@ -25,9 +25,9 @@ from edge.journal_file import JOURNAL_NAME
 from edge.journal_tool import access, folders, reader, verify
 from edge.journal_tool.command import journal
 from edge.journal_tool.reader import JournalReader
+from edge.outputs import open_desk
 from edge.records import FileStamp, State
 from edge.results import Results, unescape
-from edge.station import open_desk
 from edge.stopwatch import Stopwatch
 from edge.tasks import ImageResult
 
