@@ -20,8 +20,8 @@ class Deviation:
     """Largest differences between an engine's answers and the reference's, over all inputs.
 
     Attributes:
-        box_px: of a coordinate of a box above the threshold, in tile pixels; infinite where a box has no
-            partner.
+        box_px: of a coordinate of a box above the threshold, in tile pixels, of a box with a longer side than
+            100 px by as much less; infinite where a box has no partner.
         score: of a box's score.
         probability: of a class's probability.
         classes_differ: cells whose class differs although the reference's choice was clear by more than twice
@@ -70,6 +70,10 @@ TOLERANCES = {
 FP32, of two boxes of one cell that score alike the other one may win, and lie a pixel or two off."""
 
 
+_LARGE_BOX_PX = 100.0
+"""Networks give sides as logarithms or in parts of a grid's cell, so a larger box strays by more pixels."""
+
+
 def compare_detections(reference: Outputs, found: Outputs, threshold: float, slack: float) -> Deviation:
     """Compare the detector's answers for one batch.
 
@@ -87,9 +91,10 @@ def compare_detections(reference: Outputs, found: Outputs, threshold: float, sla
             partner = ious.argmax(1)
             if (ious.max(1) < 0.5).any():
                 return Deviation(float("inf"), 1, 1)
+            largeness = np.maximum((boxes[:, 2:] - boxes[:, :2]).max(1) / _LARGE_BOX_PX, 1)
             deviation = deviation.worst(
                 Deviation(
-                    float(np.abs(boxes - others[partner]).max()),
+                    float((np.abs(boxes - others[partner]).max(1) / largeness).max()),
                     float(np.abs(ours["scores"][image][sure] - theirs["scores"][image][partner]).max()),
                     float(
                         np.abs(
