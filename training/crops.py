@@ -15,7 +15,7 @@ from build_engines.checkpoint import CropGeometry
 from build_engines.graphs import normalise
 from edge.geometry import crop, crop_region
 from training.annotations import AnnotatedImage, read_pixels
-from training.augment import Variation, jitter_box, turn, vary_station
+from training.augment import Variation, cut_off, jitter_box, turn, vary_station
 from training.targets import BoxKey, Sample, box_key
 
 _CONTEXT = 2.2
@@ -94,6 +94,7 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
         rgb, box = self.cells[index].read()
         if self.variation is not None:
             rng = np.random.default_rng((self.seed, int(torch.randint(2**31, ()).item())))
+            rgb, box = cut_off(rgb, box, self.variation.cut, rng)
             rgb, boxes = turn(rgb, box[None], rng)
             box = jitter_box(boxes[0], shift=0.06, scale=0.12, rng=rng)
         rgb = crop(rgb, box, geometry.crop_size, geometry.margin_px, geometry.margin_fraction, geometry.shape)

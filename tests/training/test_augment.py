@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from training.augment import VARIATIONS, Image, jitter_box, turn, vary_station
+from training.augment import VARIATIONS, Image, cut_off, jitter_box, turn, vary_station
 
 HEIGHT, WIDTH = 60, 90
 PAPER, CELL = (230, 220, 240), (90, 40, 140)
@@ -56,7 +56,7 @@ class TestVaryStation:
         varied = vary_station(rgb, VARIATIONS["none"], seeded(1))
         assert np.abs(varied.astype(int) - rgb).max() <= 1
 
-    @pytest.mark.parametrize("name", ["strong", "extreme"])
+    @pytest.mark.parametrize("name", ["strong", "extreme", "widest"])
     def test_colours_change_and_the_image_keeps_its_shape(self, name: str) -> None:
         rgb, _ = cell_image()
         changes = []
@@ -91,7 +91,7 @@ class TestVaryStation:
             varied = [vary_station(rgb, colours, seeded(seed)).astype(float) for seed in range(40)]
             return float(np.mean([np.abs(one - rgb).mean() for one in varied]))
 
-        changes = [change(name) for name in ("none", "mild", "strong", "extreme")]
+        changes = [change(name) for name in ("none", "mild", "strong", "extreme", "widest")]
         assert changes == sorted(changes)
         assert changes[0] < 1 < changes[1]
 
@@ -108,6 +108,58 @@ class TestVaryStation:
         varied = vary_station(rgb, optics_only, seeded(3)).astype(float)
         assert np.abs(varied - rgb).max() > 10
         assert varied.mean((0, 1)) == pytest.approx(rgb.mean((0, 1)), abs=4)
+
+    def test_tone_curves_darken_and_lighten_each_channel_and_keep_white(self) -> None:
+        rgb = np.stack([np.arange(256, dtype=np.uint8)] * 3, -1)[None]
+        tone_only = replace(VARIATIONS["none"], tone=0.5)
+        middle = np.array([vary_station(rgb, tone_only, seeded(seed))[0, 128] for seed in range(40)])
+        ends = [vary_station(rgb, tone_only, seeded(seed))[0, -1].min() for seed in range(40)]
+        assert min(ends) >= 254
+        assert (middle.min(0) < 110).all()
+        assert (middle.max(0) > 146).all()
+        assert np.ptp(middle.astype(int), axis=1).max() > 10  # each channel has its own
+        alike = replace(tone_only, hue=0.0)
+        assert np.ptp(vary_station(rgb, alike, seeded(0))[0, 128].astype(int)) <= 1
+
+    def test_the_strongest_blur_grows_with_the_picture(self) -> None:
+        focus_only = replace(VARIATIONS["none"], optics=1.0)
+
+        def sharpness(blur: float) -> float:
+            rgb = np.kron(cell_image()[0], np.ones((4, 4, 1), np.uint8))
+            varied = [vary_station(rgb, replace(focus_only, blur=blur), seeded(s)) for s in range(20)]
+            return float(np.mean([cv2.Laplacian(one, cv2.CV_32F).std() for one in varied]))
+
+        assert sharpness(0.03) < 0.9 * sharpness(0.0)
+
+
+class TestCutOff:
+    def test_at_most_a_third_of_a_cell_is_gone_and_the_box_is_what_is_left_of_it(self) -> None:
+        rgb, boxes = cell_image()
+        shares, lines = [], set()
+        for seed in range(200):
+            rest, box = cut_off(rgb, boxes[0], 1.0, seeded(seed))
+            is_cell = (rest == CELL).all(2)
+            left, top, right, bottom = box.astype(int)
+            assert is_cell[top:bottom, left:right].all()
+            assert is_cell.sum() == (bottom - top) * (right - left)
+            shares.append(((right - left) / 30, (bottom - top) / 15))
+            lines.add((rest.shape[1] < WIDTH, rest.shape[0] < HEIGHT))
+        assert 0.63 < np.min(shares) < 0.7
+        assert np.max(shares) == 1
+        assert {(True, False), (False, True), (True, True)} <= lines
+
+    def test_its_chance_is_that_of_a_cut(self) -> None:
+        rgb, boxes = cell_image()
+        n_cut = sum(cut_off(rgb, boxes[0], 0.3, seeded(s))[0].shape != rgb.shape for s in range(300))
+        assert 60 < n_cut < 120
+
+    def test_a_box_that_leaves_the_image_leaves_something_of_it(self) -> None:
+        rgb, _ = cell_image()
+        outside = np.float32([WIDTH - 2, HEIGHT - 2, WIDTH + 60, HEIGHT + 60])
+        for seed in range(40):
+            rest, box = cut_off(rgb, outside, 1.0, seeded(seed))
+            assert rest.size
+            assert (box[2:] > box[:2]).all()
 
 
 class TestJitterBox:
@@ -139,11 +191,12 @@ def draws() -> dict[str, tuple[Drawn, tuple[np.ndarray, ...]]]:
     return {
         "turn": (lambda rng: turn(rgb, boxes, rng), (rgb, boxes)),
         "vary_station": (lambda rng: (vary_station(rgb, VARIATIONS["extreme"], rng),), (rgb,)),
+        "cut_off": (lambda rng: cut_off(rgb, boxes[0], 0.5, rng), (rgb, boxes)),
         "jitter_box": (lambda rng: (jitter_box(boxes[0], 0.1, 0.1, rng),), (boxes,)),
     }
 
 
-@pytest.mark.parametrize("name", ["turn", "vary_station", "jitter_box"])
+@pytest.mark.parametrize("name", ["turn", "vary_station", "cut_off", "jitter_box"])
 class TestEveryDraw:
     def test_is_decided_by_its_generator_alone(self, name: str) -> None:
         draw, _ = draws()[name]
