@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 from edge import desk as desk_module
@@ -23,30 +22,8 @@ from edge.journal import Journal
 from edge.locks import OutputFullError
 from edge.records import FileStamp, State
 from edge.results import Results, unescape
-from edge.stopwatch import Stopwatch
 from edge.tasks import ImageResult
-
-
-@dataclass
-class OneCell:
-    """A pipeline that finds one neutrophil in every image that is not black."""
-
-    bundle_id: str = "demo-1a2b3c4d5e6f"
-    engine_id: str = "double:fp32"
-    crowd = None
-    likeness = None
-    error: BaseException | None = None
-    images: int = 0
-
-    def read(
-        self, rgb: NDArray[np.uint8], watch: Stopwatch | None = None, detection_threshold: float | None = None
-    ) -> list[Finding]:
-        self.images += 1
-        if self.error is not None:
-            raise self.error
-        if watch is not None:
-            watch.lap("detect")
-        return [Finding((0, 0, 4, 4), "PNN", 0.9, 0.8, {"PNN": 0.8, "EO": 0.2})] if rgb.any() else []
+from tests.edge.pipeline_doubles import OneCell
 
 
 @dataclass
@@ -112,7 +89,7 @@ class Darker:
 
 
 def test_every_image_that_is_read_is_compared_with_the_training_images(bench: Bench) -> None:
-    bench.pipeline.likeness = Darker()  # type: ignore[assignment]
+    bench.pipeline.likeness = Darker()
     for name, colour in (("a.png", 200), ("b.png", 50)):
         bench.put(name, colour)
         result = bench.process(name)

@@ -16,20 +16,13 @@ from edge.cells import Finding
 from edge.inbox import Inbox
 from edge.outputs import open_desk
 from edge.records import State
-from edge.stopwatch import Stopwatch
+from tests.edge.pipeline_doubles import OneCell
 
 
-class NoCell:
+class NoCell(OneCell):
     """A double of the pipeline that finds nothing."""
 
-    bundle_id = "demo-1a2b3c4d5e6f"
-    engine_id = "double:fp32"
-    crowd = None
-    likeness = None
-
-    def read(
-        self, rgb: NDArray[np.uint8], watch: Stopwatch | None = None, detection_threshold: float | None = None
-    ) -> list[Finding]:
+    def cells(self, rgb: NDArray[np.uint8]) -> list[Finding]:
         return []
 
 

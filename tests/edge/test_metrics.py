@@ -29,20 +29,9 @@ from edge.notify import Notifier
 from edge.records import State
 from edge.settings import Settings, load_settings
 from edge.tasks import ImageResult
+from tests.edge.pipeline_doubles import OneCell
 
 P = "cytologia_edge_"
-
-
-class OneCell:
-    """A pipeline that finds one neutrophil in every image."""
-
-    bundle_id = "demo-1a2b3c4d5e6f"
-    engine_id = "double:fp32"
-    crowd = None
-    likeness = None
-
-    def read(self, rgb: Any, watch: Any = None, detection_threshold: float | None = None) -> list[Finding]:
-        return [finding("PNN")]
 
 
 @pytest.fixture(autouse=True)
@@ -257,7 +246,7 @@ def test_the_server_asks_for_no_name(
 def test_a_station_with_metrics_counts_what_it_does(
     settings: Settings, free_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pixels = np.zeros((6, 8, 3), np.uint8)
+    pixels = np.full((6, 8, 3), 200, np.uint8)
     Image.fromarray(pixels).save(settings.inbox / "a.png")
     (settings.inbox / "b.png").touch()
     made: list[Metrics] = []

@@ -7,13 +7,10 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 from edge import results
-from edge.cells import Finding, Unlikeness
 from edge.desk import Desk
 from edge.errors import BackendError, JournalError
 from edge.images import ImageLimits
@@ -21,29 +18,7 @@ from edge.journal import Journal
 from edge.locks import OutputFullError
 from edge.outputs import open_desk
 from edge.records import State
-from edge.stopwatch import Stopwatch
-
-
-class AsManyAsBright:
-    """A double of the pipeline: as many leukocytes as the first pixel is bright; at 255 the engine fails."""
-
-    bundle_id = "demo-1a2b3c4d5e6f"
-    engine_id = "double:fp32"
-    crowd = None
-
-    class likeness:  # noqa: N801, a double, too
-        @staticmethod
-        def compare(rgb: NDArray[np.uint8], findings: list[Finding]) -> Unlikeness:
-            return Unlikeness(1.25, "blurred, nuclei paler") if findings else Unlikeness(0.5)
-
-    def read(
-        self, rgb: NDArray[np.uint8], watch: Stopwatch | None = None, detection_threshold: float | None = None
-    ) -> list[Finding]:
-        if rgb[0, 0, 0] == 255:
-            raise BackendError("x")
-        return [
-            Finding((n, 0, n + 4, 4), "PNN", 0.9, 0.8, {"PNN": 0.8, "EO": 0.2}) for n in range(rgb[0, 0, 0])
-        ]
+from tests.edge.pipeline_doubles import AsManyAsBright
 
 
 class Station:

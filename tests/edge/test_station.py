@@ -36,23 +36,7 @@ from edge.settings import Settings, load_settings
 from edge.station import Station
 from edge.stopwatch import Stopwatch
 from edge.tasks import Arrival, ImageResult
-
-
-class OneCell:
-    """A pipeline that finds one neutrophil in every image."""
-
-    bundle_id = "demo-1a2b3c4d5e6f"
-    engine_id = "double:fp32"
-    crowd = None
-    likeness = None
-    error: Exception | None = None
-
-    def read(
-        self, rgb: NDArray[np.uint8], watch: Stopwatch | None = None, detection_threshold: float | None = None
-    ) -> list[Finding]:
-        if self.error is not None:
-            raise self.error
-        return [Finding((0, 0, 4, 4), "PNN", 0.9, 0.8, {"PNN": 0.8, "EO": 0.2})]
+from tests.edge.pipeline_doubles import OneCell
 
 
 @pytest.fixture(autouse=True)
@@ -205,7 +189,7 @@ def test_a_run_of_images_unlike_the_training_images_is_told_once(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     pipeline = OneCell()
-    pipeline.likeness = Darkness()  # type: ignore[assignment]
+    pipeline.likeness = Darkness()
     for number in range(40):
         put(settings.inbox, f"{number}.png", number)
     done = threading.Event()
@@ -228,6 +212,7 @@ class Hanging(OneCell):
     """A pipeline that hangs in its first image until it is let go on."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.hangs, self.goes_on = threading.Event(), threading.Event()
 
     def read(

@@ -17,30 +17,16 @@ from edge.cells import Finding
 from edge.journal_file import JOURNAL_NAME
 from edge.journal_tool.command import journal
 from edge.outputs import open_desk
-from edge.stopwatch import Stopwatch
 from edge.tasks import ImageResult
+from tests.edge.pipeline_doubles import OneCell, neutrophil
 
 
-@dataclass
-class TwoCells:
-    """A double for the pipeline: a neutrophil and an eosinophil in every image that is not black."""
+class TwoCells(OneCell):
+    """A double of the pipeline: a neutrophil and an eosinophil in every image that is not black."""
 
-    bundle_id: str = "demo-1a2b3c4d5e6f"
-    engine_id: str = "double:fp32"
-    crowd = None
-    likeness = None
-    error: Exception | None = None
-
-    def read(
-        self, rgb: NDArray[np.uint8], watch: Stopwatch | None = None, detection_threshold: float | None = None
-    ) -> list[Finding]:
-        if self.error is not None:
-            raise self.error
-        cells = [
-            Finding((0, 0, 4, 4), "PNN", 0.9, 0.8, {"PNN": 0.8, "EO": 0.2}),
-            Finding((4, 0, 8, 4), "EO", 0.7, 0.6, {"EO": 0.6, "PNN": 0.3, "BA": 0.1}),
-        ]
-        return cells if rgb.any() else []
+    def cells(self, rgb: NDArray[np.uint8]) -> list[Finding]:
+        eosinophil = Finding((4, 0, 8, 4), "EO", 0.7, 0.6, {"EO": 0.6, "PNN": 0.3, "BA": 0.1})
+        return [neutrophil(), eosinophil] if rgb.any() else []
 
 
 @dataclass

@@ -60,7 +60,7 @@ def test_rows_of_an_older_version_are_rebuilt_with_all_columns(
         station = Station(tmp_path)
         station.read("a\n,.png", 200)
         station.closing.close()
-    station.pipeline.likeness = Dull()  # type: ignore[assignment]
+    station.pipeline.likeness = Dull()
     station.open()
     station.read("b.png", 100)
     with station.closing:
