@@ -174,7 +174,7 @@ class Fault:
             "an_engine_that_strays_on_the_second_image",
             "PARITY",
             (),
-            "^drawn smear 1 strays most: 1 cells on the card and 1 on onnxruntime f32, boxes (30|inf)",
+            "^drawn smear 1 strays most: 1 cells on the card and 1 on onnxruntime f32, boxes (12|inf)",
         ),
         ("a_process_that_breaks", "COLD", (), r"cold start 1 ended with 1 \(it broke\)"),
         ("a_card_without_times", "LATENCY", (), "told no times of detect, upload, detect, compute"),
