@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 from click.testing import CliRunner
+from PIL import Image
 
 from build_engines.checkpoint import Checkpoint, CropGeometry, build_network
 from build_engines.networks import load_networks, load_recipe
@@ -265,6 +266,24 @@ class TestCrops:
 
         assert len(set(series())) == 4
         assert series() == series()
+
+    def test_for_training_end_in_repeated_pixels_where_the_cell_was_cut_off(self, tmp_path: Path) -> None:
+        noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+        Image.fromarray(noise).save(tmp_path / "noise.png")
+        box = np.float32([[60, 60, 140, 140]])
+        cell = cells_of([AnnotatedImage("noise.png", tmp_path / "noise.png", box, ("LY",), "lab")])
+
+        def cut_ones(chance: float) -> int:
+            torch.manual_seed(5)
+            variation = replace(VARIATIONS["none"], cut=chance)
+            dataset = CropDataset(cell, targets_of(cell, ("LY",)), GEOMETRY, variation)
+            images = [dataset[0][0].numpy() for _ in range(20)]
+            laid = [np.rot90(image, quarter) for image in images for quarter in range(4)]
+            ends = np.array([np.array_equal(one[0], one[1]) for one in laid])
+            return int(ends.reshape(20, 4).any(1).sum())
+
+        assert cut_ones(0.0) == 0
+        assert cut_ones(1.0) > 10
 
     def test_are_normalised_by_the_networks_mean_and_deviation(self) -> None:
         geometry = CropGeometry(1, mean=(0.2, 0.4, 0.6), std=(0.1, 0.2, 0.4))
