@@ -1,5 +1,6 @@
-"""What the station's tests share: the embedded bundle on an engine, and drawn smears."""
+"""What the station's tests share: the embedded bundle on an engine, drawn smears, and that no thread stays."""
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -23,3 +24,10 @@ def pipeline(bundle: Bundle) -> Iterator[Pipeline]:
 @pytest.fixture(scope="session")
 def smear() -> DrawnSmear:
     return draw_tile(7, "PNN")
+
+
+@pytest.fixture
+def no_thread_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= before

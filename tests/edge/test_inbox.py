@@ -5,7 +5,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,8 @@ from edge.inbox import Inbox
 from edge.records import FileStamp
 from edge.walking import is_ignored
 from edge.watching import Signal, WatchMode
+
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 class Known(set[tuple[Path, FileStamp]]):
@@ -39,13 +41,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now_s
-
-
-@pytest.fixture(autouse=True)
-def no_thread_is_left() -> Iterator[None]:
-    before = set(threading.enumerate())
-    yield
-    assert set(threading.enumerate()) <= before
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -31,14 +30,9 @@ from edge.settings import Settings, load_settings
 from edge.tasks import ImageResult
 from tests.edge.pipeline_doubles import OneCell
 
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
+
 P = "cytologia_edge_"
-
-
-@pytest.fixture(autouse=True)
-def no_thread_is_left() -> Iterator[None]:
-    before = set(threading.enumerate())
-    yield
-    assert set(threading.enumerate()) <= before
 
 
 def finding(label: str) -> Finding:

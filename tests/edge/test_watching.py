@@ -3,14 +3,14 @@
 import os
 import queue
 import subprocess
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from edge import watching
 from edge.watching import FolderWatch, Notice, Signal, choose_watch, filesystem_of
+
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 MOUNTINFO = r"""22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
 40 22 0:40 / /mnt/scope rw - cifs //nas/scope rw
@@ -20,13 +20,6 @@ MOUNTINFO = r"""22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
 44 22 0:44 / /host rw - 9p host rw
 broken line
 """
-
-
-@pytest.fixture(autouse=True)
-def no_thread_is_left() -> Iterator[None]:
-    before = set(threading.enumerate())
-    yield
-    assert set(threading.enumerate()) <= before
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """What the tests of the daemon share: its settings, and a double of systemd."""
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,13 +7,6 @@ import pytest
 
 from edge.settings import Settings, load_settings
 from tests.edge.station.at_work import Listener
-
-
-@pytest.fixture(autouse=True)
-def no_thread_is_left() -> Iterator[None]:
-    before = set(threading.enumerate())
-    yield
-    assert set(threading.enumerate()) <= before
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ from edge.settings import Settings
 from tests.edge.pipeline_doubles import OneCell
 from tests.edge.station.at_work import names, put, signal_after
 
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
+
 
 def test_promise_10_an_engine_fault_ends_the_process_with_70_and_after_three_the_rest_is_read(
     settings: Settings,

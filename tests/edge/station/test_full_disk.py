@@ -19,6 +19,8 @@ from edge.station import Station
 from tests.edge.pipeline_doubles import OneCell
 from tests.edge.station.at_work import Listener, names, put, signal_after
 
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
+
 
 def test_promise_15_a_start_on_a_full_disk_waits_for_space(
     settings: Settings, systemd: Listener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

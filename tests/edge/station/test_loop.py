@@ -24,6 +24,8 @@ from edge.tasks import Arrival, ImageResult
 from tests.edge.pipeline_doubles import OneCell
 from tests.edge.station.at_work import Listener, at_work, names, put, signal_after
 
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
+
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_promise_14_a_signal_ends_the_loop_after_the_images_in_hand(

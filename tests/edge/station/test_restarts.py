@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from edge.daemon import run_station
 from edge.errors import BackendError
 from edge.notify import Notifier
@@ -15,6 +17,8 @@ from edge.settings import Settings
 from edge.tasks import ImageResult
 from tests.edge.pipeline_doubles import OneCell
 from tests.edge.station.at_work import names, put, signal_after
+
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 def test_a_restart_neither_repeats_nor_forgets(settings: Settings) -> None:
@@ -68,6 +72,8 @@ from pathlib import Path
 import numpy as np
 from edge.cells import Finding
 from edge.settings import load_settings
+import pytest
+
 from edge.daemon import run_station
 
 class Crowd:

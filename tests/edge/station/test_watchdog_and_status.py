@@ -18,6 +18,8 @@ from edge.tasks import ImageResult
 from tests.edge.pipeline_doubles import OneCell
 from tests.edge.station.at_work import Listener, at_work, put, signal_after
 
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
+
 
 class Hanging(OneCell):
     """A pipeline that hangs in its first image until it is let go on."""
