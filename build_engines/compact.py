@@ -14,6 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+HALF = "_half"
+"""Ends the name of a tensor that is stored in 16 bits; without it, it is that of the widened one."""
+
 _LEAST_VALUES = 64
 """Smaller tensors are left as they are: they weigh nothing, and are often shapes or constants."""
 
@@ -98,7 +101,7 @@ def store_half(path: Path) -> int:
         half = values.astype("float16")
         if not (half.astype("float32") == values).all():
             continue
-        name, stored = tensor.name, f"{tensor.name}_half"
+        name, stored = tensor.name, f"{tensor.name}{HALF}"
         tensor.CopyFrom(numpy_helper.from_array(half, stored))
         casts.append(helper.make_node("Cast", [stored], [name], name=f"{name}_widened", to=TensorProto.FLOAT))
     nodes = [*casts, *model.graph.node]

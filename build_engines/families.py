@@ -202,6 +202,18 @@ class YoloxDetector(DetectorFamily):
         return boxes.transpose(1, 2), (objectness.sigmoid() * classes.sigmoid()).transpose(1, 2)
 
 
+STRIDED_STEM = "backbone.backbone.stem."
+"""Where the first layer lies in a YOLOX."""
+
+_PLACES = ((0, 0), (1, 0), (0, 1), (1, 1))
+"""Rows and columns of the four pixels of a square, in the order in which Focus lays them."""
+
+
+def focus_weight(strided: Tensor) -> Tensor:
+    """What `_StridedStem` made of a Focus's weight, undone: [C,3,6,6] → [C,12,3,3]."""
+    return torch.cat([strided[:, :, row::2, column::2].flip(1) for row, column in _PLACES], 1)
+
+
 class _StridedStem(nn.Module):
     """YOLOX's first layer, from RGB: one convolution of 6 x 6 at every second pixel.
 
@@ -219,7 +231,7 @@ class _StridedStem(nn.Module):
         self.conv = nn.Conv2d(3, of_squares.out_channels, 6, stride=2, padding=2)
         self.conv.bias, self.act = of_squares.bias, focus.conv.act
         with torch.no_grad():
-            for place, (row, column) in enumerate(((0, 0), (1, 0), (0, 1), (1, 1))):
+            for place, (row, column) in enumerate(_PLACES):
                 bgr = of_squares.weight[:, 3 * place : 3 * place + 3]
                 self.conv.weight[:, :, row::2, column::2] = bgr.flip(1)
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,10 +155,18 @@ def _named(codes: Iterable[str], cells: dict[str, int]) -> str:
 def _provenance(manifest: Manifest) -> str:
     text = []
     for part, facts in manifest.provenance.items():
-        text.append(f"**{part}**\n")
-        text += [f"- {key}: {_flat(value)}" for key, value in facts.items()]
-        text.append("")
+        text += [f"**{part}**\n", *_facts(facts), ""]
     return "\n".join(text)
+
+
+def _facts(facts: dict[str, Any], indent: str = "") -> Iterator[str]:
+    """A line for each; the facts of an earlier training stand under it."""
+    for key, value in facts.items():
+        if key == "begun_from":
+            yield f"{indent}- an earlier training, from which it began:"
+            yield from _facts(value, indent + "  ")
+        else:
+            yield f"{indent}- {key}: {_flat(value)}"
 
 
 def _flat(value: Any) -> str:

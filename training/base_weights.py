@@ -1,19 +1,80 @@
-"""Weights from elsewhere that a training begins with."""
+"""Weights that a training begins from: from elsewhere, of an earlier training, or of a bundle."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from build_engines.graph_weights import weights_of_graph
+from edge.bundle import Bundle
 from training.loop import TrainingError
 
 
-def read_base_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict: plain, under the key "model", or that of a checkpoint of this project.
+@dataclass(frozen=True, slots=True)
+class BaseWeights:
+    """Weights with what is known of them.
+
+    Attributes:
+        path: where they come from.
+        tensors: by the names that the network gives them; where its batch-norms are folded in, its
+            convolutions have biases that it lacks.
+        classes: class codes in the order of the outputs; empty if the network names none, or if nobody knows.
+        provenance: of the training of this project that they come from; empty if it was none.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    classes: tuple[str, ...] = ()
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def facts_of(base: BaseWeights | None) -> dict[str, Any]:
+    """What the provenance of a training says of the weights that it begins from."""
+    if base is None:
+        return {"base_weights": "none"}
+    return {"base_weights": base.path.name, **({"begun_from": base.provenance} if base.provenance else {})}
+
+
+def begin_from(path: Path | None, left_out: Sequence[str]) -> BaseWeights | None:
+    """Read base weights, if there are any, and make sure that they never saw what the training leaves out.
+
+    Args:
+        path: as for `read_base_weights`.
+        left_out: names of sources.
+
+    Raises:
+        TrainingError: a training before saw one of the sources; else as `read_base_weights`.
+    """
+    if path is None:
+        return None
+    base = read_base_weights(path)
+    training = base.provenance
+    while training:
+        if seen := sorted(set(left_out) & set(training.get("sources", ()))):
+            raise TrainingError(
+                f"{path} was trained on images of {', '.join(seen)}, which this training leaves out; begin "
+                "from weights that never saw them."
+            )
+        training = training.get("begun_from", {})
+    return base
+
+
+def read_base_weights(path: Path) -> BaseWeights:
+    """A state dict of PyTorch (plain, or under the key "model"), a checkpoint of this project, or a graph.
+
+    Args:
+        path: what its name ends with tells a graph, `BUNDLE/classifier.onnx`; its bundle lies about it.
 
     Raises:
         TrainingError: the file holds something else.
+        BuildError: a graph does not hold its weights by name.
+        BundleError: what lies about a graph is no bundle.
     """
+    if path.suffix == ".onnx":
+        return _of_graph(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the unpickler meets
@@ -25,4 +86,82 @@ def read_base_weights(path: Path) -> dict[str, Tensor]:
         weights = content.get("model", content.get("weights", content))
     if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
         raise TrainingError(f"{path} holds more or other things than weights; give a state dict of PyTorch.")
-    return weights
+    if weights is not content.get("weights"):
+        return BaseWeights(path, weights)
+    return BaseWeights(path, weights, tuple(content["classes"]), content["provenance"])
+
+
+def _of_graph(path: Path) -> BaseWeights:
+    manifest = Bundle.load(path.parent).manifest
+    spec = next((one for one in manifest.networks if path.name in (one.graph.fp32, one.graph.fp16)), None)
+    if spec is None:
+        raise TrainingError(f"{path} is no network of the bundle in its folder; give one of the bundle's.")
+    key = Path(spec.graph.fp32).stem.replace("-", " ")
+    names = spec in manifest.classifiers or spec.names_classes
+    classes = (spec.classes or manifest.classes) if names else ()
+    return BaseWeights(path, weights_of_graph(path), classes, manifest.provenance.get(key, {}))
+
+
+def take_over(network: nn.Module, tensors: dict[str, Tensor], calibrate: Callable[[], object]) -> list[str]:
+    """Load the tensors that the network has in the same shape, and put its batch-norms back.
+
+    A batch-norm that was folded into the convolution before it is put back without changing what the network
+    computes: the mean and deviation of what it takes become both its running statistics and its affine
+    part, which then cancel out.
+
+    Args:
+        calibrate: computes the network, with its head, on a batch of what it will be trained on.
+
+    Returns:
+        Names of the tensors that stay as they were.
+    """
+    own = network.state_dict()
+    fitting = {n: tensor for n, tensor in tensors.items() if n in own and own[n].shape == tensor.shape}
+    network.load_state_dict(fitting, strict=False)
+    folded = {
+        name: tensors[f"{name}.bias"]
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Conv2d) and module.bias is None and f"{name}.bias" in tensors
+    }
+    put_back = _unfold_batch_norms(network, folded, calibrate) if folded else set()
+    return sorted(own.keys() - fitting.keys() - put_back)
+
+
+def _unfold_batch_norms(
+    network: nn.Module, biases: dict[str, Tensor], calibrate: Callable[[], object]
+) -> set[str]:
+    """Give the batch-norm behind each named convolution a state; returns the names of the tensors."""
+    waiting: list[Tensor] = []
+    put_back: set[str] = set()
+
+    def behind(bias: Tensor) -> Callable[..., None]:
+        return lambda _conv, _inputs, _output: waiting.append(bias)
+
+    def before(name: str) -> Callable[..., None]:
+        def restore(norm: nn.BatchNorm2d, inputs: tuple[Tensor, ...]) -> None:
+            if not waiting:
+                return
+            bias, mean, variance = waiting.pop(), inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3))
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(variance)
+            norm.weight.data.copy_((variance + norm.eps).sqrt())
+            norm.bias.data.copy_(mean + bias)
+            put_back.update(f"{name}.{own}" for own in norm.state_dict())
+
+        return restore
+
+    modules = dict(network.named_modules())
+    hooks = [modules[name].register_forward_hook(behind(bias)) for name, bias in biases.items()]
+    hooks += [
+        module.register_forward_pre_hook(before(name))
+        for name, module in modules.items()
+        if isinstance(module, nn.BatchNorm2d)
+    ]
+    network.eval()
+    with torch.inference_mode():
+        calibrate()
+    for hook in hooks:
+        hook.remove()
+    return put_back

@@ -14,6 +14,7 @@ from click.core import ParameterSource
 from build_engines.checkpoint import CropGeometry
 from training.annotations import AnnotatedImage
 from training.augment import VARIATIONS
+from training.base_weights import begin_from, facts_of
 from training.classifying import train_classifier
 from training.crops import cells_of
 from training.objective import LOSSES, Objective
@@ -41,7 +42,9 @@ def _of_timm(_context: click.Context, _option: click.Parameter, model: str) -> s
     help="Any model name of timm.",
 )
 @click.option(
-    "--pretrained", type=click.Path(exists=True, path_type=Path), help="Base weights (timm state dict)."
+    "--pretrained",
+    type=click.Path(exists=True, path_type=Path),
+    help="Base weights: a state dict of timm, a checkpoint, or BUNDLE/classifier.onnx.",
 )
 @click.option(
     "--view",
@@ -138,6 +141,7 @@ def main(model: str, pretrained: Path | None, variation: str, hue: float, batch_
     start_logging()
     _refuse_idle_options(options["view"], options["loss"], soft_labels)
     soft = None if soft_labels is None else SoftLabels.read(soft_labels)
+    base = begin_from(pretrained, options["exclude_source"])
     training, validation, schedule = read_data(options, mixed_precision=bf16)
     geometry = _geometry(model, options)
     several = options["loss"] == "multi_label"
@@ -150,7 +154,7 @@ def main(model: str, pretrained: Path | None, variation: str, hue: float, batch_
         samples,
         known,
         model=model,
-        pretrained=pretrained,
+        base=base,
         geometry=geometry,
         variation=replace(VARIATIONS[variation], hue=hue),
         schedule=schedule,
@@ -160,7 +164,7 @@ def main(model: str, pretrained: Path | None, variation: str, hue: float, batch_
             "data": list(options["data_note"]),
             "sources": dict(Counter(sample.source for sample in samples)),
             "cells": dict(Counter(label for sample in samples for label in sample.cells)),
-            "base_weights": pretrained.name if pretrained else "none",
+            **facts_of(base),
             "variation": variation,
             "hue": hue,
             **({"soft_labels": soft_labels.name, "soft_weight": soft_weight} if soft_labels else {}),

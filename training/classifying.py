@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 from build_engines.checkpoint import Checkpoint, CropGeometry, build_network
 from edge.cells import CELL_CLASSES
 from training.augment import Variation
-from training.base_weights import read_base_weights
+from training.base_weights import BaseWeights, take_over
 from training.crops import Cell, CropDataset, balanced_weights, normalised
 from training.loop import Schedule, TrainingError, fit
 from training.metric import macro_f1
@@ -29,6 +29,12 @@ log = logging.getLogger(__name__)
 
 _LEAST_VALIDATION_CELLS = 10
 """A class with fewer does not count in the score by which the best epoch is chosen."""
+
+_CALIBRATION_SAMPLES = 256
+"""Samples on which batch-norms are put back that the base weights have folded in."""
+
+_MOST_NEW_TENSORS = 4
+"""Of base weights of the same model; it differs in its last layer."""
 
 _POSITIONS = "pos_embed"
 """timm's name of the position embedding, which has a row for each patch of the input."""
@@ -45,7 +51,7 @@ def train_classifier(
     validation: Sequence[Cell] | Sequence[WholeImage],
     *,
     model: str,
-    pretrained: Path | None,
+    base: BaseWeights | None,
     geometry: CropGeometry,
     variation: Variation,
     schedule: Schedule,
@@ -65,6 +71,7 @@ def train_classifier(
         validation: of the same kind, whole images of one cell each: the class that the network finds most
             probable is held against the cell's. Those of classes that no sample has are left out with a line
             in the log.
+        base: weights to begin with; without them the network is new.
         soft, soft_weight: of a teacher, see `training.targets.targets_of`.
     """
     torch.manual_seed(schedule.seed)
@@ -81,14 +88,20 @@ def train_classifier(
         )
     architecture = architecture_of(model, geometry.crop_size)
     network = build_network("timm", architecture, len(classes)).to(memory_format=torch.channels_last)
-    if pretrained is not None:
-        load_base_weights(network, pretrained)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network.to(device)
     targets = targets_of(samples, classes, soft, soft_weight)
     training_set = _dataset(samples, targets, geometry, variation, schedule.seed)
     validation_set = _dataset(known, targets_of(known, classes), geometry)
     weights = balanced_weights(samples)
+    if base is not None:
+
+        def calibrate() -> None:
+            chosen = torch.multinomial(torch.tensor(weights), min(_CALIBRATION_SAMPLES, len(samples)))
+            pixels = torch.stack([training_set[int(index)][0] for index in chosen])
+            network(normalised(pixels, geometry))
+
+        load_base_weights(network, base, classes, calibrate)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network.to(device)
 
     def batches(epoch: int) -> DataLoader[Any]:
         generator = torch.Generator().manual_seed(schedule.seed * 1000 + epoch)
@@ -162,36 +175,59 @@ def architecture_of(model: str, crop_size: int) -> dict[str, Any]:
     return {"name": model, **({"img_size": crop_size} if config and config.fixed_input_size else {})}
 
 
-def load_base_weights(network: nn.Module, path: Path) -> None:
+def load_base_weights(
+    network: nn.Module, base: BaseWeights, classes: Sequence[str], calibrate: Callable[[], object]
+) -> None:
     """Take over every base weight that has this network's shape; only the last layer may differ.
 
-    The position embedding of a ViT for another input size is resampled to this network's.
+    That one keeps what it knows of the classes that both have. The position embedding of a ViT for another
+    input size is resampled to this network's.
+
+    Args:
+        classes: of this network, in the order of its outputs.
+        calibrate: as in `training.base_weights.take_over`.
 
     Raises:
-        TrainingError: the file holds no weights, or those of another network.
+        TrainingError: the weights are another network's.
     """
-    base = read_base_weights(path)
-    own = network.state_dict()
-    positions = base.get(_POSITIONS)
+    tensors, own = dict(base.tensors), network.state_dict()
+    positions = tensors.get(_POSITIONS)
     if positions is not None and _POSITIONS in own and positions.shape != own[_POSITIONS].shape:
         n_prefix = 0 if network.no_embed_class else network.num_prefix_tokens
-        base[_POSITIONS] = resample_abs_pos_embed(
+        tensors[_POSITIONS] = resample_abs_pos_embed(
             positions, list(network.patch_embed.grid_size), num_prefix_tokens=n_prefix
         )
-    fitting = {
-        name: tensor for name, tensor in base.items() if name in own and own[name].shape == tensor.shape
-    }
-    missing = own.keys() - fitting.keys()
-    if len(missing) > 4:
+    for name in _names_of_last_layer(network) if base.classes else ():
+        if name in tensors and tensors[name].shape[1:] == own[name].shape[1:]:
+            tensors[name] = _by_class(tensors[name], base.classes, own[name], classes)
+    new = take_over(network, tensors, calibrate)
+    if len(new) > _MOST_NEW_TENSORS:
         raise TrainingError(
-            f"{path} fits only {len(fitting)} of the network's {len(own)} tensors; "
+            f"{base.path} fits only {len(own) - len(new)} of the network's {len(own)} tensors; "
             "give the weights of the same model."
         )
-    network.load_state_dict(fitting, strict=False)
     log.info(
         "took %d of %d tensors from %s; new: %s",
-        len(fitting),
+        len(own) - len(new),
         len(own),
-        path.name,
-        ", ".join(sorted(missing)),
+        base.path.name,
+        ", ".join(new) or "none",
     )
+
+
+def _names_of_last_layer(network: nn.Module) -> list[str]:
+    last = network.get_classifier()  # of every model of timm
+    return [
+        f"{name}.{own}"
+        for name, module in network.named_modules()
+        if module is last
+        for own in last.state_dict()
+    ]
+
+
+def _by_class(rows: Tensor, classes: Sequence[str], own: Tensor, own_classes: Sequence[str]) -> Tensor:
+    """The own last layer with the rows of the classes that the other one knows."""
+    known = [code for code in own_classes if code in classes]
+    own = own.clone()
+    own[[own_classes.index(code) for code in known]] = rows[[classes.index(code) for code in known]]
+    return own

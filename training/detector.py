@@ -20,6 +20,7 @@ from edge.matching import match_one_to_one
 from training import yolox
 from training.annotations import AnnotatedImage, read_pixels
 from training.augment import VARIATIONS, Variation
+from training.base_weights import BaseWeights, begin_from, facts_of
 from training.loop import Schedule, fit
 from training.options import data_options, one_sentence, read_data, start_logging, variation_options
 from training.tiles import TileDataset, source_weights
@@ -34,7 +35,7 @@ def train_yolox(
     validation: Sequence[AnnotatedImage],
     *,
     architecture: dict[str, Any],
-    pretrained: Path | None,
+    base: BaseWeights | None,
     geometry: TileGeometry,
     variation: Variation,
     schedule: Schedule,
@@ -51,10 +52,10 @@ def train_yolox(
     network.head.initialize_biases(1e-2)
     dataset = TileDataset(training, geometry, variation, schedule.seed)
     weights = source_weights(training)
-    if pretrained is not None:
+    if base is not None:
         chosen = torch.multinomial(torch.tensor(weights), min(_CALIBRATION_TILES, len(dataset)))
         calibration = torch.stack([dataset[int(index)][0] for index in chosen])
-        yolox.load_base_weights(network, pretrained, calibration)
+        yolox.load_base_weights(network, base, calibration)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device, memory_format=torch.channels_last)
 
@@ -177,7 +178,7 @@ def _refuse_foreign_options(model: str, is_yolox: bool) -> None:
 @click.option(
     "--pretrained",
     type=click.Path(exists=True, path_type=Path),
-    help="Base weights of YOLOX, and for YOLOX only.",
+    help="Base weights for YOLOX: a state dict, a checkpoint, or BUNDLE/detector.onnx.",
 )
 @click.option(
     "--tile-size",
@@ -206,6 +207,7 @@ def main(model: str, pretrained: Path | None, tile_size: int, variation: str, hu
     start_logging()
     is_yolox = model in yolox.ARCHITECTURES
     _refuse_foreign_options(model, is_yolox)
+    base = begin_from(pretrained, data["exclude_source"])
     training, validation, schedule = read_data(data, mixed_precision=bf16)
     log.info("%d images to train on, %d to validate on", len(training), len(validation))
     provenance = {
@@ -228,14 +230,14 @@ def main(model: str, pretrained: Path | None, tile_size: int, variation: str, hu
             training,
             validation,
             architecture=yolox.ARCHITECTURES[model],
-            pretrained=pretrained,
+            base=base,
             geometry=TileGeometry(tile_size, "top_left"),
             variation=varied,
             schedule=schedule,
             batch_size=batch_size,
             tiles_per_epoch=tiles_per_epoch,
             folder=data["out"],
-            provenance={**provenance, "base_weights": pretrained.name if pretrained else "none"},
+            provenance={**provenance, **facts_of(base)},
             workers=data["workers"],
             resume=data["resume"],
         )

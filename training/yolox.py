@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Iterable
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from build_engines.checkpoint import TileGeometry
 from build_engines.graphs import detector_graph
 from edge.geometry import letterbox
-from training.base_weights import read_base_weights
+from training.base_weights import BaseWeights, take_over
 from training.loop import TrainingError
 
 Image = NDArray[np.uint8]
@@ -70,55 +69,20 @@ def predict(
     return found
 
 
-def load_base_weights(network: nn.Module, path: Path, calibration: Tensor) -> None:
-    """Take over base weights of the same size of YOLOX, with or without fused batch-norms.
-
-    Fused weights have lost their batch-norms. They are put back without changing what the network
-    computes: the mean and deviation that each convolution's output has on the calibration tiles become
-    both the running statistics and the affine part, which then cancel out.
+def load_base_weights(network: nn.Module, base: BaseWeights, calibration: Tensor) -> None:
+    """Take over base weights of the same size of YOLOX, with or without folded batch-norms.
 
     Args:
-        network: as built, any number of classes; its class convolutions stay new.
-        path: state dict of another class count.
-        calibration: uint8 [B, S, S, 3] RGB tiles.
+        network: as built, any number of classes; its class convolutions stay new where the base weights name
+            another number.
+        base: what they are.
+        calibration: uint8 [B, S, S, 3] RGB tiles to put batch-norms back on.
 
     Raises:
-        TrainingError: the file holds no weights, or those of another size of network.
+        TrainingError: the weights are of another size of network.
     """
-    base = {name: tensor for name, tensor in read_base_weights(path).items() if ".cls_preds." not in name}
-    own = network.state_dict()
-    fused = {name for name in base if name.endswith(".conv.bias")}
-    if not base or any(
-        name not in own or own[name].shape != base[name].shape for name in base.keys() - fused
-    ):
+    new = take_over(network, base.tensors, lambda: network.head(network.backbone(network_input(calibration))))
+    if any(".cls_preds." not in name for name in new):
         raise TrainingError(
-            f"{path} is of another network than the one to train; give the weights of its own size."
+            f"{base.path} is of another network than the one to train; give the weights of its own size."
         )
-    network.load_state_dict(
-        {name: t for name, t in base.items() if not name.endswith(".conv.bias")}, strict=False
-    )
-    if not any(name.endswith(".conv.bias") for name in base):
-        return
-    hooks = [
-        module.conv.register_forward_hook(_restore_batch_norm(module.bn, base[f"{name}.conv.bias"]))
-        for name, module in network.named_modules()
-        if f"{name}.conv.bias" in base
-    ]
-    network.eval()
-    with torch.inference_mode():
-        network.head(network.backbone(network_input(calibration)))
-    for hook in hooks:
-        hook.remove()
-
-
-def _restore_batch_norm(norm: nn.BatchNorm2d, bias: Tensor):  # type: ignore[no-untyped-def]
-    """A hook on a convolution that runs before its batch-norm does, and gives that one its state."""
-
-    def hook(_conv: nn.Module, _inputs: object, output: Tensor) -> None:
-        mean, variance = output.mean((0, 2, 3)), output.var((0, 2, 3))
-        norm.running_mean.copy_(mean)
-        norm.running_var.copy_(variance)
-        norm.weight.data.copy_((variance + norm.eps).sqrt())
-        norm.bias.data.copy_(mean + bias)
-
-    return hook

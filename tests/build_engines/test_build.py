@@ -18,7 +18,7 @@ from build_engines.build import main
 from build_engines.bundle_build import build_bundle, golden_smears
 from build_engines.checkpoint import Checkpoint, CheckpointError, CropGeometry
 from build_engines.errors import BuildError
-from build_engines.model_card import add_evaluation, replace_manifest
+from build_engines.model_card import add_evaluation, model_card, replace_manifest
 from build_engines.networks import load_networks
 from build_engines.reference import gate_images
 from edge.bundle import Bundle
@@ -181,6 +181,21 @@ def test_numpy_numbers_in_the_provenance_stay_readable(
     checkpoint = replace(Checkpoint.load(checkpoints[1]), provenance={"recall": np.float64(0.5)})
     checkpoint.save(tmp_path / "again.pt")
     assert json.dumps(Checkpoint.load(tmp_path / "again.pt").provenance) == '{"recall": 0.5}'
+
+
+def test_the_card_tells_from_which_training_another_began(built: Bundle) -> None:
+    first = {"sources": {"pbc": 3}, "base_weights": "lite0.pth"}
+    provenance = {"classifier": {"variation": "widest", "begun_from": first}}
+    card = model_card(built.manifest.model_copy(update={"provenance": provenance}))
+    assert (
+        """
+- variation: widest
+- an earlier training, from which it began:
+  - sources: pbc 3
+  - base_weights: lite0.pth
+"""
+        in card
+    )
 
 
 def test_a_one_stage_ultralytics_network_becomes_a_bundle_that_names_cells(

@@ -1,4 +1,4 @@
-"""What the station's tests share: the embedded bundle on an engine, drawn smears, and that no thread stays."""
+"""What the station's tests share: the embedded bundle on an engine, drawn smears, no thread that stays."""
 
 import threading
 from collections.abc import Iterator

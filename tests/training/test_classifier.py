@@ -23,6 +23,7 @@ from edge.images import decode
 from tests.build_engines.small_bundle import NANO, save_detector
 from training.annotations import AnnotatedImage
 from training.augment import VARIATIONS
+from training.base_weights import read_base_weights
 from training.classifier import main
 from training.classifying import architecture_of, load_base_weights, macro_f1_of_frequent, train_classifier
 from training.crops import Cell, CropDataset, balanced_weights, cells_of, normalised
@@ -42,7 +43,7 @@ Smears = list[AnnotatedImage]
 def train(cells: Sequence[Cell], validation: Sequence[Cell], folder: Path, **changes: Any) -> Checkpoint:
     options: dict[str, Any] = {
         "model": MODEL,
-        "pretrained": None,
+        "base": None,
         "geometry": GEOMETRY,
         "variation": VARIATIONS["strong"],
         "schedule": Schedule(epochs=1, learning_rate=1e-3),
@@ -110,7 +111,7 @@ class TestTraining:
         torch.save(base.state_dict(), tmp_path / "base.pth")
         standing_still = Schedule(epochs=1, learning_rate=1e-12)
         weights = train(
-            cells, enough, tmp_path, pretrained=tmp_path / "base.pth", schedule=standing_still
+            cells, enough, tmp_path, base=read_base_weights(tmp_path / "base.pth"), schedule=standing_still
         ).weights
         assert weights["classifier.weight"].shape[0] == 2
         for name, tensor in base.named_parameters():
@@ -120,7 +121,12 @@ class TestTraining:
 def test_base_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     torch.save(timm.create_model("test_resnet", pretrained=False).state_dict(), tmp_path / "base.pth")
     with pytest.raises(TrainingError, match=r"base\.pth fits only \d+ of the network's \d+ tensors; give"):
-        load_base_weights(timm.create_model(MODEL, pretrained=False), tmp_path / "base.pth")
+        load_base_weights(
+            timm.create_model(MODEL, pretrained=False),
+            read_base_weights(tmp_path / "base.pth"),
+            (),
+            lambda: None,
+        )
 
 
 def test_a_vit_is_built_for_the_crop_and_takes_base_weights_of_another_input_size(tmp_path: Path) -> None:
@@ -128,7 +134,7 @@ def test_a_vit_is_built_for_the_crop_and_takes_base_weights_of_another_input_siz
     torch.save(base.state_dict(), tmp_path / "base.pth")
     network = build_network("timm", architecture_of("test_vit", 64), 3).eval()
     assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 3)
-    load_base_weights(network, tmp_path / "base.pth")
+    load_base_weights(network, read_base_weights(tmp_path / "base.pth"), (), lambda: None)
     assert network.pos_embed.shape == (1, 1 + 4 * 4, 64)
     assert torch.equal(network.pos_embed[:, 0], base.pos_embed[:, 0])  # the class token
     assert torch.equal(network.blocks[0].attn.qkv.weight, base.blocks[0].attn.qkv.weight)

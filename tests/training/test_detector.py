@@ -15,6 +15,7 @@ from edge.images import decode
 from training import yolox
 from training.annotations import AnnotatedImage
 from training.augment import VARIATIONS
+from training.base_weights import read_base_weights
 from training.detector import detection_figures, main, train_yolox
 from training.loop import Schedule
 
@@ -30,7 +31,7 @@ Smears = list[AnnotatedImage]
 def train(smears: Smears, folder: Path, **changes: Any) -> Path:
     options: dict[str, Any] = {
         "architecture": yolox.NANO,
-        "pretrained": None,
+        "base": None,
         "geometry": TileGeometry(TILE_SIZE, "top_left"),
         "variation": VARIATIONS["strong"],
         "schedule": Schedule(epochs=2, learning_rate=1e-3),
@@ -55,7 +56,7 @@ class TestTraining:
     ) -> None:
         base = tmp_path / "base.pth"
         torch.save(build_network("yolox", yolox.NANO, 80).state_dict(), base)
-        best = train(smears, tmp_path, pretrained=base if from_base_weights else None)
+        best = train(smears, tmp_path, base=read_base_weights(base) if from_base_weights else None)
         assert best == tmp_path / "best.pt"
         assert best.exists()
         assert [line["epoch"] for line in history(tmp_path)] == [1, 2]

@@ -15,6 +15,7 @@ from edge.geometry import letterbox
 from tests.build_engines.untrained import spread_yolox_outputs
 from tests.real_files import weights_path
 from training import yolox
+from training.base_weights import BaseWeights, read_base_weights
 from training.loop import TrainingError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -71,17 +72,17 @@ def computed(network: Any, of: Tensor) -> Tensor:
     return output[..., :5]
 
 
-def saved(network: nn.Module, folder: Path) -> Path:
+def base_of(network: nn.Module, folder: Path) -> BaseWeights:
     path = folder / "base.pth"
     torch.save(network.state_dict(), path)
-    return path
+    return read_base_weights(path)
 
 
 class TestBaseWeights:
     def test_fused_ones_compute_what_they_did(self, tmp_path: Path) -> None:
         base = fused(settled(80))
         network = build_network("yolox", yolox.NANO, 1)
-        yolox.load_base_weights(network, saved(base, tmp_path), tiles(2))
+        yolox.load_base_weights(network, base_of(base, tmp_path), tiles(2))
         for seed in (2, 3):  # tiles that the batch-norms were restored on, and others
             before, after = computed(base, tiles(seed)), computed(network, tiles(seed))
             assert before[..., :4].std() > 0.3
@@ -89,7 +90,7 @@ class TestBaseWeights:
 
     def test_fused_ones_leave_batch_norms_that_can_be_trained_on(self, tmp_path: Path) -> None:
         network = build_network("yolox", yolox.NANO, 1)
-        yolox.load_base_weights(network, saved(fused(settled(80)), tmp_path), tiles(2, 16))
+        yolox.load_base_weights(network, base_of(fused(settled(80)), tmp_path), tiles(2, 16))
         judging = computed(network, tiles(2, 16))
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -101,20 +102,21 @@ class TestBaseWeights:
     def test_unfused_ones_are_taken_over_as_they_are(self, tmp_path: Path) -> None:
         base = settled(80)
         network = build_network("yolox", yolox.NANO, 1)
-        yolox.load_base_weights(network, saved(base, tmp_path), tiles(2))
+        yolox.load_base_weights(network, base_of(base, tmp_path), tiles(2))
         assert torch.equal(computed(network, tiles(3)), computed(base, tiles(3)))
 
-    def test_class_convolutions_stay_new(self, tmp_path: Path) -> None:
-        network = build_network("yolox", yolox.NANO, 1)
-        before = [layer.weight.clone() for layer in network.head.cls_preds]
-        yolox.load_base_weights(network, saved(fused(settled(1)), tmp_path), tiles(2))
+    @pytest.mark.parametrize("count", [1, 80])
+    def test_class_convolutions_stay_new_where_the_count_is_another(self, count: int, tmp_path: Path) -> None:
+        network, base = build_network("yolox", yolox.NANO, 1), fused(settled(count))
+        expected = [one.weight.clone() for one in (network if count != 1 else base).head.cls_preds]
+        yolox.load_base_weights(network, base_of(base, tmp_path), tiles(2))
         after = [layer.weight for layer in network.head.cls_preds]
-        assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+        assert all(torch.equal(one, other) for one, other in zip(expected, after, strict=True))
 
     def test_of_another_network_are_refused(self, tmp_path: Path) -> None:
         plain = build_network("yolox", {**yolox.NANO, "depthwise": False}, 1)
         with pytest.raises(TrainingError, match=r"base\.pth is of another network .* its own size"):
-            yolox.load_base_weights(build_network("yolox", yolox.NANO, 1), saved(plain, tmp_path), tiles(2))
+            yolox.load_base_weights(build_network("yolox", yolox.NANO, 1), base_of(plain, tmp_path), tiles(2))
 
     @pytest.mark.parametrize(
         ("content", "message"),
@@ -137,7 +139,7 @@ class TestBaseWeights:
         else:
             torch.save(content, path)
         with pytest.raises(TrainingError, match=message):
-            yolox.load_base_weights(build_network("yolox", yolox.NANO, 1), path, tiles(2))
+            yolox.load_base_weights(build_network("yolox", yolox.NANO, 1), read_base_weights(path), tiles(2))
 
     def test_coco_weights_as_they_come_compute_what_they_did(self) -> None:
         from yolox.models import YoloPafpn, YoloxHead, YoloxModule
@@ -150,7 +152,7 @@ class TestBaseWeights:
         ).eval()
         fused(base).load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         network = build_network("yolox", yolox.NANO, 1)
-        yolox.load_base_weights(network, path, tiles(2, 8))
+        yolox.load_base_weights(network, read_base_weights(path), tiles(2, 8))
         assert computed(network, tiles(3)) == pytest.approx(computed(base, tiles(3)), rel=1e-2, abs=1e-2)
 
 
