@@ -16,7 +16,7 @@ from pathlib import Path
 from edge.cells import Finding
 from edge.errors import JournalError
 from edge.journal_file import JOURNAL_NAME, as_journal_errors, open_file
-from edge.records import LARGEST_BATCH, Answer, Entry, FileStamp, State, Write
+from edge.records import LARGEST_BATCH, REASONS_THAT_MAY_PASS, Answer, Entry, FileStamp, State, Write
 
 
 class Journal:
@@ -53,13 +53,16 @@ class Journal:
     def knows(self, path: Path, stamp: FileStamp) -> bool:
         """Whether this version of a file has its final answer and need not be opened again.
 
-        Not so for a file that had vanished and is back, and for one that could not be opened: moving it
-        back and granting the right to read it leave size, time of change and inode as they were.
+        Not so for a file that had vanished and is back, and for one that could not be read for a reason that
+        may pass: moving it back, granting the right to read it or closing it leave size, time of change
+        and inode as they were.
         """
         entry = self.latest(path)
         if entry is None or entry.stamp != stamp:
             return False
-        return entry.state not in (State.PENDING, State.VANISHED) and entry.reason != "permission"
+        return (
+            entry.state not in (State.PENDING, State.VANISHED) and entry.reason not in REASONS_THAT_MAY_PASS
+        )
 
     def pending_paths(self) -> list[Path]:
         """Files that were begun and have no final answer."""

@@ -14,7 +14,7 @@ from typing import Literal
 
 from edge.images import ImageLimits
 from edge.journal import Journal
-from edge.records import Entry, FileStamp, State
+from edge.records import PASSING_FAULTS, PERMISSION, REASONS_THAT_MAY_PASS, Entry, FileStamp, State
 from edge.tasks import Arrival, ImageResult, Task, Verdict
 
 log = logging.getLogger(__name__)
@@ -26,9 +26,6 @@ GONE = "gone"
 """The reason of a pending image whose file was there a moment ago."""
 
 _REMEMBERED = frozenset({State.DONE, State.EMPTY, State.DUPLICATE, State.REJECTED})
-_PASSING = frozenset(
-    {errno.EBUSY, errno.ESTALE, errno.EIO, errno.ENOSPC, errno.EAGAIN, errno.ETIMEDOUT, errno.ENOMEM}
-)
 _NOT_REGULAR = frozenset({errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EISDIR})
 
 
@@ -38,8 +35,8 @@ class Opener:
     Args:
         journal: in which they are claimed.
         limits: larger files are not read.
-        duplicates: "skip" answers bytes that have a result under another path with that path, "again" has
-            them read again.
+        duplicates: "skip" answers bytes that have a result already with the path of that, "again" has them
+            read again. The path may be their own, if another version stood there in between.
     """
 
     def __init__(self, journal: Journal, limits: ImageLimits, duplicates: Literal["skip", "again"]) -> None:
@@ -104,7 +101,7 @@ class Opener:
         if sha256 is None:
             log.warning("%r has %d bytes, more than max_bytes.", str(path), task.stamp.size_bytes)
             task.verdict = Verdict(State.REJECTED, "too large")
-        elif first is not None and first != path:
+        elif first is not None:
             task.verdict = Verdict(State.DUPLICATE, str(first))
         elif task.claim.tries > MAX_TRIES:
             reason = task.claim.reason or "the station ended while it read the image"
@@ -117,23 +114,23 @@ class Opener:
         reason = _name_of(error)
         if is_gone and task.arrival.was_there:
             task.result = task.pending(GONE)
-        elif known is not None and known.state in _REMEMBERED:
-            # Perhaps the same bytes as before: a claim now would have them read, and written, twice.
-            log.warning("%r has its answer and cannot be read again (%s).", str(path), error.strerror)
-            task.result = task.pending(reason) if error.errno in _PASSING else self._known(task)
+        elif known is not None and known.state in _REMEMBERED and (task.stamp is None or known.stamp is None):
+            # Whether it is another version than the one that has its answer, nobody can tell.
+            is_passing = error.errno in PASSING_FAULTS
+            task.result = task.pending(reason) if is_passing else self._known(task)
         elif is_gone and known is not None and known.state is State.VANISHED:
             task.result = self._known(task)
         elif is_gone:
             log.info("%r has vanished before its turn.", str(path))
             self._claim_unread(task, Verdict(State.VANISHED))
-        elif isinstance(error, PermissionError) and known is not None and known.reason == "permission":
-            task.result = self._known(task)
+        elif known is not None and known.state is State.FAILED and known.reason in REASONS_THAT_MAY_PASS:
+            task.result = self._known(task)  # it did not pass
         elif isinstance(error, PermissionError):
             log.warning("%r may not be read (%s).", str(path), _owner_and_mode(path))
-            self._claim_unread(task, Verdict(State.FAILED, "permission"))
+            self._claim_unread(task, Verdict(State.FAILED, PERMISSION))
         else:
             claim = self._claim_unread(task, Verdict(State.FAILED, reason), reason)
-            if error.errno in _PASSING and claim.tries < MAX_TRIES:
+            if error.errno in PASSING_FAULTS and claim.tries < MAX_TRIES:
                 said = (str(path), error.strerror, claim.tries, MAX_TRIES)
                 log.warning("%r cannot be read (%s), try %d of %d.", *said)
                 task.claim, task.verdict, task.result = None, None, task.pending(reason)

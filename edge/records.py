@@ -1,5 +1,6 @@
 """The values of the journal: what was asked of the station, and what it answered."""
 
+import errno
 import os
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,6 +9,21 @@ from edge.cells import Finding, Unlikeness
 
 LARGEST_BATCH = 8
 """How many images at most are committed together: so many may be in the journal and not yet in a CSV file."""
+
+PASSING_FAULTS = frozenset(
+    {
+        *(errno.EBUSY, errno.ESTALE, errno.EIO, errno.EREMOTEIO, errno.ENOSPC, errno.EAGAIN, errno.ENOMEM),
+        *(errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNABORTED),
+        *(errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH),
+    }
+)
+"""Of opening or reading a file, on a disk or a share, for a while."""
+
+PERMISSION = "permission"
+"""Why a file failed that may not be read."""
+
+REASONS_THAT_MAY_PASS = frozenset({PERMISSION, *(errno.errorcode[number] for number in PASSING_FAULTS)})
+"""Of a failed image: the file may be readable later, though it is the same to look at."""
 
 _LOW_63_BITS = 2**63 - 1
 

@@ -25,7 +25,7 @@ FULL_PERIOD_S = 1.0
 """So often it is tried whether a full disk has space again,"""
 FULL_WARNING_PERIOD_S = 60.0
 """and so often the journal of systemd hears of one."""
-_FIRST_BACK_OFF_S = 1.0
+_FIRST_BACK_OFF_S, _LONGEST_BACK_OFF_S = 1.0, 60.0
 
 
 class Station:
@@ -175,7 +175,7 @@ class Station:
             self._inbox.put_back(result.path)
         elif result.reason != "not a regular file":
             delay_s = self._back_off_s.get(result.path, _FIRST_BACK_OFF_S)
-            self._back_off_s[result.path] = 4 * delay_s
+            self._back_off_s[result.path] = min(4 * delay_s, _LONGEST_BACK_OFF_S)
             self._inbox.put_back(result.path, delay_s)
 
     def _pause(self, error: OutputFullError) -> None:

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edge.errors import StationError
 from edge.locks import fsync_folder, output_error
-from edge.records import State
+from edge.records import REASONS_THAT_MAY_PASS, State
 
 MANIFEST = "archive.json"
 RESULTS, IMAGES = "results.parquet", "images.parquet"
@@ -134,13 +134,13 @@ class ArchiveStore:
     def settled(self) -> set[bytes]:
         """`version_key` of every file that has its answer and need not be opened again.
 
-        Not so, as in `Journal.knows`, for one that had vanished and one that might not be opened.
+        Not so, as in `Journal.knows`, for one that had vanished and one that could not be read for a while.
         """
         keys = set()
         columns = ["path", "status", "reason", "size_bytes", "mtime_ns"]
         for part in self.parts():
             for row in self.images(part, columns).to_pylist():
-                if row["status"] != State.VANISHED.value and row["reason"] != "permission":
+                if row["status"] != State.VANISHED.value and row["reason"] not in REASONS_THAT_MAY_PASS:
                     keys.add(version_key(row["path"], row["size_bytes"], row["mtime_ns"]))
         return keys
 

@@ -223,6 +223,27 @@ def test_new_bytes_of_the_same_size_and_time_are_a_new_result(bench: Bench) -> N
     assert bench.journal.knows(first, second)
 
 
+@pytest.mark.parametrize("between", [b"\x89PNG\r\n\x1a\n\0\0", None])
+def test_promise_01_bytes_that_come_back_after_another_version_give_no_second_rows(
+    bench: Bench, between: bytes | None
+) -> None:
+    """As where somebody copies a file over itself, and the copy stalls halfway."""
+    path = bench.put("a.png")
+    whole = path.read_bytes()
+    bench.process("a.png")
+    if between is None:
+        bench.put("a.png", 100)
+    else:
+        path.write_bytes(between)
+    assert bench.process("a.png").is_new
+    cells = bench.rows("results.csv")
+    path.write_bytes(whole)
+    result = bench.process("a.png")
+    assert (result.status, result.reason) == (State.DUPLICATE, str(path))
+    assert bench.rows("results.csv") == cells
+    assert not bench.process("a.png").is_new
+
+
 def test_promise_17_new_bytes_under_the_same_name_are_a_new_result(bench: Bench) -> None:
     for colour in (200, 100):
         bench.put("a.png", colour)
@@ -267,7 +288,10 @@ def test_a_file_of_mode_0_fails(bench: Bench) -> None:
     assert bench.process("a.png").reason == "permission"
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.EBUSY, errno.ESTALE, errno.ENOSPC])
+@pytest.mark.parametrize(
+    "number",
+    [errno.EIO, errno.EBUSY, errno.ESTALE, errno.ENOSPC, errno.EHOSTDOWN, errno.ENOTCONN, errno.EMFILE],
+)
 def test_promise_20_a_fault_that_can_pass_is_tried_three_times_across_restarts(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
@@ -278,6 +302,63 @@ def test_promise_20_a_fault_that_can_pass_is_tried_three_times_across_restarts(
     assert bench.process("a.png").status is State.PENDING
     assert bench.process("a.png").status is State.FAILED
     assert bench.answers() == [("a.png", "failed", errno.errorcode[number])]
+
+
+def test_promise_20_a_fault_that_passes_later_is_told_once_and_the_image_is_read_then(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.put("a.png")
+    with monkeypatch.context() as patch:
+        refuse(patch, errno.EBUSY)
+        for _ in range(3):
+            bench.process("a.png")
+        caplog.clear()
+        refuse(patch, errno.EIO)
+        assert [bench.process("a.png").is_new for _ in range(3)] == [False] * 3
+    assert caplog.text == ""
+    assert bench.process("a.png").status is State.DONE
+    assert bench.answers() == [("a.png", "failed", "EBUSY"), ("a.png", "done", "")]
+
+
+@pytest.mark.parametrize(
+    ("number", "reason", "tries"), [(errno.EACCES, "permission", 1), (errno.EHOSTDOWN, "EHOSTDOWN", 3)]
+)
+def test_promise_19_a_new_version_that_cannot_be_read_fails_once_and_old_bytes_are_not_read_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, number: int, reason: str, tries: int
+) -> None:
+    bench.put("a.png")
+    bench.process("a.png")
+    os.utime(bench.path("a.png"), (5, 5))
+    with monkeypatch.context() as patch:
+        refuse(patch, number)
+        assert sum(bench.process("a.png").is_new for _ in range(tries + 3)) == 1
+    assert bench.process("a.png").status is State.DUPLICATE
+    bench.put("a.png", 100)
+    assert bench.process("a.png").status is State.DONE
+    assert bench.answers() == [
+        ("a.png", "done", ""),
+        ("a.png", "failed", reason),
+        ("a.png", "duplicate", str(bench.path("a.png"))),
+        ("a.png", "done", ""),
+    ]
+    assert len(bench.rows("results.csv")) == 2
+
+
+def test_an_answered_file_of_which_nothing_is_known_keeps_its_answer(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.put("a.png")
+    bench.process("a.png")
+
+    def no_stamp(_: object) -> None:
+        raise OSError(number, "x")
+
+    monkeypatch.setattr(opening.FileStamp, "of", no_stamp)
+    number = errno.EACCES
+    assert bench.process("a.png").status is State.DONE
+    number = errno.EIO
+    assert bench.process("a.png").status is State.PENDING
+    assert bench.answers() == [("a.png", "done", "")]
 
 
 def test_a_fault_that_passed_leaves_no_trace_in_the_result(

@@ -76,6 +76,8 @@ def test_an_open_journal_keeps_the_lock_that_sqlite_has_on_it(tmp_path: Path) ->
         (State.DUPLICATE, "/in/b.png", True),
         (State.VANISHED, "", False),  # it may be moved back
         (State.FAILED, "permission", False),  # the right to read may be granted
+        (State.FAILED, "EBUSY", False),  # it may be closed
+        (State.FAILED, "ENAMETOOLONG", True),
     ],
 )
 def test_what_need_not_be_opened_again(journal: Journal, state: State, reason: str, known: bool) -> None:

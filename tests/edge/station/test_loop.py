@@ -18,6 +18,7 @@ from edge.exit_codes import ExitCode
 from edge.inbox import Inbox
 from edge.notify import Notifier
 from edge.outputs import open_desk
+from edge.records import State
 from edge.settings import Settings
 from edge.station import Station
 from edge.tasks import Arrival, ImageResult
@@ -167,3 +168,29 @@ def test_promise_16_an_inbox_that_goes_away_before_a_file_is_opened_makes_nothin
     assert len(calls) == 2
     with (settings.out / "images.csv").open(newline="") as file:
         assert [(row["NAME"], row["status"]) for row in csv.DictReader(file)] == [("a.png", "done")]
+
+
+def test_promise_16_a_fault_that_lasts_is_looked_at_every_minute(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(settings.inbox, "a.png", 1)
+    delays_s: list[float] = []
+    put_back = Inbox.put_back
+
+    def put_back_at_once(inbox: Inbox, path: Path, delay_s: float = 0.0) -> None:
+        delays_s.append(delay_s)
+        if len(delays_s) == 6:
+            station.stop()
+        put_back(inbox, path)
+
+    def process_all(_: Desk, arrivals: Iterable[Arrival], *__: object) -> Iterator[ImageResult]:
+        for arrival in arrivals:
+            yield ImageResult(arrival.path, "", State.PENDING, "EIO")
+
+    monkeypatch.setattr(Desk, "process_all", process_all)
+    monkeypatch.setattr(Inbox, "put_back", put_back_at_once)
+    with open_desk(OneCell(), settings.out) as (desk, journal):
+        inbox = Inbox(settings.inbox, journal.knows, quiet_period_s=0.01)
+        station = Station(inbox, desk, Notifier())
+        station.run()
+    assert delays_s == [1, 4, 16, 60, 60, 60]
