@@ -136,15 +136,19 @@ class CsvFile:
     def apply(self, write: Write) -> None:
         """Write committed bytes at their place, in the order of plans. After an error `mend` completes them.
 
+        Somebody may have changed the file since they were planned; then it is mended, which writes them, too.
+
         Raises:
             OutputFullError, OutputUnwritableError: as `mend`; what was written of these bytes is taken back.
         """
+        self.look()
         file, end = self._written or ("", 0)
         if write.file != self._name or (write.file == file and write.end <= end):
             return  # `mend` has written it with the one before, here or in the next part
         with self._ours_or_mended():
-            self._put(write)
-            if self._end - self._synced > _UNSYNCED_BYTES:
+            if not self._put(write):
+                self.mend()
+            elif self._end - self._synced > _UNSYNCED_BYTES:
                 self._sync()
 
     def sync(self) -> None:
@@ -167,15 +171,19 @@ class CsvFile:
                 raise self._as_ours(error) from error
             self.mend()  # a program has locked the file since it was looked at
 
-    def _put(self, write: Write) -> None:
-        self._left_as = None
+    def _put(self, write: Write) -> bool:
+        """False, and nothing is written: the file is not as the last write left it."""
+        as_left, self._left_as = self._left_as, None
         handle = os.open(self._folder / write.file, _FLAGS, 0o644)
         try:
+            if write.offset and _identity(os.fstat(handle)) != as_left:
+                return False
             self._write(handle, write.data, write.offset)
             self._left_as = _identity(os.fstat(handle))
         finally:
             os.close(handle)
         self._written = write.file, write.end
+        return True
 
     def _sync(self) -> None:
         handle = os.open(self._folder / self._name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)

@@ -46,13 +46,21 @@ class Bench:
         self.close()
         self.open()
 
-    def answer(self, name: str, sha256: bytes | None = b"", finished_at: str = "t") -> None:
+    def answer(
+        self,
+        name: str,
+        sha256: bytes | None = b"",
+        finished_at: str = "t",
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Record an image; `meanwhile` is called after its commit, before it is written."""
         sha256 = name.encode().ljust(32) if sha256 == b"" else sha256
         answer = replace(ANSWER, finished_at=finished_at)
         claim = self.journal.claim(Path("/in") / name, FileStamp(1, 2, 3), sha256)
         self.results.look()
         writes = self.results.plan(name.encode(), b"", sha256, answer)
         self.journal.finish(claim, answer, writes)
+        meanwhile()
         self.results.apply(writes)
 
     @property
@@ -329,6 +337,48 @@ def test_promise_30_a_row_that_was_written_does_not_move_from_a_file_that_cannot
     )
     bench.csv.touch()
     bench.answer("b")
+    assert bench.names("images.2.csv") == ["NAME", "b"]
+
+
+def test_promise_30_a_file_that_is_saved_between_commit_and_write_is_left_alone(bench: Bench) -> None:
+    for name in "abc":
+        bench.answer(name)
+    header, a, _, c = bench.csv.read_bytes().splitlines(keepends=True)
+    saved = header + a + c
+
+    def save() -> None:
+        bench.csv.with_name("saving").write_bytes(saved)
+        bench.csv.with_name("saving").replace(bench.csv)
+
+    bench.answer("d", meanwhile=save)
+    bench.answer("e")
+    assert bench.csv.read_bytes() == saved
+    assert bench.names("images.2.csv") == ["NAME", "d", "e"]
+
+
+def test_a_file_that_is_moved_away_between_commit_and_write_is_written_again(bench: Bench) -> None:
+    bench.answer("a")
+    bench.answer("b", meanwhile=lambda: bench.csv.rename(bench.csv.with_name("taken.csv")))
+    bench.answer("c")
+    assert bench.names() == ["NAME", "a", "b", "c"]
+
+
+def test_promise_30_a_file_that_is_saved_between_the_last_look_and_the_write_is_left_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.answer("a")
+    saved = bench.csv.read_bytes() + b"mine\n"
+    looks = iter([None] * 5)
+    look = projection.CsvFile.look
+
+    def look_and_save(file: projection.CsvFile) -> None:
+        look(file)
+        if next(looks, "last") is None and file._name == "images.csv":
+            bench.csv.write_bytes(saved)
+
+    monkeypatch.setattr(projection.CsvFile, "look", look_and_save)
+    bench.answer("b")
+    assert bench.csv.read_bytes() == saved
     assert bench.names("images.2.csv") == ["NAME", "b"]
 
 
