@@ -1,5 +1,6 @@
 """The 23 classes of the CytologIA challenge, and what the station says of one leukocyte."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -85,6 +86,15 @@ def cell_class(code: str) -> CellClass:
         ) from None
 
 
+def leukocytes_in_words(cells: Mapping[str, int]) -> str:
+    """How many leukocytes there are among findings, counted by class code, and how many of what is none."""
+    others = {
+        cell.code: cells[cell.code] for cell in CELL_CLASSES if not cell.leukocyte and cells.get(cell.code)
+    }
+    told = [f"{sum(cells.values()) - sum(others.values())} leukocytes"]
+    return ", ".join(told + [f"{count} {code}" for code, count in others.items()])
+
+
 @dataclass(frozen=True, slots=True)
 class Unlikeness:
     """How unlike an image is to all that its bundle was trained on; see `edge.likeness`.
@@ -120,3 +130,9 @@ class Finding:
     detection_score: float
     class_score: float
     probabilities: dict[str, float]
+
+    @property
+    def runner_up(self) -> tuple[str, float] | None:
+        """The second choice, its class code and probability; None where only one class is known."""
+        others = ((code, p) for code, p in self.probabilities.items() if code != self.label)
+        return max(others, key=lambda other: other[1], default=None)

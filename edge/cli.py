@@ -120,7 +120,7 @@ def run(images: tuple[Path, ...], out: Path, bundle: Path | None, backend: str |
         except BackendError as error:
             click.echo(f"Error: {error}", err=True)
             sys.exit(ExitCode.ENGINE_FAULT)
-    print_summary(results, out)
+    print_summary(results, out, overlays=overlay)
 
 
 @click.command()

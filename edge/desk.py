@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 _BATCHES_IN_HAND = 2
 _BATCH_BYTES = 32 << 20
 """A batch is closed when its files are so large together."""
+_DECODED_AHEAD = 2
+"""How many images may lie decoded where one is read after the other."""
 
 
 class Lanes(Protocol):
@@ -106,6 +108,8 @@ class Desk:
         self._detection_threshold = detection_threshold
         self._keep_pixels = keep_pixels
         self._interrupted: list[Entry] = []
+        self._untold: list[ImageResult] = []
+        """Answers that the journal has, and that a full disk kept from the CSV files and from being given."""
         self._threads: ThreadPoolExecutor | None = None
 
     def recover(self) -> None:
@@ -136,13 +140,15 @@ class Desk:
 
     def process(self, path: Path, sample: str = "", *, was_there: bool = False) -> ImageResult:
         """`process_all` for one file."""
-        (result,) = self.process_all([Arrival(path, sample, was_there)])
+        *_, result = self.process_all([Arrival(path, sample, was_there)])
         return result
 
     def process_all(
         self, arrivals: Iterable[Arrival], alive: Callable[[], None] = lambda: None
     ) -> Iterator[ImageResult]:
         """Give files their answers: durable in the journal and written to the CSV files when they are given.
+
+        First come those that met a full disk after they were committed.
 
         Args:
             arrivals: files as they come; the next are asked for while earlier ones are read.
@@ -152,13 +158,15 @@ class Desk:
             BackendError: the engine failed; images in hand are pending (`failed` at the third try) and the
                 process should end.
             OutputFullError: no space for the answers that were not given; call `recover` until it succeeds,
-                then try those files again.
+                then call this again, with the same files.
             OutputUnwritableError, JournalError: no answer can be recorded at all.
         """
         waiting = iter(arrivals)
         in_hand: deque[list[Task]] = deque()
         apart: Arrival | None = None
         """A file that is opened again when nothing is in hand; nothing behind it is opened before."""
+        while self._untold:
+            yield self._untold.pop(0)
         try:
             while True:
                 while not apart and len(in_hand) < _BATCHES_IN_HAND and (batch := self._open(waiting)):
@@ -168,13 +176,13 @@ class Desk:
                         in_hand.append(batch)
                     if len(in_hand) == len(batch) == 1:
                         break  # it is alone, and does not wait for more
-                    self._read_ahead(batch)
+                    self._read_ahead(in_hand)
                 if not in_hand:
                     if apart is None:
                         return
                     in_hand.append(self._open(iter([apart]), alone=True))
                     apart = None
-                yield from self._conclude(in_hand[0], alive)
+                yield from self._conclude(in_hand, alive)
                 in_hand.popleft()
         except OutputFullError:
             tasks = chain.from_iterable(in_hand)
@@ -206,21 +214,27 @@ class Desk:
             raise
         return tasks
 
-    def _read_ahead(self, batch: list[Task]) -> None:
-        """Begin to read a batch in the lanes; to decode it, where the pipeline has but one."""
+    def _read_ahead(self, in_hand: Iterable[list[Task]]) -> None:
+        """Begin to read all in the lanes; to decode the next ones, where the pipeline has but one."""
         crowd = self._pipeline.crowd
         if self._threads is None:
             self._threads = ThreadPoolExecutor(crowd.lanes if crowd else 1, "lane")
-        for task in batch:
-            if task.is_to_be_read and crowd is not None:
+        waiting = (task for task in chain.from_iterable(in_hand) if task.is_to_be_read)
+        for task in waiting if crowd else islice(waiting, _DECODED_AHEAD):
+            if task.reading or task.decoding:
+                continue
+            if crowd is not None:
                 task.reading = self._threads.submit(self._read, task, crowd)
-            elif task.is_to_be_read:
+            else:
                 task.decoding = self._threads.submit(self._decode, task)
 
-    def _conclude(self, batch: list[Task], alive: Callable[[], None]) -> Iterator[ImageResult]:
-        """Wait for the findings of a batch, record all its answers at once, and give them."""
+    def _conclude(self, in_hand: deque[list[Task]], alive: Callable[[], None]) -> Iterator[ImageResult]:
+        """Wait for the findings of the first batch, record all its answers at once, and give them."""
+        batch = in_hand[0]
         for task in batch:
             if task.is_to_be_read:
+                if task.decoding is not None:
+                    self._read_ahead(in_hand)
                 try:
                     task.verdict = task.reading.result() if task.reading else self._read(task, self._pipeline)
                 except BackendError as error:
@@ -297,14 +311,14 @@ class Desk:
         for task in tasks:
             task.is_recorded = True
             task.watch.lap("commit")
-        self._results.apply(writes)
+        try:
+            self._results.apply(writes)
+        except OutputFullError:
+            self._untold += map(_result_of, tasks)
+            raise
         for task in tasks:
-            assert task.verdict is not None
             task.watch.lap("csv")
-            task.result = ImageResult(
-                *(task.path, task.arrival.sample, task.verdict.state, task.verdict.reason, True),
-                *(task.verdict.findings, dict(task.watch.stage_ms), task.rgb, task.verdict.unlikeness),
-            )
+            task.result = _result_of(task)
 
     def _plan(self, task: Task) -> list[Write]:
         """Store an answer and what is to be written for it."""
@@ -319,3 +333,12 @@ class Desk:
         writes = self._results.plan(name, sample, task.sha256, answer)
         self._journal.finish(claim, answer, writes)
         return writes
+
+
+def _result_of(task: Task) -> ImageResult:
+    verdict = task.verdict
+    assert verdict is not None
+    return ImageResult(
+        *(task.path, task.arrival.sample, verdict.state, verdict.reason, True),
+        *(verdict.findings, dict(task.watch.stage_ms), task.rgb, verdict.unlikeness),
+    )

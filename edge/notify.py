@@ -20,12 +20,13 @@ class StatusLine:
 
     Args:
         describe: one phrase on the engine.
-        counts: images by state so far.
+        counts: images by state so far; those that are pending are told by the queue.
     """
 
     def __init__(self, describe: str = "", counts: Mapping[State, int] | None = None) -> None:
         self._describe = describe
         self._counts = Counter(counts or {})
+        del self._counts[State.PENDING]
         self._last = "none"
         self._short = reprlib.Repr()
         # A name of 255 bytes has up to 1530 characters when its bytes are written out.

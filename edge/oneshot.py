@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from edge.desk import Desk, Reader
+from edge.cells import leukocytes_in_words
+from edge.desk import Reader
 from edge.errors import StationError
 from edge.opening import MAX_TRIES
 from edge.outputs import open_desk
@@ -45,37 +46,37 @@ def run_once(
         StationError: there is no file, or a folder may not be read.
         BackendError: the engine failed; another run goes on behind the last answer.
     """
-    targets = list(find_files(images, out))
-    if not targets:
+    waiting = list(find_files(images, out))
+    if not waiting:
         raise StationError(f"{', '.join(map(str, images))} holds no file; name files or a folder with files.")
     console = Console(stderr=True)
-    results = []
+    results: dict[Path, ImageResult] = {}
     with (
         open_desk(pipeline, out, keep_pixels=overlays) as (desk, _),
         Progress(console=console, disable=not console.is_terminal, transient=True) as bar,
     ):
-        reading = bar.add_task("reading", total=len(targets))
-        for result in desk.process_all(targets):
-            if result.status is State.PENDING:
-                result = _try_again(desk, result)
-            if overlays:
-                save_overlay(out / "annotated", result)
-            results.append(replace(result, rgb=None))
-            bar.advance(reading)
-    return results
-
-
-def _try_again(desk: Desk, result: ImageResult) -> ImageResult:
-    """A fault that can pass is tried again at once: there is no later in a run that ends."""
-    for _ in range(MAX_TRIES - 1):
-        if result.status is State.PENDING:
-            result = desk.process(result.path, result.sample)
-    return result
+        reading = bar.add_task("reading", total=len(waiting))
+        for _ in range(MAX_TRIES):  # there is no later in a run that ends
+            for result in desk.process_all(waiting):
+                if overlays:
+                    save_overlay(out / "annotated", result)
+                results[result.path] = replace(result, rgb=None)
+                bar.update(reading, completed=len(results))
+            waiting = [Arrival(r.path, r.sample) for r in results.values() if r.status is State.PENDING]
+    return list(results.values())
 
 
 def find_files(images: Sequence[Path], out: Path) -> Iterator[Arrival]:
-    """Files in the order of their names, each once; not what a run wrote to `out`."""
+    """Files in the order of their names, each once; not what a run wrote to `out`.
+
+    The sample is the folder of a file relative to the folder given; of several, their names come before it.
+
+    Raises:
+        StationError: two files would have the same name and sample; a folder may not be read.
+    """
     seen: set[Path] = set()
+    named: dict[tuple[str, str], Path] = {}
+    several = len(images) > 1
     for given in images:
         for path in sorted(_files(given, out.resolve())) if given.is_dir() else [given]:
             place = path.parent.resolve() / path.name  # a link is not the file that it leads to
@@ -85,8 +86,16 @@ def find_files(images: Sequence[Path], out: Path) -> Iterator[Arrival]:
             if path.is_symlink() or not path.is_file():
                 log.error("%r is no regular file and was not opened.", str(path))
                 continue
-            sample = path.parent.relative_to(given).as_posix() if given.is_dir() else ""
-            yield Arrival(path, "" if sample == "." else sample)
+            sample = path.parent.relative_to(given) if given.is_dir() else Path()
+            if several and given.is_dir():
+                sample = given.resolve().name / sample
+            name = "" if sample == Path() else sample.as_posix()
+            if several and (first := named.setdefault((name, path.name), path)) is not path:
+                raise StationError(
+                    f"{first} and {path} would have the same NAME and sample; give a folder that holds both, "
+                    "or read them into two output folders."
+                )
+            yield Arrival(path, name)
 
 
 def _files(folder: Path, out: Path) -> Iterator[Path]:
@@ -106,12 +115,12 @@ def _refuse_folder(error: OSError) -> None:
     ) from error
 
 
-def print_summary(results: Sequence[ImageResult], out: Path) -> None:
-    """Counts by status and by class, and where the rows are."""
+def print_summary(results: Sequence[ImageResult], out: Path, *, overlays: bool = False) -> None:
+    """Counts by status and by class, and where the rows are; of overlays, which images got none."""
     by_status = Counter(result.status.value for result in results)
     cells = Counter(finding.label for result in results for finding in result.findings)
     known = sum(not result.is_new and result.status is not State.PENDING for result in results)
-    table = Table(title=f"{len(results)} files, {cells.total()} leukocytes")
+    table = Table(title=f"{len(results)} files, {leukocytes_in_words(cells)}{' found now' if known else ''}")
     table.add_column("status")
     table.add_column("files", justify="right")
     for status, count in by_status.most_common():
@@ -120,6 +129,8 @@ def print_summary(results: Sequence[ImageResult], out: Path) -> None:
         table.add_row("of these answered before", str(known))
     console = Console()
     console.print(table)
+    if known and overlays:
+        console.print(f"{known} were answered before: no annotated copies were made of them now.")
     if unlike := sum(r.unlikeness is not None and r.unlikeness.is_marked for r in results):
         console.print(f"{unlike} unlike the training images: unlike_because in images.csv says in what.")
     if cells:

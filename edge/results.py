@@ -64,8 +64,7 @@ def result_rows(name: bytes, sample: bytes, sha256: bytes | None, answer: Answer
     about = (*_place(sample, sha256), *_origin(answer))
     rows = []
     for finding in answer.findings:
-        others = [(code, p) for code, p in finding.probabilities.items() if code != finding.label]
-        runner_up, runner_up_score = max(others, key=lambda other: other[1], default=("", None))
+        runner_up, runner_up_score = finding.runner_up or ("", None)
         rows.append(
             (
                 *(escape(name), *(round(side) for side in finding.box_xyxy), escape(finding.label.encode())),

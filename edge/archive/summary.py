@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edge.archive.store import ArchiveStore
+from edge.cells import leukocytes_in_words
 
 
 def print_summary(out: Path, pending: int) -> None:
@@ -20,7 +21,7 @@ def print_summary(out: Path, pending: int) -> None:
         engines.update(images["engine"].to_pylist())
         cells.update(store.results(part, ["class"])["class"].to_pylist())
     console = Console()
-    console.print(f"{status.total()} images, {cells.total()} leukocytes", highlight=False)
+    console.print(f"{status.total()} images, {leukocytes_in_words(cells)}", highlight=False)
     table = Table()
     table.add_column("status")
     table.add_column("images", justify="right")

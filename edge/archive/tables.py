@@ -100,8 +100,7 @@ def results_table(answered: Iterable[Answered], classes: Sequence[str]) -> pa.Ta
     for entry, row, findings in answered:
         origin = _origin(entry, row)
         for finding in findings:
-            others = [(code, p) for code, p in finding.probabilities.items() if code != finding.label]
-            runner_up, runner_up_score = max(others, key=lambda other: other[1], default=(None, None))
+            runner_up, runner_up_score = finding.runner_up or (None, None)
             rows.append(
                 {
                     **dict(zip(("x1", "y1", "x2", "y2"), finding.box_xyxy, strict=True)),

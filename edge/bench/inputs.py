@@ -120,7 +120,8 @@ def find_images(folder: Path, count: int) -> list[Path]:
     paths = sorted(path for path in found if path.is_file())
     if not paths:
         raise BenchError(f"{folder} holds no image; give a folder of smear images, or none for drawn ones.")
-    return paths[:: max(len(paths) // count, 1)][:count]
+    count = min(count, len(paths))
+    return [paths[number * len(paths) // count] for number in range(count)]
 
 
 def draw_images(folder: Path, drawing: Drawing, count: int) -> list[Path]:

@@ -109,13 +109,8 @@ def _entry_lines(reader: JournalReader, entry: ImageEntry) -> list[str]:
     return lines
 
 
-def _runner_up(finding: Finding) -> tuple[str, float] | None:
-    others = [(code, p) for code, p in finding.probabilities.items() if code != finding.label]
-    return max(others, key=lambda other: other[1], default=None)
-
-
 def _finding_line(finding: Finding) -> str:
-    second = _runner_up(finding)
+    second = finding.runner_up
     then = "" if second is None else f", then {second[0]} {second[1]:.4f}"
     box = ", ".join(str(round(side)) for side in finding.box_xyxy)
     return (
@@ -124,7 +119,7 @@ def _finding_line(finding: Finding) -> str:
 
 
 def _finding_object(finding: Finding) -> dict[str, Any]:
-    second = _runner_up(finding) or (None, None)
+    second = finding.runner_up or (None, None)
     return {
         "class": finding.label,
         "class_score": finding.class_score,

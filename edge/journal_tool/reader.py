@@ -91,6 +91,9 @@ class StoredWrite:
     write: Write
 
 
+_IS_LATEST = "NOT EXISTS (SELECT 1 FROM images AS newer WHERE newer.path = one.path AND newer.id > one.id)"
+
+
 class JournalReader:
     """Reads the journal in a folder. For one thread.
 
@@ -114,30 +117,27 @@ class JournalReader:
         """Entries in the order in which they were begun.
 
         Args:
-            state: only these.
+            state: only these, and of files that have no later entry.
             since: only those answered at this time or later; written as `ImageEntry.finished_at`.
             newest: only so many, the last ones.
         """
-        given = {"state = :state": state, "finished_at >= :since": since}
+        given = {f"state = :state AND {_IS_LATEST}": state, "finished_at >= :since": since}
         where = "".join(f" AND {condition}" for condition, value in given.items() if value is not None)
         values: dict[str, object] = {"state": state, "since": since, "newest": newest, "after": 0}
         if newest is not None:
             ((first,),) = self._rows(
-                f"SELECT min(id) FROM (SELECT id FROM images WHERE id > 0{where} "
+                f"SELECT min(id) FROM (SELECT id FROM images AS one WHERE id > 0{where} "
                 "ORDER BY id DESC LIMIT :newest)",
                 values,
             )
             values["after"] = (first or 1) - 1
-        query = f"SELECT {self._columns} FROM images WHERE id > :after{where}"
+        query = f"SELECT {self._columns} FROM images AS one WHERE id > :after{where}"
         yield from map(self._entry, self._pages(query, values))
 
     def latest_images(self, state: State | None = None) -> Iterator[ImageEntry]:
         """The last entry of each path, those in a state if one is given."""
         where = "" if state is None else "state = :state AND "
-        query = (
-            f"SELECT {self._columns} FROM images AS one WHERE {where}id > :after AND NOT EXISTS "
-            "(SELECT 1 FROM images AS newer WHERE newer.path = one.path AND newer.id > one.id)"
-        )
+        query = f"SELECT {self._columns} FROM images AS one WHERE {where}id > :after AND {_IS_LATEST}"
         return map(self._entry, self._pages(query, {"state": state, "after": 0}))
 
     def image(self, image_id: int) -> ImageEntry | None:

@@ -12,9 +12,12 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from edge import cli
+from edge import cli, opening
 from edge.demo.renderer import draw_field, draw_tile
+from edge.oneshot import run_once
 from edge.overlay import encode_jpeg
+from edge.records import State
+from tests.edge.pipeline_doubles import OneCell
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -62,6 +65,53 @@ def test_a_second_run_adds_nothing(camera: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "of these answered before" in result.output
     assert (tmp_path / "out/results.csv").read_bytes() == before
+
+
+def test_a_second_run_tells_of_the_first_ones_images(camera: Path, tmp_path: Path) -> None:
+    run(camera / "smear-1", "--out", tmp_path / "out")
+    output = run(camera, "--out", tmp_path / "out", "--overlay").output
+    assert "leukocytes found now" in output.splitlines()[0]
+    assert "1 were answered before: no annotated copies were made of them now." in output
+    assert (tmp_path / "out/annotated/smear-2/cell.jpg.jpg").exists()
+
+
+def test_samples_of_several_folders_begin_with_their_names(camera: Path, tmp_path: Path) -> None:
+    run(camera / "smear-1", camera / "smear-2", camera / "field.jpg", "--out", tmp_path / "out", "--overlay")
+    images = read_csv(tmp_path / "out/images.csv")
+    assert [row["sample"] for row in images] == ["smear-1", "smear-2", ""]
+    assert (tmp_path / "out/annotated/smear-1/cell.jpg.jpg").exists()
+    assert (tmp_path / "out/annotated/smear-2/cell.jpg.jpg").exists()
+
+
+def test_a_file_that_changed_is_tried_again_when_all_others_have_their_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.png", "c.png"):
+        Image.new("RGB", (8, 6), (len(name),) * 3).save(tmp_path / "in" / name)
+    changing = iter(["a.png"])
+    read = opening._read_regular
+
+    def read_regular(path: Path, max_bytes: int) -> object:
+        if path.name == next(changing, None):
+            raise opening._ChangingError
+        return read(path, max_bytes)
+
+    monkeypatch.setattr(opening, "_read_regular", read_regular)
+    results = run_once([tmp_path / "in"], tmp_path / "out", OneCell())
+    assert [(one.path.name, one.status) for one in results] == [
+        ("a.png", State.DUPLICATE),
+        ("b.png", State.DONE),
+        ("c.png", State.DUPLICATE),
+    ]
+
+
+def test_files_that_nothing_would_tell_apart_are_refused(camera: Path, tmp_path: Path) -> None:
+    files = (camera / "smear-1/cell.jpg", camera / "smear-2/cell.jpg")
+    result = run(*files, "--out", tmp_path / "out")
+    assert result.exit_code == 78
+    assert "would have the same NAME and sample; give a folder that holds both" in result.output
+    assert run(files[0], files[0], "--out", tmp_path / "out").exit_code == 0
 
 
 def test_results_within_the_images_folder_are_not_read_as_images(camera: Path) -> None:

@@ -4,13 +4,16 @@ import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from edge import desk as desk_module
 from edge.cells import Finding
 from edge.errors import BackendError
 from edge.images import ImageLimits
@@ -103,6 +106,27 @@ def test_many_files_get_the_answers_that_they_get_one_by_one(
     for file in ("images.csv", "results.csv"):
         assert answers(tmp_path / "together", file) == answers(tmp_path / "alone", file)
     assert not any(result.is_new for result in all_at_once(tmp_path / "together", paths[:40]))
+
+
+def test_few_images_lie_decoded_where_one_is_read_after_the_other(
+    tmp_path: Path, put: Callable[[str, int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[None] = []
+    ahead: list[int] = []
+
+    class Decoders(ThreadPoolExecutor):
+        def submit(self, *args: Any) -> Any:  # type: ignore[override]
+            begun.append(None)
+            return super().submit(*args)
+
+    class Looking(TwoLanes):
+        def read(self, *args: Any) -> list[Finding]:
+            ahead.append(len(begun) - len(self.seen))
+            return super().read(*args)
+
+    monkeypatch.setattr(desk_module, "ThreadPoolExecutor", Decoders)
+    all_at_once(tmp_path / "out", [put(f"{n}.png", n) for n in range(20)], Looking(has_crowd=False))
+    assert ahead == [2] * 19 + [1]
 
 
 def test_the_lanes_work_at_the_same_time(tmp_path: Path, put: Callable[[str, int], Path]) -> None:

@@ -149,7 +149,7 @@ def test_an_engine_that_fails_is_opened_anew_and_its_image_failed_at_the_third_t
 ) -> None:
     engine = EngineDouble()
     engine.on_read = fault_at(3)
-    read_all(engine, images, tmp_path / "out", tmp_path / "scratch")
+    assert read_all(engine, images, tmp_path / "out", tmp_path / "scratch") == 0
     rows = rows_of_archive(tmp_path / "out")[1]
     assert [row[:3] for row in rows if row[1] == "failed"] == [("'=b,\n.png", "failed", "engine fault")]
     assert (rows.total(), engine.shown.count(3), engine.opened) == (13, 3, 4)

@@ -15,6 +15,7 @@ def test_images_are_spread_over_their_folder(tmp_path: Path) -> None:
     for number in range(10):
         (tmp_path / f"{number}.jpg").touch()
     assert [path.stem for path in find_images(tmp_path, 3)] == ["0", "3", "6"]
+    assert [path.stem for path in find_images(tmp_path, 6)] == ["0", "1", "3", "5", "6", "8"]
     with pytest.raises(BenchError, match="holds no image"):
         find_images(tmp_path / "nothing", 3)
 

@@ -36,6 +36,17 @@ def test_a_list_is_narrowed_by_status_time_and_number(busy: Station) -> None:
     assert busy.statuses("--since", last.replace("Z", "-00:01")) == []
 
 
+def test_a_status_lists_only_files_whose_last_answer_it_is(station: Station) -> None:
+    (station.folder / "in/a.png").write_bytes(b"half a file")
+    station.desk.process(station.folder / "in/a.png")
+    (station.folder / "in/b.png").write_bytes(b"no image")
+    station.desk.process(station.folder / "in/b.png")
+    station.read("a.png", 9)
+    assert station.statuses("--status", "rejected") == [("b.png", "rejected")]
+    assert station.statuses("--status", "rejected", "--limit", 1) == [("b.png", "rejected")]
+    assert len(station.statuses()) == 3
+
+
 @pytest.mark.parametrize("time", ["yesterday", "14:00"])
 def test_a_time_that_is_none_is_refused(station: Station, time: str) -> None:
     result = station.ask("list", "--since", time)

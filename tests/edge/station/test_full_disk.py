@@ -16,6 +16,7 @@ from edge.outputs import open_desk
 from edge.results import Results
 from edge.settings import Settings
 from edge.station import Station
+from edge.tasks import ImageResult
 from tests.edge.pipeline_doubles import OneCell
 from tests.edge.station.at_work import Listener, names, put, signal_after
 
@@ -93,6 +94,7 @@ def test_promise_15_intake_goes_on_only_when_an_image_was_recorded(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, refused: str
 ) -> None:
     now_s, attempts_s, paused = 0.0, [], True
+    heard: list[ImageResult] = []
     owner: type = Results if refused == "apply" else Journal
     real = getattr(owner, refused)
 
@@ -117,9 +119,10 @@ def test_promise_15_intake_goes_on_only_when_an_image_was_recorded(
         monkeypatch.setattr(owner, refused, refuse)
         monkeypatch.setattr(Inbox, "wait_for_wake", wait)
         inbox = Inbox(settings.inbox, journal.knows, watch="polling", clock=lambda: now_s)
-        station = Station(inbox, desk, Notifier(), clock=lambda: now_s)
+        station = Station(inbox, desk, Notifier(), on_result=[heard.append], clock=lambda: now_s)
         station.run()
     assert names(settings.out) == ["a.png"]
+    assert [result.path.name for result in heard] == ([] if refused == "touch" else ["a.png"])
     assert all(later - sooner >= 1 for sooner, later in itertools.pairwise(attempts_s))
     told = [record.getMessage().split(":")[0] for record in caplog.records if "pa" in record.getMessage()]
     expected = ["Intake is paused", "Intake is paused", "There is space again; going on."]

@@ -85,6 +85,12 @@ def test_promise_34_the_status_line_names_engine_queue_last_file_failures_and_co
     assert status.startswith(begins)
 
 
+def test_promise_34_what_a_crash_left_pending_is_told_by_the_queue_alone() -> None:
+    line = StatusLine("double:fp32", {State.PENDING: 8, State.DONE: 2})
+    line.count("a.png", State.DONE)
+    assert line.text(0) == "double:fp32; queue 0; last 'a.png' done; failures 0; done 3"
+
+
 @pytest.mark.parametrize("name", [b"\xff" * 251 + b".png", "\u202e".encode() * 85, b"a\n" * 127, b"n" * 255])
 def test_promise_34_the_status_line_is_one_short_line_whatever_the_name(name: bytes) -> None:
     line = StatusLine("openvino:bf16, bundle demo-1a2b3c4d5e6f", dict.fromkeys(State, 10**9))
