@@ -36,8 +36,12 @@ detector=$!
 trap 'kill $detector 2>/dev/null || true' EXIT
 python -m training.classifier "${common[@]}" \
     --pretrained "$weights/tf_efficientnet_lite0_timm.pth" --model tf_efficientnet_lite0 \
-    --crop-size 192 --variation extreme --epochs 14 --drawn 600 --out "$run/classifier"
+    --crop-size 192 --variation extreme --epochs 14 --drawn 600 --out "$run/classifier-extreme"
 wait $detector
+# The last epoch takes blur and cut-off cells: docs/decisions/stations-beyond-the-training-images.md.
+OMP_NUM_THREADS=2 python -m training.classifier "${common[@]}" \
+    --pretrained "$run/classifier-extreme/best.pt" --model tf_efficientnet_lite0 --learning-rate 0.0002 \
+    --crop-size 192 --variation widest --epochs 1 --ema-decay 0.99 --drawn 300 --workers 1 --out "$run/classifier"
 
 python build_engines/build.py --detector "$run/detector/best.pt" --classifier "$run/classifier/best.pt" \
     --images "$smears/images" --name demo --threshold 0.4 --out "$bundle"
