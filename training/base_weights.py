@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from build_engines.checkpoint import provenance_beside
 from build_engines.graph_weights import weights_of_graph
 from edge.bundle import Bundle
 from training.loop import TrainingError
@@ -48,15 +49,34 @@ def begin_from(path: Path | None, left_out: Sequence[str]) -> BaseWeights | None
     Raises:
         TrainingError: a training before saw one of the sources; else as `read_base_weights`.
     """
-    if path is None:
+    return None if path is None else _without_seeing(left_out, read_base_weights(path))
+
+
+def begin_from_ultralytics(model: str, left_out: Sequence[str]) -> BaseWeights | None:
+    """The same of a model's name of ultralytics, which reads the weights themselves: `tensors` is empty.
+
+    Args:
+        model: `.pt` are weights, with the provenance of their training beside them if it was one of this
+            project; all else is a new network.
+        left_out: names of sources.
+
+    Raises:
+        TrainingError: a training before saw one of the sources.
+        CheckpointError: the provenance is damaged.
+    """
+    path = Path(model)
+    if path.suffix != ".pt":
         return None
-    base = read_base_weights(path)
+    return _without_seeing(left_out, BaseWeights(path, {}, provenance=provenance_beside(path)))
+
+
+def _without_seeing(left_out: Sequence[str], base: BaseWeights) -> BaseWeights:
     training = base.provenance
     while training:
         if seen := sorted(set(left_out) & set(training.get("sources", ()))):
             raise TrainingError(
-                f"{path} was trained on images of {', '.join(seen)}, which this training leaves out; begin "
-                "from weights that never saw them."
+                f"{base.path} was trained on images of {', '.join(seen)}, which this training leaves out; "
+                "begin from weights that never saw them."
             )
         training = training.get("begun_from", {})
     return base

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 from build_engines.checkpoint import Checkpoint, CropGeometry, build_network
 from edge.cells import CELL_CLASSES
 from training.augment import Variation
-from training.base_weights import BaseWeights, take_over
+from training.base_weights import BaseWeights, facts_of, take_over
 from training.crops import Cell, CropDataset, balanced_weights, normalised
 from training.loop import Schedule, TrainingError, fit
 from training.metric import macro_f1
@@ -143,6 +143,7 @@ def train_classifier(
             weights=network.state_dict(),
             provenance={
                 **provenance,
+                **facts_of(base),
                 "model": model,
                 "objective": asdict(objective),
                 "schedule": asdict(schedule),
@@ -153,7 +154,7 @@ def train_classifier(
 
     fit(
         network, batches=batches, loss=loss, score=score, keep=keep,
-        schedule=schedule, folder=folder, resume=resume,
+        schedule=schedule, folder=folder, base=facts_of(base), resume=resume,
     )  # fmt: skip
     return folder / "best.pt"
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from build_engines.checkpoint import Checkpoint, TileGeometry, build_network
 from edge.images import decode
@@ -144,24 +144,73 @@ def test_base_weights_of_another_network_end_the_command_with_one_sentence(
     assert "base.pth is of another network than the one to train; give" in result.output
 
 
-def test_an_ultralytics_run_gets_the_notes_on_its_data(
-    smears_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+Given = dict[str, Any]
+
+
+@pytest.fixture
+def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Given:
+    """What the command gives to the training of ultralytics, which does nothing."""
     monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path))
-    given: dict[str, Any] = {}
     from training import ultralytics_yolo
 
+    options: Given = {}
     monkeypatch.setattr(
-        ultralytics_yolo, "train_ultralytics", lambda *images, **options: given.update(options) or "best.pt"
+        ultralytics_yolo, "train_ultralytics", lambda *images, **given: options.update(given) or "best.pt"
     )
-    arguments = ["--csv", smears_csv, "--validation-csv", smears_csv, "--out", tmp_path / "run"]
+    return options
+
+
+def ultralytics(smears_csv: Path, out: Path, *more: object) -> Result:
+    arguments = ["--csv", smears_csv, "--validation-csv", smears_csv, "--out", out, *more]
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_an_ultralytics_run_gets_the_notes_on_its_data(
+    smears_csv: Path, tmp_path: Path, given: Given
+) -> None:
     more = ["--model", "yolo11n.yaml", "--data-note", "drawn", "--hue", "0", "--device", "0,1"]
-    result = CliRunner().invoke(main, [*map(str, arguments), *more], catch_exceptions=False)
+    result = ultralytics(smears_csv, tmp_path / "run", *more)
     assert result.exit_code == 0, result.output
-    folder = smears_csv.parent.name
-    sources = {folder: 8}
-    assert given["provenance"] == {"data": ["drawn"], "sources": sources, "variation": "strong", "hue": 0.0}
+    assert given["provenance"] == {
+        "data": ["drawn"],
+        "sources": {smears_csv.parent.name: 8},
+        "variation": "strong",
+        "hue": 0.0,
+        "base_weights": "none",
+    }
     assert (given["variation"], given["device"]) == (replace(VARIATIONS["strong"], hue=0.0), "0,1")
+
+
+class TestWeightsOfUltralytics:
+    def test_tell_what_their_training_saw(self, smears_csv: Path, tmp_path: Path, given: Given) -> None:
+        before = {"sources": {"pbc": 9}, "begun_from": {"sources": {"bccd": 3}}}
+        (tmp_path / "provenance.json").write_text(json.dumps(before))
+        result = ultralytics(smears_csv, tmp_path / "run", "--model", tmp_path / "best.pt")
+        assert result.exit_code == 0, result.output
+        facts = given["provenance"]
+        assert (facts["base_weights"], facts["begun_from"]) == ("best.pt", before)
+        refused = ultralytics(
+            smears_csv, tmp_path / "run", "--model", tmp_path / "best.pt", "--exclude-source", "bccd"
+        )
+        assert refused.exit_code == 1
+        assert "best.pt was trained on images of bccd, which this training leaves out" in refused.output
+
+    def test_of_nobody_knows_what_are_taken_as_they_are(
+        self, smears_csv: Path, tmp_path: Path, given: Given
+    ) -> None:
+        result = ultralytics(smears_csv, tmp_path / "run", "--model", "yolo11n.pt")
+        assert result.exit_code == 0, result.output
+        assert given["provenance"]["base_weights"] == "yolo11n.pt"
+        assert "begun_from" not in given["provenance"]
+
+    @pytest.mark.parametrize(("content", "said"), [("{", "cannot be read as JSON"), ("[]", "no provenance")])
+    def test_with_a_damaged_provenance_are_refused(
+        self, content: str, said: str, smears_csv: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "provenance.json").write_text(content)
+        result = ultralytics(smears_csv, tmp_path / "run", "--model", tmp_path / "best.pt")
+        assert result.exit_code == 1
+        assert said in result.output
 
 
 A, B, C = [0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]
