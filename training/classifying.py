@@ -193,19 +193,21 @@ def load_base_weights(
     """
     tensors, own = dict(base.tensors), network.state_dict()
     positions = tensors.get(_POSITIONS)
-    if positions is not None and _POSITIONS in own and positions.shape != own[_POSITIONS].shape:
+    other_size = positions is not None and _POSITIONS in own and positions.shape != own[_POSITIONS].shape
+    if other_size and hasattr(network, "no_embed_class"):
         n_prefix = 0 if network.no_embed_class else network.num_prefix_tokens
         tensors[_POSITIONS] = resample_abs_pos_embed(
             positions, list(network.patch_embed.grid_size), num_prefix_tokens=n_prefix
         )
     for name in _names_of_last_layer(network) if base.classes else ():
-        if name in tensors and tensors[name].shape[1:] == own[name].shape[1:]:
+        rows = (len(base.classes), *own[name].shape[1:]), (len(classes), *own[name].shape[1:])
+        if name in tensors and (tensors[name].shape, own[name].shape) == rows:
             tensors[name] = _by_class(tensors[name], base.classes, own[name], classes)
     new = take_over(network, tensors, calibrate)
     if len(new) > _MOST_NEW_TENSORS:
         raise TrainingError(
             f"{base.path} fits only {len(own) - len(new)} of the network's {len(own)} tensors; "
-            "give the weights of the same model."
+            "give the weights of the same model, its best.pt if these are a bundle's."
         )
     log.info(
         "took %d of %d tensors from %s; new: %s",
