@@ -20,14 +20,9 @@ from edge.cells import CELL_CLASSES, Finding, cell_class
 from edge.errors import ImageRejected
 from edge.pipeline import Pipeline, open_pipeline
 from training import metric, report
-from training.annotations import (
-    AnnotatedImage,
-    AnnotationError,
-    read_annotations,
-    read_beside,
-    read_pixels,
-)
+from training.annotations import AnnotatedImage, read_annotations, read_beside, read_pixels
 from training.bootstrap import intervals
+from training.errors import AnnotationError
 from training.mistakes import FALSE_DETECTION, MISSED, WRONG_CLASS, Mistake
 from training.options import engine_options, image_options, one_sentence
 from training.out_folder import writing

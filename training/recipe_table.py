@@ -40,7 +40,7 @@ it has, and in brackets the part of its cells that got their class.
 @one_sentence
 def main(runs: Path, out: Path) -> None:
     """Rank the runs of training.recipe in the folder RUNS by their score on the validation images."""
-    from training.annotations import AnnotationError
+    from training.errors import AnnotationError
     from training.leaderboard_page import find_entries
     from training.out_folder import writing
 

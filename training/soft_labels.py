@@ -51,7 +51,8 @@ def main(
     from rich.console import Console
 
     from edge.bundle import Bundle
-    from training.annotations import AnnotationError, read_beside
+    from training.annotations import read_beside
+    from training.errors import AnnotationError
     from training.evaluate import require_distinct_names
     from training.out_folder import writing
     from training.out_of_fold import Fold, folds_of, pipelines_of

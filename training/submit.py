@@ -58,7 +58,7 @@ def main(
     from edge.bundle import Bundle
     from edge.images import IMAGE_SUFFIXES
     from edge.pipeline import open_pipeline
-    from training.annotations import AnnotationError
+    from training.errors import AnnotationError
     from training.out_folder import writing
     from training.submission import csv_text, expected_from, fill, read_test
 

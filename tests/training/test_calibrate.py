@@ -14,9 +14,10 @@ from edge.bundle import MANIFEST, Bundle, embedded_bundle
 from edge.cells import Finding
 from edge.pipeline import open_pipeline, tempered
 from tests.real_files import data_path
-from training.annotations import AnnotatedImage, AnnotationError, read_boxes, read_pixels
+from training.annotations import AnnotatedImage, read_boxes, read_pixels
 from training.calibrate import main
 from training.calibration import Calibration, calibrate, known_cells, uncalibrated, with_calibration
+from training.errors import AnnotationError
 from training.evaluate import COVERAGE_THRESHOLDS
 
 CLASSES = ("LY", "MO", "EO")

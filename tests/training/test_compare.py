@@ -8,10 +8,10 @@ import pytest
 from click.testing import CliRunner
 
 from tests.training.test_tally import cell, false_detection
-from training.annotations import AnnotationError
 from training.bootstrap import Difference, Interval
 from training.compare import main
 from training.comparison import System, compare, score_difference, verdict
+from training.errors import AnnotationError
 from training.pairing import CELLS_CSV, Cell, write_cells
 
 

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from edge.errors import ImageRejected
-from training.annotations import AnnotationError
+from training.errors import AnnotationError
 from training.loop import TrainingError
 from training.options import data_options, one_sentence, read_data
 
@@ -55,6 +55,20 @@ def test_a_source_is_left_out_of_training_and_validation(
     train, val, _ = read_data({**data, "exclude_source": excluded})
     assert [image.source for image in train] == training
     assert [image.source for image in val] == validation
+
+
+@pytest.mark.parametrize("mark", ["patient", "duplicate_group"])
+def test_what_belongs_together_with_a_source_is_left_out_with_it(
+    mark: str, data: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    (data["csvs"][0].parent / "provenance.csv").write_text(
+        f"NAME,source,{mark}\n"
+        "train-lab.jpg,lab,\ntrain-clinic.jpg,clinic,1\nval-lab.jpg,lab,2\nval-field.jpg,field,1\n"
+    )
+    train, val, _ = read_data({**data, "exclude_source": ("field",)})
+    assert [image.name for image in train] == ["train-lab.jpg"]
+    assert [image.name for image in val] == ["val-lab.jpg"]
+    assert "1 images of other sources belong together with those of field and were left out" in caplog.text
 
 
 def test_an_image_that_cannot_be_read_is_told_before_the_training(data: dict[str, Any]) -> None:

@@ -13,7 +13,8 @@ from edge.cells import CELL_CLASSES, Finding
 from edge.demo.renderer import draw_field, draw_tile
 from edge.geometry import iou_matrix
 from tests.real_files import data_path
-from training.annotations import AnnotationError, read_boxes
+from training.annotations import read_boxes
+from training.errors import AnnotationError
 from training.metric import best_by_giou, challenge_score
 from training.submission import (
     Expected,
