@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,12 +135,13 @@ def read_data(
 
     Raises:
         AnnotationError: as `read_beside` and `without_sources`.
-        TrainingError: no image is left to train on or to judge by.
+        TrainingError: no image is left to train on or to judge by, or one is for both.
         ImageRejected: one cannot be read.
     """
     training, validation = without_sources(
         options["exclude_source"], read_beside(options["csvs"]), read_beside(options["validation_csvs"])
     )
+    _require_apart(training, validation)
     if options["drawn"]:
         training += drawn_images(options["out"] / "drawn", options["drawn"])
     for images, purpose in ((training, "train on"), (validation, "judge by")):
@@ -159,6 +160,15 @@ def read_data(
         mixed_precision=mixed_precision,
     )
     return training, validation, schedule
+
+
+def _require_apart(training: Sequence[AnnotatedImage], validation: Sequence[AnnotatedImage]) -> None:
+    trained_on = {image.path.resolve() for image in training}
+    if both := [image.path for image in validation if image.path.resolve() in trained_on]:
+        raise TrainingError(
+            f"{len(both)} of {len(validation)} validation images are trained on, too ({both[0]}); take them "
+            "out of one of the files, or split one file with training.splits."
+        )
 
 
 def start_logging() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -151,21 +152,25 @@ def test_a_model_that_timm_does_not_have_is_refused(smears_csv: Path, tmp_path: 
 
 @pytest.fixture
 def many(smears_csv: Path, tmp_path: Path) -> Path:
-    """Each drawn smear three times, since a class needs ten cells to be judged: 24 images of a cell each."""
-    (tmp_path / "images").mkdir()
+    """Each drawn smear three times, since a class needs ten cells to be judged: 24 images of a cell each.
+
+    The same lie as other files in judged/.
+    """
     header, *rows = smears_csv.read_text().splitlines()
-    for copy in range(3):
-        for image in (smears_csv.parent / "images").iterdir():
-            (tmp_path / "images" / f"{copy}-{image.name}").symlink_to(image)
     copies = [f"{copy}-{row}" for row in rows for copy in range(3)]
-    (tmp_path / "many.csv").write_text("\n".join([header, *copies]) + "\n")
+    for folder in (tmp_path, tmp_path / "judged"):
+        (folder / "images").mkdir(parents=True)
+        for copy in range(3):
+            for image in (smears_csv.parent / "images").iterdir():
+                shutil.copy(image, folder / "images" / f"{copy}-{image.name}")
+        (folder / "many.csv").write_text("\n".join([header, *copies]) + "\n")
     return tmp_path / "many.csv"
 
 
 def command(many: Path, out: Path, *more: object) -> Any:
     arguments = [
-        "--csv", many, "--validation-csv", many, "--model", MODEL, "--crop-size", 32, "--batch-size", 4,
-        "--out", out, "--data-note", "drawn", *more,
+        "--csv", many, "--validation-csv", many.parent / "judged/many.csv", "--model", MODEL,
+        "--crop-size", 32, "--batch-size", 4,        "--out", out, "--data-note", "drawn", *more,
     ]  # fmt: skip
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
@@ -237,9 +242,9 @@ def test_what_a_network_was_trained_for_is_what_a_bundle_shows_it(
     ],
 )
 def test_an_option_that_would_change_nothing_is_refused(
-    options: str, said: str, smears_csv: Path, tmp_path: Path
+    options: str, said: str, many: Path, tmp_path: Path
 ) -> None:
-    result = command(smears_csv, tmp_path / "run", *options.split())
+    result = command(many, tmp_path / "run", *options.split())
     assert result.exit_code == 2
     assert said in " ".join(result.output.split())
 

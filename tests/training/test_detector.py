@@ -72,12 +72,12 @@ class TestTraining:
 
 
 @pytest.fixture(scope="module")
-def command_run(smears_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def command_run(smears_csv: Path, copied_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a run of two epochs through the command, the second one resumed."""
     out = tmp_path_factory.mktemp("run")
     for epochs, more in ((1, []), (2, ["--resume"])):
         arguments = [
-            "--csv", smears_csv, "--validation-csv", smears_csv, "--tile-size", TILE_SIZE, "--batch-size", 4,
+            "--csv", smears_csv, "--validation-csv", copied_csv, "--tile-size", TILE_SIZE, "--batch-size", 4,
             "--tiles-per-epoch", 8, "--out", out, "--epochs", epochs, "--data-note", "drawn", *more,
         ]  # fmt: skip
         result = CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
@@ -122,9 +122,9 @@ def test_its_checkpoint_answers_and_says_where_it_comes_from(command_run: Path, 
     ],
 )
 def test_options_that_cannot_be_followed_are_refused(
-    options: list[str], message: str, smears_csv: Path, tmp_path: Path
+    options: list[str], message: str, smears_csv: Path, copied_csv: Path, tmp_path: Path
 ) -> None:
-    files = ["--csv", smears_csv, "--validation-csv", smears_csv, "--out", tmp_path / "run"]
+    files = ["--csv", smears_csv, "--validation-csv", copied_csv, "--out", tmp_path / "run"]
     result = CliRunner().invoke(main, [*map(str, files), *options], env={"COLUMNS": "300"})
     assert result.exit_code == 2
     assert message in " ".join(result.output.split())
@@ -132,11 +132,11 @@ def test_options_that_cannot_be_followed_are_refused(
 
 
 def test_base_weights_of_another_network_end_the_command_with_one_sentence(
-    smears_csv: Path, tmp_path: Path
+    smears_csv: Path, copied_csv: Path, tmp_path: Path
 ) -> None:
     torch.save({"another.weight": torch.zeros(1)}, tmp_path / "base.pth")
     arguments = [
-        "--csv", smears_csv, "--validation-csv", smears_csv, "--tile-size", TILE_SIZE,
+        "--csv", smears_csv, "--validation-csv", copied_csv, "--tile-size", TILE_SIZE,
         "--pretrained", tmp_path / "base.pth", "--out", tmp_path / "run",
     ]  # fmt: skip
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
@@ -160,16 +160,20 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Given:
     return options
 
 
-def ultralytics(smears_csv: Path, out: Path, *more: object) -> Result:
-    arguments = ["--csv", smears_csv, "--validation-csv", smears_csv, "--out", out, *more]
+@pytest.fixture
+def files(smears_csv: Path, copied_csv: Path, tmp_path: Path) -> list[object]:
+    return ["--csv", smears_csv, "--validation-csv", copied_csv, "--out", tmp_path / "run"]
+
+
+def ultralytics(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 def test_an_ultralytics_run_gets_the_notes_on_its_data(
-    smears_csv: Path, tmp_path: Path, given: Given
+    files: list[object], smears_csv: Path, given: Given
 ) -> None:
     more = ["--model", "yolo11n.yaml", "--data-note", "drawn", "--hue", "0", "--device", "0,1"]
-    result = ultralytics(smears_csv, tmp_path / "run", *more)
+    result = ultralytics(*files, *more)
     assert result.exit_code == 0, result.output
     assert given["provenance"] == {
         "data": ["drawn"],
@@ -182,33 +186,31 @@ def test_an_ultralytics_run_gets_the_notes_on_its_data(
 
 
 class TestWeightsOfUltralytics:
-    def test_tell_what_their_training_saw(self, smears_csv: Path, tmp_path: Path, given: Given) -> None:
+    def test_tell_what_their_training_saw(self, files: list[object], tmp_path: Path, given: Given) -> None:
         before = {"sources": {"pbc": 9}, "begun_from": {"sources": {"bccd": 3}}}
         (tmp_path / "provenance.json").write_text(json.dumps(before))
-        result = ultralytics(smears_csv, tmp_path / "run", "--model", tmp_path / "best.pt")
+        result = ultralytics(*files, "--model", tmp_path / "best.pt")
         assert result.exit_code == 0, result.output
         facts = given["provenance"]
         assert (facts["base_weights"], facts["begun_from"]) == ("best.pt", before)
-        refused = ultralytics(
-            smears_csv, tmp_path / "run", "--model", tmp_path / "best.pt", "--exclude-source", "bccd"
-        )
+        refused = ultralytics(*files, "--model", tmp_path / "best.pt", "--exclude-source", "bccd")
         assert refused.exit_code == 1
         assert "best.pt was trained on images of bccd, which this training leaves out" in refused.output
 
     def test_of_nobody_knows_what_are_taken_as_they_are(
-        self, smears_csv: Path, tmp_path: Path, given: Given
+        self, files: list[object], tmp_path: Path, given: Given
     ) -> None:
-        result = ultralytics(smears_csv, tmp_path / "run", "--model", "yolo11n.pt")
+        result = ultralytics(*files, "--model", "yolo11n.pt")
         assert result.exit_code == 0, result.output
         assert given["provenance"]["base_weights"] == "yolo11n.pt"
         assert "begun_from" not in given["provenance"]
 
     @pytest.mark.parametrize(("content", "said"), [("{", "cannot be read as JSON"), ("[]", "no provenance")])
     def test_with_a_damaged_provenance_are_refused(
-        self, content: str, said: str, smears_csv: Path, tmp_path: Path
+        self, content: str, said: str, files: list[object], tmp_path: Path
     ) -> None:
         (tmp_path / "provenance.json").write_text(content)
-        result = ultralytics(smears_csv, tmp_path / "run", "--model", tmp_path / "best.pt")
+        result = ultralytics(*files, "--model", tmp_path / "best.pt")
         assert result.exit_code == 1
         assert said in result.output
 

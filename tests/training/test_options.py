@@ -71,6 +71,18 @@ def test_what_belongs_together_with_a_source_is_left_out_with_it(
     assert "1 images of other sources belong together with those of field and were left out" in caplog.text
 
 
+def test_an_image_to_train_on_and_to_judge_by_is_refused(data: dict[str, Any]) -> None:
+    elsewhere = data["csvs"][0].parent / "elsewhere"
+    (elsewhere / "images").mkdir(parents=True)
+    (elsewhere / "images" / "same.jpg").symlink_to(data["csvs"][0].parent / "images" / "train-lab.jpg")
+    (elsewhere / "more.csv").write_text("NAME,x1,y1,x2,y2,class\nsame.jpg,1,2,3,4,LY\n")
+    files = (*data["validation_csvs"], elsewhere / "more.csv")
+    with pytest.raises(TrainingError, match=r"1 of 3 validation images are trained on, too \(.*same\.jpg\)"):
+        read_data({**data, "validation_csvs": files})
+    train, _, _ = read_data({**data, "validation_csvs": files, "exclude_source": ("elsewhere",)})
+    assert len(train) == 2
+
+
 def test_an_image_that_cannot_be_read_is_told_before_the_training(data: dict[str, Any]) -> None:
     (data["csvs"][0].parent / "images/val-lab.jpg").write_bytes(b"")
     with pytest.raises(ImageRejected, match=r"val-lab\.jpg: the file has 0 bytes; copy or export"):
