@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from training.annotations import AnnotatedImage, read_beside, read_pixels, witho
 from training.augment import VARIATIONS
 from training.drawn import drawn_images
 from training.loop import Schedule, TrainingError
+from training.out_folder import writing
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -137,13 +139,16 @@ def read_data(
         AnnotationError: as `read_beside` and `without_sources`.
         TrainingError: no image is left to train on or to judge by, or one is for both.
         ImageRejected: one cannot be read.
+        OutputUnwritableError: the folder of the run cannot be written.
     """
     training, validation = without_sources(
         options["exclude_source"], read_beside(options["csvs"]), read_beside(options["validation_csvs"])
     )
     _require_apart(training, validation)
-    if options["drawn"]:
-        training += drawn_images(options["out"] / "drawn", options["drawn"])
+    out = options["out"]
+    with writing(out), tempfile.TemporaryFile(dir=out):  # told before all images are tried
+        if options["drawn"]:
+            training += drawn_images(out / "drawn", options["drawn"])
     for images, purpose in ((training, "train on"), (validation, "judge by")):
         if not images:
             raise TrainingError(

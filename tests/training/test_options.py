@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from edge.errors import ImageRejected
+from edge.locks import OutputUnwritableError
 from training.errors import AnnotationError
 from training.loop import TrainingError
 from training.options import data_options, one_sentence, read_data
@@ -81,6 +82,13 @@ def test_an_image_to_train_on_and_to_judge_by_is_refused(data: dict[str, Any]) -
         read_data({**data, "validation_csvs": files})
     train, _, _ = read_data({**data, "validation_csvs": files, "exclude_source": ("elsewhere",)})
     assert len(train) == 2
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_training(data: dict[str, Any]) -> None:
+    data["out"].touch()
+    for out in (data["out"], data["out"] / "run"):
+        with pytest.raises(OutputUnwritableError, match=r"run.* cannot be written \(.*\); mend its rights"):
+            read_data({**data, "out": out})
 
 
 def test_an_image_that_cannot_be_read_is_told_before_the_training(data: dict[str, Any]) -> None:
