@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from training.options import fold_options, one_sentence
+from edge.cli import one_sentence
+from training.options import fold_options
 
 DISAGREEMENTS = "disagreements.png"
 """By which a folder is known as that of a former curation; changes.csv is in one of training.audit, too."""

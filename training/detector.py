@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
 from build_engines.checkpoint import Checkpoint, TileGeometry, build_network
+from edge.cli import one_sentence
 from edge.geometry import iou_matrix
 from edge.matching import match_one_to_one
 from training import yolox
@@ -22,7 +23,7 @@ from training.annotations import AnnotatedImage, read_pixels
 from training.augment import VARIATIONS, Variation
 from training.base_weights import BaseWeights, begin_from, begin_from_ultralytics, facts_of
 from training.loop import Schedule, fit
-from training.options import data_options, one_sentence, read_data, start_logging, variation_options
+from training.options import data_options, read_data, start_logging, variation_options
 from training.tiles import TileDataset, source_weights
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,5 @@
 """The options that both trainers share: data, schedule, output."""
 
-import functools
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
@@ -10,7 +9,6 @@ from typing import Any
 import click
 from rich.console import Console
 
-from edge.errors import EdgeError
 from edge.progress import counted
 from training.annotations import AnnotatedImage, read_beside, read_pixels, without_sources
 from training.augment import VARIATIONS
@@ -115,19 +113,6 @@ def data_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
-
-
-def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
-    """Errors of the data end as their sentence, not as a traceback."""
-
-    @functools.wraps(command)
-    def wrapped(**options: Any) -> None:
-        try:
-            command(**options)
-        except EdgeError as error:
-            raise click.ClickException(str(error)) from error
-
-    return wrapped
 
 
 def read_data(

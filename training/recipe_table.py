@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from training.options import one_sentence
+from edge.cli import one_sentence
 
 if TYPE_CHECKING:
     from training.leaderboard_page import Entry, Value

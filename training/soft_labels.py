@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from training.options import engine_options, one_sentence
+from edge.cli import one_sentence
+from training.options import engine_options
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 

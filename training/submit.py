@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from training.options import engine_options, one_sentence
+from edge.cli import one_sentence
+from training.options import engine_options
 
 if TYPE_CHECKING:
     from edge.pipeline import Pipeline

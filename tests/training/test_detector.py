@@ -140,7 +140,7 @@ def test_base_weights_of_another_network_end_the_command_with_one_sentence(
         "--pretrained", tmp_path / "base.pth", "--out", tmp_path / "run",
     ]  # fmt: skip
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert result.exit_code == 1
+    assert result.exit_code == 78
     assert "base.pth is of another network than the one to train; give" in result.output
 
 
@@ -194,7 +194,7 @@ class TestWeightsOfUltralytics:
         facts = given["provenance"]
         assert (facts["base_weights"], facts["begun_from"]) == ("best.pt", before)
         refused = ultralytics(*files, "--model", tmp_path / "best.pt", "--exclude-source", "bccd")
-        assert refused.exit_code == 1
+        assert refused.exit_code == 78
         assert "best.pt was trained on images of bccd, which this training leaves out" in refused.output
 
     def test_of_nobody_knows_what_are_taken_as_they_are(
@@ -211,7 +211,7 @@ class TestWeightsOfUltralytics:
     ) -> None:
         (tmp_path / "provenance.json").write_text(content)
         result = ultralytics(*files, "--model", tmp_path / "best.pt")
-        assert result.exit_code == 1
+        assert result.exit_code == 78
         assert said in result.output
 
 

@@ -8,11 +8,12 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from edge.cli import one_sentence
 from edge.errors import ImageRejected
 from edge.locks import OutputUnwritableError
 from training.errors import AnnotationError
 from training.loop import TrainingError
-from training.options import data_options, one_sentence, read_data
+from training.options import data_options, read_data
 
 
 @pytest.fixture
@@ -123,7 +124,7 @@ def test_such_an_error_ends_a_command_with_its_sentence(data: dict[str, Any]) ->
 
     files = ["--csv", data["csvs"][0], "--validation-csv", data["validation_csvs"][0], "--out", data["out"]]
     result = CliRunner().invoke(command, [*map(str, files), "--exclude-source", "nosuch"])
-    assert result.exit_code == 1
+    assert result.exit_code == 78
     assert result.output.startswith("Error: No image is of the source nosuch")
 
 
