@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from benchmarks.scale_charts import memory_chart
+from edge.cli import one_sentence
 from edge.errors import BenchError
-from training.options import one_sentence
 
 PICTURE = "scale-memory.svg"
 _FIGURES = "promise-31-the-memory-does-not-grow-{}.json"

@@ -17,10 +17,11 @@ from benchmarks.starting import measure_starts
 from benchmarks.whole_cost import measure_whole_cost
 from edge.bench import machine
 from edge.bench.load import Load
+from edge.cli import one_sentence
 from edge.demo.renderer import draw_tile
 from edge.overlay import encode_jpeg
 from tests.chaos.camera import Original
-from training.options import one_sentence, start_logging
+from training.options import start_logging
 
 log = logging.getLogger(__name__)
 

@@ -28,10 +28,11 @@ from edge.bench.interleaved import run_in_turn, run_interleaved
 from edge.bench.load import Load
 from edge.bench.ways import Way, station_way
 from edge.bundle import MANIFEST, Bundle, embedded_bundle
+from edge.cli import one_sentence
 from edge.outputs import open_desk
 from edge.pipeline import Pipeline, open_pipeline
 from edge.progress import counted
-from training.options import one_sentence, start_logging
+from training.options import start_logging
 
 log = logging.getLogger(__name__)
 

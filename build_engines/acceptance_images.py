@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from build_engines.errors import BuildError
+from build_engines.reference import spread
 from edge.demo.renderer import draw_field, draw_tile
 from edge.errors import ImageRejected
 from edge.images import IMAGE_SUFFIXES, decode
@@ -60,7 +61,7 @@ class KnownImages:
 
     def spread(self, most: int) -> list[int]:
         """Indices of up to `most` images, evenly over all."""
-        return list(range(len(self)))[:: max(len(self) // most, 1)][:most]
+        return spread(len(self), most)
 
 
 def drawn_images() -> KnownImages:

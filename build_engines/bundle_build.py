@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from build_engines.compact import store_half
-from build_engines.errors import BuildError
+from build_engines.errors import BuildError, writing
 from build_engines.gate import gate, print_verdicts
 from build_engines.model_card import write_model_card
 from build_engines.networks import Graph, Networks, load_recipe
@@ -167,6 +167,7 @@ def build_from_checkpoints(
     """A bundle from the files of trained networks; see `load_recipe` and `build_bundle`."""
     networks = load_recipe(recipe, may_blend=may_blend)
     pixels, images_are = gate_images(images, most)
-    return build_bundle(
-        networks, out, name=name or out.name, threshold=threshold, images=pixels, images_are=images_are
-    )
+    with writing(out, BuildError):
+        return build_bundle(
+            networks, out, name=name or out.name, threshold=threshold, images=pixels, images_are=images_are
+        )

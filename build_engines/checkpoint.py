@@ -19,7 +19,11 @@ from edge.geometry import Anchor, CropShape
 Family = Literal["yolox", "timm"]
 View = Literal["crop", "tile"]
 Activation = Literal["softmax", "sigmoid"]
-_FORMAT = "cytologia-edge checkpoint 1"
+FORMAT = "cytologia-edge checkpoint 1"
+"""What a checkpoint says that it is."""
+
+PROVENANCE = "provenance.json"
+"""Beside the weights of ultralytics, whose files have no place for it."""
 
 
 class CheckpointError(EdgeError):
@@ -78,7 +82,7 @@ class Checkpoint:
     def save(self, path: Path) -> None:
         """Write the file whole or not at all."""
         content = {
-            "format": _FORMAT,
+            "format": FORMAT,
             "family": self.family,
             "architecture": self.architecture,
             "classes": list(self.classes),
@@ -108,11 +112,9 @@ class Checkpoint:
                 f"{path} cannot be read as a checkpoint ({type(error).__name__}); give a file that "
                 "`python -m training.detector` or `python -m training.classifier` wrote."
             ) from error
-        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
             found = content.get("format") if isinstance(content, dict) else type(content).__name__
-            raise CheckpointError(
-                f"{path} holds {found!r} and not {_FORMAT!r}; train it again or convert it."
-            )
+            raise CheckpointError(f"{path} holds {found!r} and not {FORMAT!r}; train it again or convert it.")
         geometry = content["geometry"]
         return cls(
             family=content["family"],
@@ -129,6 +131,27 @@ class Checkpoint:
         network = build_network(self.family, self.architecture, len(self.classes))
         network.load_state_dict(self.weights)
         return network.eval()
+
+
+def provenance_beside(weights: Path) -> dict[str, Any]:
+    """What a training of ultralytics' networks wrote beside its weights; nothing where it wrote none.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    path = weights.with_name(PROVENANCE)
+    if not path.exists():
+        return {}
+    try:
+        provenance = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as JSON ({type(error).__name__}); remove it if nobody knows what the "
+            "weights beside it were trained on."
+        ) from error
+    if not isinstance(provenance, dict):
+        raise CheckpointError(f"{path} holds no provenance; remove it if it does not belong to the weights.")
+    return provenance
 
 
 def build_network(family: Family, architecture: dict[str, Any], class_count: int) -> nn.Module:

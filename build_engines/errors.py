@@ -1,5 +1,9 @@
 """The errors of building; they are apart so that who builds engines loads no torch."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 from edge.errors import EdgeError
 
 
@@ -9,3 +13,14 @@ class BuildError(EdgeError):
 
 class EngineError(EdgeError):
     """A graph does not become an engine."""
+
+
+@contextmanager
+def writing(folder: Path, kind: type[EdgeError]) -> Iterator[None]:
+    """What the file system refuses, as an error of this kind."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(
+            f"{folder} cannot be written ({error.strerror}); make room, or give another folder."
+        ) from error

@@ -36,6 +36,12 @@ def weights_of_graph(path: Path) -> dict[str, Tensor]:
     for node in graph.node:  # of equal tensors one alone is stored, so a bias may bear another's name
         if node.op_type == "Conv" and len(node.input) == 3 and node.input[2] in stored:
             weights[_own_name(node.input[1]).removesuffix("weight") + "bias"] = node.input[2]
+    linear = {name for node in graph.node if node.op_type in ("MatMul", "Gemm") for name in node.input}
+    if nameless := [name for name in stored if name in linear and _NETWORK not in name]:
+        raise BuildError(
+            f"{path} holds {len(nameless)} linear layers of its network without their names, so a training "
+            "cannot begin from it; give the best.pt that it was built from."
+        )
     if not weights:
         raise BuildError(f"{path} holds no weights of a network by name; give a bundle's .onnx file.")
     tensors = {own: _tensor(stored[name]) for own, name in weights.items()}
@@ -51,8 +57,9 @@ def _tensor(stored: onnx.TensorProto) -> Tensor:
 
 
 def _as_focus(name: str, tensor: Tensor) -> tuple[str, Tensor]:
-    """The first layer of a YOLOX as it was trained."""
-    if not name.startswith(STRIDED_STEM + "conv."):
+    """The first layer of a YOLOX as it was trained; some graphs have its convolution where Focus has it."""
+    module, _, kind = name.rpartition(".")
+    focus = STRIDED_STEM + "conv.conv"
+    if module not in (focus, STRIDED_STEM + "conv"):
         return name, tensor
-    inside = name.replace(STRIDED_STEM + "conv.", STRIDED_STEM + "conv.conv.")
-    return inside, focus_weight(tensor) if tensor.ndim == 4 else tensor
+    return f"{focus}.{kind}", focus_weight(tensor) if tensor.shape[1:] == (3, 6, 6) else tensor

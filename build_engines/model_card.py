@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from build_engines.errors import BuildError
 from edge.bundle import MANIFEST, Bundle
 from edge.cells import CELL_CLASSES, cell_class
 from edge.errors import EdgeError
@@ -58,6 +59,24 @@ def add_evaluation(folder: Path, evaluation: dict[str, Any], figures_of: str) ->
         }
     accuracy = {**bundle.manifest.accuracy, figures_of: kept}
     return replace_manifest(folder, bundle.manifest.model_copy(update={"accuracy": accuracy}))
+
+
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """A report of `training.evaluate`.
+
+    Raises:
+        BuildError: the file is something else.
+    """
+    try:
+        report = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        report = None
+    if not isinstance(report, dict) or not {"annotations_sha256", "score"} <= report.keys():
+        raise BuildError(
+            f"{path} is no report of an evaluation; give the report.json that "
+            "`python -m training.evaluate` wrote."
+        )
+    return report
 
 
 def replace_manifest(folder: Path, manifest: Manifest) -> Bundle:
@@ -216,7 +235,7 @@ def _gates(manifest: Manifest) -> str:
 def main(bundle: Path, evaluation: Path, name: str) -> None:
     """Write the figures of an evaluation into a bundle's manifest and model card."""
     try:
-        changed = add_evaluation(bundle, json.loads(evaluation.read_text()), name)
+        changed = add_evaluation(bundle, read_evaluation(evaluation), name)
     except EdgeError as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{changed.id}: figures of {name} are in {bundle / CARD}")

@@ -1,6 +1,5 @@
 """Checkpoints of any family, read and wrapped as the graphs of a bundle, in both precisions."""
 
-import json
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from build_engines.checkpoint import Activation, Checkpoint, CheckpointError, CropGeometry, TileGeometry
+from build_engines.checkpoint import (
+    Activation,
+    Checkpoint,
+    CheckpointError,
+    CropGeometry,
+    TileGeometry,
+    provenance_beside,
+)
 from build_engines.compact import with_half_weights
 from build_engines.errors import BuildError
 from build_engines.families import UltralyticsClassifier, import_ultralytics
@@ -186,9 +192,7 @@ def _ultralytics_classifier(
 
 
 def _ultralytics_facts(path: Path) -> dict[str, Any]:
-    facts = {"model": path.name, "framework": "ultralytics (AGPL-3.0)"}
-    beside = path.with_name("provenance.json")
-    return facts | (json.loads(beside.read_text()) if beside.exists() else {})
+    return {"model": path.name, "framework": "ultralytics (AGPL-3.0)", **provenance_beside(path)}
 
 
 def _load_detector(entry: DetectorEntry, index: int) -> Network:

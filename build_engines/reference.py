@@ -140,6 +140,12 @@ def _copied(outputs: Outputs) -> Outputs:
     return {name: values.copy() for name, values in outputs.items()}
 
 
+def spread(count: int, most: int) -> list[int]:
+    """Indices of up to `most` of `count` things, evenly over all."""
+    chosen = min(count, most)
+    return [index * count // chosen for index in range(chosen)]
+
+
 def gate_images(folder: Path | None, most: int) -> tuple[dict[str, Image], str]:
     """Up to `most` images spread over a folder by name, or drawn smears without one; and what they are."""
     if folder is None:
@@ -147,10 +153,10 @@ def gate_images(folder: Path | None, most: int) -> tuple[dict[str, Image], str]:
         return {f"drawn smear {seed}": draw_tile(seed).rgb for seed in seeds}, f"{most} drawn smears"
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     images = {}
-    for path in paths[:: max(len(paths) // most, 1)][:most]:
+    for path in (paths[index] for index in spread(len(paths), most)):
         try:
             images[path.relative_to(folder).as_posix()] = decode(path.read_bytes())
-        except ImageRejected as error:
+        except (ImageRejected, OSError) as error:
             log.warning("%s is left out of the gate: %s", path.name, error)
     if not images:
         raise BuildError(f"{folder} holds no readable image; give smear images, or no folder for drawn ones.")

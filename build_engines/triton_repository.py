@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from build_engines.errors import EngineError
+from build_engines.errors import EngineError, writing
 from edge.backends.kserve_models import (
     BATCHES,
     BUNDLE_ID,
@@ -81,7 +81,7 @@ def write_triton_repository(
         raise EngineError(
             f"{folder} is not empty and no Triton repository that was written here; give another folder."
         )
-    try:
+    with writing(folder, EngineError):
         folder.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         replaced = unfinished.with_name(f"{unfinished.name}.old")
@@ -97,10 +97,6 @@ def write_triton_repository(
             shutil.rmtree(replaced, ignore_errors=True)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-    except OSError as error:
-        raise EngineError(
-            f"{folder} cannot be written ({error.strerror}); make room, or give another folder."
-        ) from error
 
 
 def _models(

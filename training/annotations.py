@@ -10,8 +10,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from edge.cells import cell_class
-from edge.errors import EdgeError, ImageRejected
+from edge.errors import ImageRejected
 from edge.images import decode
+from training.errors import AnnotationError
+from training.groups import groups_sharing
+from training.provenance import FILE_NAME, read_provenance, source_of, together_of
 
 log = logging.getLogger(__name__)
 
@@ -21,10 +24,6 @@ LEUKOCYTE_WITHOUT_CLASS = "WBC"
 _CORNERS = ("x1", "y1", "x2", "y2")
 COLUMNS = ("NAME", *_CORNERS, "class")
 """Of an annotation file; others are ignored."""
-
-
-class AnnotationError(EdgeError):
-    """A file of annotations cannot be read as such. The message says which, why and what to do."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +37,7 @@ class AnnotatedImage:
             size of the image is not known here, so a box may cross its right or lower border.
         labels: n class codes; None for a leukocyte without a class.
         source: the collection that the image comes from.
+        together: what it must not be parted from: all images that share one of these texts.
     """
 
     name: str
@@ -45,6 +45,7 @@ class AnnotatedImage:
     boxes_xyxy: NDArray[np.float32]
     labels: tuple[str | None, ...]
     source: str
+    together: tuple[str, ...] = ()
 
 
 def read_annotations(
@@ -55,15 +56,14 @@ def read_annotations(
     Args:
         csv_paths: files with the columns NAME, x1, y1, x2, y2, class; rows of one NAME are put together.
         images_dirs: folders searched in this order for each NAME.
-        provenance_csv: a file with the columns NAME and source. An image that it does not list gets the
-            name of the folder that holds its images folder.
+        provenance_csv: what `training.provenance` reads of each NAME.
 
     Raises:
         AnnotationError: a file or column is missing, a coordinate is no number, a class is none of the 23,
             or an image is in none of the folders.
     """
     boxes = read_boxes(csv_paths)
-    sources = {} if provenance_csv is None else _read_sources(provenance_csv)
+    known = {} if provenance_csv is None else read_provenance(provenance_csv)
     paths = _find_images(boxes["NAME"].unique(maintain_order=True).to_list(), images_dirs)
     return [
         AnnotatedImage(
@@ -71,7 +71,8 @@ def read_annotations(
             path=paths[name],
             boxes_xyxy=rows.select(_CORNERS).to_numpy().astype(np.float32, copy=False),
             labels=tuple(rows["class"].to_list()),
-            source=sources.get(name) or paths[name].resolve().parents[1].name or "unknown",
+            source=source_of(paths[name], known.get(name, {})),
+            together=together_of(known.get(name, {})),
         )
         for (name,), rows in boxes.group_by("NAME", maintain_order=True)
     ]
@@ -81,7 +82,7 @@ def read_beside(csvs: Sequence[Path]) -> list[AnnotatedImage]:
     """As `read_annotations`, with images/ and, where it exists, provenance.csv beside each CSV file."""
     images = []
     for folder in dict.fromkeys(path.parent for path in csvs):
-        provenance = folder / "provenance.csv"
+        provenance = folder / FILE_NAME
         images += read_annotations(
             [path for path in csvs if path.parent == folder],
             [folder / "images"],
@@ -186,11 +187,6 @@ def _normalised_classes(classes: pl.Series, path: Path) -> pl.Series:
     return pl.Series("class", [codes[written] for written in classes], dtype=pl.String)
 
 
-def _read_sources(provenance_csv: Path) -> dict[str, str]:
-    table = _read_csv(provenance_csv, ("NAME", "source"))
-    return dict(zip(table["NAME"], table["source"], strict=True))
-
-
 def _find_images(names: Sequence[str], images_dirs: Sequence[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for name in names:
@@ -215,15 +211,27 @@ def _log_count(count: int, what: str, *paths: Path) -> None:
 def without_sources(
     excluded: Collection[str], *groups: Sequence[AnnotatedImage]
 ) -> tuple[list[AnnotatedImage], ...]:
-    """Each group of images without those of some sources.
+    """Each group of images without those of some sources, and without what belongs together with these.
 
     Raises:
         AnnotationError: no image of any group is of such a source.
     """
-    known = {image.source for images in groups for image in images}
+    every = [image for images in groups for image in images]
+    known = {image.source for image in every}
     if unknown := sorted(set(excluded) - known):
         raise AnnotationError(
             f"No image is of the source {', '.join(unknown)} that is to be left out; choose from "
             f"{', '.join(sorted(known))}."
         )
-    return tuple([image for image in images if image.source not in excluded] for images in groups)
+    joined = groups_sharing([image.together for image in every]).tolist()
+    held = {group for image, group in zip(every, joined, strict=True) if image.source in excluded}
+    stays = iter([group not in held for group in joined])
+    kept = tuple([image for image in images if next(stays)] for images in groups)
+    others = sum(image.source not in excluded for image in every) - sum(map(len, kept))
+    if others:
+        log.warning(
+            "%d images of other sources belong together with those of %s and were left out",
+            others,
+            ", ".join(excluded),
+        )
+    return kept

@@ -10,7 +10,7 @@ from sklearn.covariance import ledoit_wolf
 from edge.appearance import NAMES, WITHOUT_CELLS
 from edge.likeness import Likeness, Normal
 from edge.manifest import ImageSource, TrainingImages
-from training.annotations import AnnotationError
+from training.errors import AnnotationError
 
 Floats = NDArray[np.float64]
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from build_engines.checkpoint import FORMAT, provenance_beside
 from build_engines.graph_weights import weights_of_graph
 from edge.bundle import Bundle
 from training.loop import TrainingError
@@ -48,22 +49,41 @@ def begin_from(path: Path | None, left_out: Sequence[str]) -> BaseWeights | None
     Raises:
         TrainingError: a training before saw one of the sources; else as `read_base_weights`.
     """
-    if path is None:
+    return None if path is None else _without_seeing(left_out, read_base_weights(path))
+
+
+def begin_from_ultralytics(model: str, left_out: Sequence[str]) -> BaseWeights | None:
+    """The same of a model's name of ultralytics, which reads the weights themselves: `tensors` is empty.
+
+    Args:
+        model: `.pt` are weights, with the provenance of their training beside them if it was one of this
+            project; all else is a new network.
+        left_out: names of sources.
+
+    Raises:
+        TrainingError: a training before saw one of the sources.
+        CheckpointError: the provenance is damaged.
+    """
+    path = Path(model)
+    if path.suffix != ".pt":
         return None
-    base = read_base_weights(path)
+    return _without_seeing(left_out, BaseWeights(path, {}, provenance=provenance_beside(path)))
+
+
+def _without_seeing(left_out: Sequence[str], base: BaseWeights) -> BaseWeights:
     training = base.provenance
     while training:
         if seen := sorted(set(left_out) & set(training.get("sources", ()))):
             raise TrainingError(
-                f"{path} was trained on images of {', '.join(seen)}, which this training leaves out; begin "
-                "from weights that never saw them."
+                f"{base.path} was trained on images of {', '.join(seen)}, which this training leaves out; "
+                "begin from weights that never saw them."
             )
         training = training.get("begun_from", {})
     return base
 
 
 def read_base_weights(path: Path) -> BaseWeights:
-    """A state dict of PyTorch (plain, or under the key "model"), a checkpoint of this project, or a graph.
+    """A state dict of PyTorch (plain, or as "model" or "weights"), a checkpoint of this project, or a graph.
 
     Args:
         path: what its name ends with tells a graph, `BUNDLE/classifier.onnx`; its bundle lies about it.
@@ -86,7 +106,7 @@ def read_base_weights(path: Path) -> BaseWeights:
         weights = content.get("model", content.get("weights", content))
     if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
         raise TrainingError(f"{path} holds more or other things than weights; give a state dict of PyTorch.")
-    if weights is not content.get("weights"):
+    if content.get("format") != FORMAT:
         return BaseWeights(path, weights)
     return BaseWeights(path, weights, tuple(content["classes"]), content["provenance"])
 
@@ -113,7 +133,7 @@ def take_over(network: nn.Module, tensors: dict[str, Tensor], calibrate: Callabl
         calibrate: computes the network, with its head, on a batch of what it will be trained on.
 
     Returns:
-        Names of the tensors that stay as they were.
+        Names of the tensors that stay as they were, without counts of batches, which tell nothing.
     """
     own = network.state_dict()
     fitting = {n: tensor for n, tensor in tensors.items() if n in own and own[n].shape == tensor.shape}
@@ -121,10 +141,12 @@ def take_over(network: nn.Module, tensors: dict[str, Tensor], calibrate: Callabl
     folded = {
         name: tensors[f"{name}.bias"]
         for name, module in network.named_modules()
-        if isinstance(module, nn.Conv2d) and module.bias is None and f"{name}.bias" in tensors
+        if isinstance(module, nn.Conv2d) and module.bias is None
+        if f"{name}.weight" in fitting and f"{name}.bias" in tensors
     }
     put_back = _unfold_batch_norms(network, folded, calibrate) if folded else set()
-    return sorted(own.keys() - fitting.keys() - put_back)
+    new = own.keys() - fitting.keys() - put_back
+    return sorted(name for name in new if not name.endswith(".num_batches_tracked"))
 
 
 def _unfold_batch_norms(

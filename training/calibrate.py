@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-from training.options import engine_options, image_options, one_sentence
+from edge.cli import one_sentence
+from training.options import engine_options, image_options
 from training.out_folder import writing
 
 

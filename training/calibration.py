@@ -12,7 +12,8 @@ from edge.manifest import Manifest
 from edge.matching import match_one_to_one
 from edge.pipeline import tempered
 from training import metric
-from training.annotations import AnnotatedImage, AnnotationError
+from training.annotations import AnnotatedImage
+from training.errors import AnnotationError
 from training.reliability import (
     CoveragePoint,
     Recommendation,

@@ -12,13 +12,14 @@ import timm
 from click.core import ParameterSource
 
 from build_engines.checkpoint import CropGeometry
+from edge.cli import one_sentence
 from training.annotations import AnnotatedImage
 from training.augment import VARIATIONS
-from training.base_weights import begin_from, facts_of
+from training.base_weights import begin_from
 from training.classifying import train_classifier
 from training.crops import cells_of
 from training.objective import LOSSES, Objective
-from training.options import data_options, one_sentence, read_data, start_logging, variation_options
+from training.options import data_options, read_data, start_logging, variation_options
 from training.targets import SoftLabels
 from training.whole_images import alone, whole_images_of
 
@@ -164,7 +165,6 @@ def main(model: str, pretrained: Path | None, variation: str, hue: float, batch_
             "data": list(options["data_note"]),
             "sources": dict(Counter(sample.source for sample in samples)),
             "cells": dict(Counter(label for sample in samples for label in sample.cells)),
-            **facts_of(base),
             "variation": variation,
             "hue": hue,
             **({"soft_labels": soft_labels.name, "soft_weight": soft_weight} if soft_labels else {}),

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 from build_engines.checkpoint import Checkpoint, CropGeometry, build_network
 from edge.cells import CELL_CLASSES
 from training.augment import Variation
-from training.base_weights import BaseWeights, take_over
+from training.base_weights import BaseWeights, facts_of, take_over
 from training.crops import Cell, CropDataset, balanced_weights, normalised
 from training.loop import Schedule, TrainingError, fit
 from training.metric import macro_f1
@@ -143,6 +143,7 @@ def train_classifier(
             weights=network.state_dict(),
             provenance={
                 **provenance,
+                **facts_of(base),
                 "model": model,
                 "objective": asdict(objective),
                 "schedule": asdict(schedule),
@@ -153,7 +154,7 @@ def train_classifier(
 
     fit(
         network, batches=batches, loss=loss, score=score, keep=keep,
-        schedule=schedule, folder=folder, resume=resume,
+        schedule=schedule, folder=folder, base=facts_of(base), resume=resume,
     )  # fmt: skip
     return folder / "best.pt"
 
@@ -192,19 +193,21 @@ def load_base_weights(
     """
     tensors, own = dict(base.tensors), network.state_dict()
     positions = tensors.get(_POSITIONS)
-    if positions is not None and _POSITIONS in own and positions.shape != own[_POSITIONS].shape:
+    other_size = positions is not None and _POSITIONS in own and positions.shape != own[_POSITIONS].shape
+    if other_size and hasattr(network, "no_embed_class"):
         n_prefix = 0 if network.no_embed_class else network.num_prefix_tokens
         tensors[_POSITIONS] = resample_abs_pos_embed(
             positions, list(network.patch_embed.grid_size), num_prefix_tokens=n_prefix
         )
     for name in _names_of_last_layer(network) if base.classes else ():
-        if name in tensors and tensors[name].shape[1:] == own[name].shape[1:]:
+        rows = (len(base.classes), *own[name].shape[1:]), (len(classes), *own[name].shape[1:])
+        if name in tensors and (tensors[name].shape, own[name].shape) == rows:
             tensors[name] = _by_class(tensors[name], base.classes, own[name], classes)
     new = take_over(network, tensors, calibrate)
     if len(new) > _MOST_NEW_TENSORS:
         raise TrainingError(
             f"{base.path} fits only {len(own) - len(new)} of the network's {len(own)} tensors; "
-            "give the weights of the same model."
+            "give the weights of the same model, its best.pt if these are a bundle's."
         )
     log.info(
         "took %d of %d tensors from %s; new: %s",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from training.options import one_sentence
+from edge.cli import one_sentence
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from training.annotations import AnnotationError
 from training.bootstrap import N_RESAMPLES, Difference, mcnemar, paired_differences
+from training.errors import AnnotationError
 from training.pairing import CELLS_CSV, Cell, Detection, read_cells
 from training.tally import ACCURACY, MACRO_F1, MEASURES, RECALL, SCORE, Floats, Tally
 

@@ -18,8 +18,8 @@ from training.annotations import AnnotatedImage, read_pixels
 from training.augment import Variation, cut_off, jitter_box, turn, vary_station
 from training.targets import BoxKey, Sample, box_key
 
-_CONTEXT = 2.2
-"""Side of the region that is turned with a cell, in box sides: room for margin and jitter."""
+_ROOM = 0.6
+"""Around a cell that is turned, in box sides: for the largest --margin and the jitter of a box."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,11 +51,11 @@ class Cell:
         """The box, as the only one."""
         return (box_key(self.image.name, self.box_xyxy),)
 
-    def read(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Its part of the image with room around it, uint8 [H, W, 3], and its box there, float32 [4]."""
+    def read(self, margin_px: float) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Its part of the image with room for a crop, uint8 [H, W, 3], and its box there, float32 [4]."""
         rgb = read_pixels(self.image)
         height, width = rgb.shape[:2]
-        left, top, right, bottom = crop_region(self.box_xyxy, 0, (_CONTEXT - 1) / 2, "square")
+        left, top, right, bottom = crop_region(self.box_xyxy, margin_px, _ROOM, "square")
         left, top = max(left, 0), max(top, 0)
         around = rgb[top : min(bottom, height), left : min(right, width)]
         return around, self.box_xyxy - np.array([left, top, left, top], np.float32)
@@ -91,7 +91,7 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         geometry = self.geometry
-        rgb, box = self.cells[index].read()
+        rgb, box = self.cells[index].read(geometry.margin_px)
         if self.variation is not None:
             rng = np.random.default_rng((self.seed, int(torch.randint(2**31, ()).item())))
             rgb, box = cut_off(rgb, box, self.variation.cut, rng)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from training.options import fold_options, one_sentence
+from edge.cli import one_sentence
+from training.options import fold_options
 
 
 @click.command()
@@ -20,7 +21,8 @@ def main(splits: Path, bundles: Path, out: Path, backend: str, precision: str) -
     from rich.console import Console
 
     from edge.cells import Finding
-    from training.annotations import AnnotationError, read_beside
+    from training.annotations import read_beside
+    from training.errors import AnnotationError
     from training.evaluate import CURVE_THRESHOLDS, evaluate, read_with, require_distinct_names, save
     from training.out_of_fold import folds_of, pipelines_of
 

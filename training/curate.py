@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from training.options import fold_options, one_sentence
+from edge.cli import one_sentence
+from training.options import fold_options
 
 DISAGREEMENTS = "disagreements.png"
 """By which a folder is known as that of a former curation; changes.csv is in one of training.audit, too."""
@@ -56,11 +57,12 @@ def main(
     from rich.console import Console
 
     from edge.cells import Finding
-    from training.annotations import AnnotationError, read_pixels
+    from training.annotations import read_pixels
     from training.audit.tables import labels_of
     from training.audit.writing import write_changes, write_folder
     from training.curated_files import GivenFile
     from training.curation import Curated
+    from training.errors import AnnotationError
     from training.evaluate import read_with, require_distinct_names
     from training.mistakes import draw_mistakes
     from training.out_folder import require_own, writing

@@ -7,11 +7,12 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from edge.cells import Finding
-from training.annotations import LEUKOCYTE_WITHOUT_CLASS, AnnotatedImage, AnnotationError, read_pixels
+from training.annotations import LEUKOCYTE_WITHOUT_CLASS, AnnotatedImage, read_pixels
 from training.audit.cleaning import Cleaned, CleanRow, parse_all
 from training.audit.looking import find_images
 from training.audit.tables import Table, read_table
 from training.curation import coded, curate_image, painted
+from training.errors import AnnotationError
 from training.mistakes import Mistake
 from training.provenance import SOURCE, Provenance, provenance_of, source_of
 

@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
 from build_engines.checkpoint import Checkpoint, TileGeometry, build_network
+from edge.cli import one_sentence
 from edge.geometry import iou_matrix
 from edge.matching import match_one_to_one
 from training import yolox
 from training.annotations import AnnotatedImage, read_pixels
 from training.augment import VARIATIONS, Variation
-from training.base_weights import BaseWeights, begin_from, facts_of
+from training.base_weights import BaseWeights, begin_from, begin_from_ultralytics, facts_of
 from training.loop import Schedule, fit
-from training.options import data_options, one_sentence, read_data, start_logging, variation_options
+from training.options import data_options, read_data, start_logging, variation_options
 from training.tiles import TileDataset, source_weights
 
 log = logging.getLogger(__name__)
@@ -81,12 +82,18 @@ def train_yolox(
             classes=(),
             geometry=geometry,
             weights=network.state_dict(),
-            provenance={**provenance, "model": "YOLOX", "schedule": asdict(schedule), "validation": figures},
+            provenance={
+                **provenance,
+                **facts_of(base),
+                "model": "YOLOX",
+                "schedule": asdict(schedule),
+                "validation": figures,
+            },
         ).save(folder / "best.pt")
 
     fit(
         network, batches=batches, loss=loss, score=score, keep=keep,
-        schedule=schedule, folder=folder, resume=resume,
+        schedule=schedule, folder=folder, base=facts_of(base), resume=resume,
     )  # fmt: skip
     return folder / "best.pt"
 
@@ -207,7 +214,8 @@ def main(model: str, pretrained: Path | None, tile_size: int, variation: str, hu
     start_logging()
     is_yolox = model in yolox.ARCHITECTURES
     _refuse_foreign_options(model, is_yolox)
-    base = begin_from(pretrained, data["exclude_source"])
+    excluded = data["exclude_source"]
+    base = begin_from(pretrained, excluded) if is_yolox else begin_from_ultralytics(model, excluded)
     training, validation, schedule = read_data(data, mixed_precision=bf16)
     log.info("%d images to train on, %d to validate on", len(training), len(validation))
     provenance = {
@@ -223,7 +231,8 @@ def main(model: str, pretrained: Path | None, tile_size: int, variation: str, hu
         best = train_ultralytics(
             training, validation, model=model, tile_size=tile_size, one_stage=one_stage,
             variation=varied, schedule=schedule, batch_size=batch_size, folder=data["out"],
-            provenance=provenance, device=device, workers=data["workers"], resume=data["resume"],
+            provenance={**provenance, **facts_of(base)}, device=device, workers=data["workers"],
+            resume=data["resume"],
         )  # fmt: skip
     else:
         best = train_yolox(
@@ -237,7 +246,7 @@ def main(model: str, pretrained: Path | None, tile_size: int, variation: str, hu
             batch_size=batch_size,
             tiles_per_epoch=tiles_per_epoch,
             folder=data["out"],
-            provenance={**provenance, **facts_of(base)},
+            provenance=provenance,
             workers=data["workers"],
             resume=data["resume"],
         )

@@ -17,19 +17,15 @@ from rich.progress import track
 
 from edge.bundle import Bundle
 from edge.cells import CELL_CLASSES, Finding, cell_class
+from edge.cli import one_sentence
 from edge.errors import ImageRejected
 from edge.pipeline import Pipeline, open_pipeline
 from training import metric, report
-from training.annotations import (
-    AnnotatedImage,
-    AnnotationError,
-    read_annotations,
-    read_beside,
-    read_pixels,
-)
+from training.annotations import AnnotatedImage, read_annotations, read_beside, read_pixels
 from training.bootstrap import intervals
+from training.errors import AnnotationError
 from training.mistakes import FALSE_DETECTION, MISSED, WRONG_CLASS, Mistake
-from training.options import engine_options, image_options, one_sentence
+from training.options import engine_options, image_options
 from training.out_folder import writing
 from training.pairing import CELLS_CSV, Cell, Detection, pair, write_cells
 from training.reliability import coverage_curve, recommend, reliability_bins

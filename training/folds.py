@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
 
 from edge.errors import EdgeError
-from training.groups import group_of_each
+from training.groups import groups_sharing
 
 
 class SplitError(EdgeError):
@@ -56,12 +56,9 @@ class Pair:
 
 def groups_of(rows: Sequence[BoxRow]) -> NDArray[np.int32]:
     """The number of each row's group, int32 [n]: rows of one image, and of images that belong together."""
-    first_with: dict[tuple[str, str], int] = {}
-    pairs = []
-    for place, row in enumerate(rows):
-        for key in (("image", row.name), *(("together", mark) for mark in row.together)):
-            pairs.append((first_with.setdefault(key, place), place))
-    return group_of_each(len(rows), pairs)
+    return groups_sharing(
+        [(("image", row.name), *(("together", mark) for mark in row.together)) for row in rows]
+    )
 
 
 def k_folds(rows: Sequence[BoxRow], n_folds: int, seed: int = 0) -> list[Pair]:

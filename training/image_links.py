@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 
-from training.annotations import AnnotationError
+from training.errors import AnnotationError
 
 
 def stays_inside(name: str) -> bool:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from training.options import one_sentence
+from edge.cli import one_sentence
 
 
 @click.command()

@@ -14,9 +14,9 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from training.annotations import AnnotationError
 from training.bootstrap import Interval
 from training.comparison import System, score_difference
+from training.errors import AnnotationError
 from training.svg_chart import BAR, INK, svg
 from training.tally import ACCURACY, GIOU_TERM, MACRO_F1, PRECISION, RECALL, SCORE
 

@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.cli import one_sentence
 from training.annotations import AnnotatedImage, without_sources
-from training.options import engine_options, one_sentence
+from training.options import engine_options
 from training.out_folder import writing
 
 if TYPE_CHECKING:

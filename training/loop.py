@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -70,6 +70,7 @@ def fit(
     keep: Callable[[nn.Module, dict[str, float]], None],
     schedule: Schedule,
     folder: Path,
+    base: Mapping[str, Any],
     resume: bool = False,
 ) -> None:
     """Train a network in place.
@@ -83,7 +84,8 @@ def fit(
         keep: called with the averaged network each time that it is the best so far.
         schedule: see `Schedule`.
         folder: gets `resume.pt` after every epoch and `history.jsonl`, a line an epoch.
-        resume: go on from `resume.pt` if there is one.
+        base: what is known of the weights that the network begins with; a run goes on with the same ones.
+        resume: go on from `resume.pt` if there is one; without it, those of an earlier run are removed.
 
     Raises:
         TrainingError: there is nothing to learn from, nothing to judge by, or `resume.pt` does not fit.
@@ -99,11 +101,13 @@ def fit(
         _parameter_groups(network, schedule.weight_decay), lr=schedule.learning_rate
     )
     progress = _Progress()
-    if resume and (folder / "resume.pt").exists():
-        progress = _load(folder / "resume.pt", network, averaged, optimizer)
+    last = folder / "resume.pt"
+    if resume and last.exists():
+        progress = _load(last, network, averaged, optimizer, base)
         log.info("going on after epoch %d of %d", progress.epoch, schedule.epochs)
     else:
-        (folder / "history.jsonl").unlink(missing_ok=True)
+        for path in (last, folder / "history.jsonl"):
+            path.unlink(missing_ok=True)
 
     for epoch in range(progress.epoch, schedule.epochs):
         if epoch - progress.best_epoch > schedule.patience and progress.best_epoch >= 0:
@@ -131,7 +135,7 @@ def fit(
             progress.best_score, progress.best_epoch = figures["score"], epoch
             keep(averaged.module, figures)
         progress.epoch = epoch + 1
-        _save(folder / "resume.pt", network, averaged, optimizer, progress)
+        _save(last, network, averaged, optimizer, progress, base)
         line = {
             "epoch": epoch + 1,
             "loss": float(np.mean(losses)),
@@ -187,12 +191,14 @@ def _save(
     averaged: AveragedModel,
     optimizer: torch.optim.Optimizer,
     progress: _Progress,
+    base: Mapping[str, Any],
 ) -> None:
     state = {
         "network": network.state_dict(),
         "averaged": averaged.state_dict(),
         "optimizer": optimizer.state_dict(),
         "progress": [progress.epoch, progress.best_score, progress.best_epoch],
+        "base": dict(base),
     }
     partial = path.with_suffix(".part")
     torch.save(state, partial)
@@ -200,16 +206,35 @@ def _save(
 
 
 def _load(
-    path: Path, network: nn.Module, averaged: AveragedModel, optimizer: torch.optim.Optimizer
+    path: Path,
+    network: nn.Module,
+    averaged: AveragedModel,
+    optimizer: torch.optim.Optimizer,
+    base: Mapping[str, Any],
 ) -> _Progress:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict(state["network"])
         averaged.load_state_dict(state["averaged"])
         optimizer.load_state_dict(state["optimizer"])
-        return _Progress(*state["progress"])
+        progress, began = _Progress(*state["progress"]), state["base"]
     except Exception as error:  # torch has no kind of its own for a damaged file or for other tensors
         raise TrainingError(
             f"{path} is damaged or of another network than the one to train ({type(error).__name__}); resume "
             "with the model and the classes that it was trained with, or train into another folder."
         ) from error
+    require_same_base(began, base, path.parent)
+    return progress
+
+
+def require_same_base(began: Mapping[str, Any], base: Mapping[str, Any], folder: Path) -> None:
+    """Refuse to go on with a run that began with other weights, of which its provenance would then tell.
+
+    Raises:
+        TrainingError: what is known of the weights differs.
+    """
+    if json.dumps(began) != json.dumps(base):  # a figure that is no number equals nothing, itself neither
+        raise TrainingError(
+            f"The run in {folder} began with another model or other base weights "
+            f"({began.get('base_weights', 'none')}); resume it with those, or train into another folder."
+        )

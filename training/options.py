@@ -1,20 +1,20 @@
 """The options that both trainers share: data, schedule, output."""
 
-import functools
 import logging
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 
-from edge.errors import EdgeError
 from edge.progress import counted
 from training.annotations import AnnotatedImage, read_beside, read_pixels, without_sources
 from training.augment import VARIATIONS
 from training.drawn import drawn_images
 from training.loop import Schedule, TrainingError
+from training.out_folder import writing
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -27,7 +27,8 @@ _OPTIONS = (
     click.option("--drawn", type=click.IntRange(0), default=0, show_default=True,
                  help="Drawn smears to train on, too."),
     click.option("--exclude-source", multiple=True,
-                 help="Leave a source out of training and validation (repeatable)."),
+                 help="Leave a source out of training and validation, and other images of its patients and"
+                 " groups of near-duplicates (repeatable)."),
     click.option("--data-note", multiple=True,
                  help="Origin and licence of the data, a sentence for the model card (repeatable)."),
     click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run."),
@@ -114,19 +115,6 @@ def data_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
-    """Errors of the data end as their sentence, not as a traceback."""
-
-    @functools.wraps(command)
-    def wrapped(**options: Any) -> None:
-        try:
-            command(**options)
-        except EdgeError as error:
-            raise click.ClickException(str(error)) from error
-
-    return wrapped
-
-
 def read_data(
     options: dict[str, Any], *, mixed_precision: bool = False
 ) -> tuple[list[AnnotatedImage], list[AnnotatedImage], Schedule]:
@@ -134,14 +122,18 @@ def read_data(
 
     Raises:
         AnnotationError: as `read_beside` and `without_sources`.
-        TrainingError: no image is left to train on or to judge by.
+        TrainingError: no image is left to train on or to judge by, or one is for both.
         ImageRejected: one cannot be read.
+        OutputUnwritableError: the folder of the run cannot be written.
     """
     training, validation = without_sources(
         options["exclude_source"], read_beside(options["csvs"]), read_beside(options["validation_csvs"])
     )
-    if options["drawn"]:
-        training += drawn_images(options["out"] / "drawn", options["drawn"])
+    _require_apart(training, validation)
+    out = options["out"]
+    with writing(out), tempfile.TemporaryFile(dir=out):  # told before all images are tried
+        if options["drawn"]:
+            training += drawn_images(out / "drawn", options["drawn"])
     for images, purpose in ((training, "train on"), (validation, "judge by")):
         if not images:
             raise TrainingError(
@@ -158,6 +150,15 @@ def read_data(
         mixed_precision=mixed_precision,
     )
     return training, validation, schedule
+
+
+def _require_apart(training: Sequence[AnnotatedImage], validation: Sequence[AnnotatedImage]) -> None:
+    trained_on = {image.path.resolve() for image in training}
+    if both := [image.path for image in validation if image.path.resolve() in trained_on]:
+        raise TrainingError(
+            f"{len(both)} of {len(validation)} validation images are trained on, too ({both[0]}); take them "
+            "out of one of the files, or split one file with training.splits."
+        )
 
 
 def start_logging() -> None:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edge.locks import OutputUnwritableError
-from training.annotations import AnnotationError
+from training.errors import AnnotationError
 
 
 def require_own(folder: Path, mark: str) -> None:

@@ -8,8 +8,8 @@ from rich.console import Console
 
 from edge.bundle import Bundle
 from edge.pipeline import Pipeline, open_pipeline
-from training.annotations import AnnotationError
 from training.audit.tables import read_table
+from training.errors import AnnotationError
 
 _VALIDATION = "-val.csv"
 

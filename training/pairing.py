@@ -15,7 +15,8 @@ from edge.cells import Finding
 from edge.geometry import Boxes
 from edge.matching import match_one_to_one
 from training import metric
-from training.annotations import LEUKOCYTE_WITHOUT_CLASS, AnnotatedImage, AnnotationError
+from training.annotations import LEUKOCYTE_WITHOUT_CLASS, AnnotatedImage
+from training.errors import AnnotationError
 
 CELLS_CSV = "cells.csv"
 """In the folder of an evaluation."""

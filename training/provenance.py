@@ -4,9 +4,12 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from training.annotations import AnnotationError
+from training.errors import AnnotationError
 
 SOURCE, PATIENT, DUPLICATE_GROUP = "source", "patient", "duplicate_group"
+
+MARKS = (PATIENT, DUPLICATE_GROUP)
+"""Columns whose images are not parted, if nothing else is said."""
 
 FILE_NAME = "provenance.csv"
 """Looked for beside an annotation file."""
@@ -44,6 +47,11 @@ def source_of(image: Path | None, known: Mapping[str, str]) -> str:
     """The source by provenance, else the name of the folder that holds the image's folder, else unknown."""
     folder = image.absolute().parent.resolve().parent.name if image else ""
     return known.get(SOURCE) or folder or "unknown"
+
+
+def together_of(known: Mapping[str, str], marks: Sequence[str] = MARKS) -> tuple[str, ...]:
+    """What an image must not be parted from: all images that share one of these texts."""
+    return tuple(f"{mark}\n{known[mark]}" for mark in marks if known.get(mark))
 
 
 def write_provenance(path: Path, rows: Sequence[Mapping[str, str]]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from training.options import one_sentence
+from edge.cli import one_sentence
 
 COMMANDS = "commands.sh"
 """All commands of a run, by which its folder is known."""

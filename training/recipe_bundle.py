@@ -24,6 +24,7 @@ from training.recipe_file import (
     read_recipe,
     trainer_of,
 )
+from training.recipe_sources import excluded_of_training
 from training.recipe_steps import Step
 
 _GATE_IMAGES_OF_CURATORS = 12
@@ -72,10 +73,11 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Data:
-    """Annotation files, and the steps that write them."""
+    """Annotation files, the steps that write them, and the sources of their images that are left out."""
 
     csvs: tuple[Path, ...]
     validation_csvs: tuple[Path, ...]
+    excluded: tuple[str, ...]
     needs: tuple[str, ...] = ()
 
 
@@ -91,7 +93,7 @@ class _Trained:
 def plan_bundle(plan: Plan, job: Job) -> str:
     """All steps up to the bundle; returns the last one's name."""
     recipe = read_recipe(job.recipe, job.size)
-    data = _Data(job.csvs, job.validation_csvs)
+    data = _Data(job.csvs, job.validation_csvs, job.excluded)
     if recipe.audit is not None:
         data = _plan_audit(plan, job, data, recipe.audit)
     if recipe.curation is not None:
@@ -124,7 +126,7 @@ def _plan_audit(plan: Plan, job: Job, data: _Data, options: dict[str, Any]) -> _
     )  # fmt: skip
     cleaned = [folder / "cleaned" / label for label in labels_of(every)]
     n_validation = len(data.validation_csvs)
-    return _Data(tuple(cleaned[n_validation:]), tuple(cleaned[:n_validation]), (step,))
+    return _Data(tuple(cleaned[n_validation:]), tuple(cleaned[:n_validation]), data.excluded, (step,))
 
 
 def _plan_folds(plan: Plan, job: Job, data: _Data, recipe: TrainingRecipe, name: str) -> list[_Data]:
@@ -135,8 +137,9 @@ def _plan_folds(plan: Plan, job: Job, data: _Data, recipe: TrainingRecipe, name:
              run_module("training.splits", *data.csvs, "--folds", recipe.folds, "--out", folder),
              folder / "summary.md", folder, _from_outside(data), data.needs)
     )  # fmt: skip
+    excluded = excluded_of_training(job.excluded, job.csvs, job.validation_csvs)
     return [
-        _Data((folder / f"fold-{number}-train.csv",), (folder / f"fold-{number}-val.csv",), (step,))
+        _Data((folder / f"fold-{number}-train.csv",), (folder / f"fold-{number}-val.csv",), excluded, (step,))
         for number in range(1, recipe.folds + 1)
     ]
 
@@ -174,7 +177,7 @@ def _plan_curation(plan: Plan, job: Job, data: _Data, recipe: TrainingRecipe) ->
              folder / "changes.csv", folder, _from_outside(data), tuple(needs))
     )  # fmt: skip
     curated = tuple(folder / label for label in labels_of(data.csvs))
-    return _Data(curated, data.validation_csvs, (step,))
+    return _Data(curated, data.validation_csvs, data.excluded, (step,))
 
 
 def _plan_soft_labels(
@@ -222,7 +225,7 @@ def _plan_training(
     command = run_module(
         f"training.{network.kind}",
         *repeated("--csv", data.csvs), *repeated("--validation-csv", data.validation_csvs),
-        *repeated("--exclude-source", job.excluded), *repeated("--data-note", job.data_notes),
+        *repeated("--exclude-source", data.excluded), *repeated("--data-note", job.data_notes),
         *as_arguments(trainer, network.training), *soft, "--out", folder, "--resume",
     )  # fmt: skip
     known = options_of(trainer)

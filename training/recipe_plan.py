@@ -6,6 +6,7 @@ from training.annotations import read_beside
 from training.recipe_bundle import Job, Plan, images_of, plain, plan_bundle
 from training.recipe_commands import as_words, repeated, run_module, with_provenance
 from training.recipe_file import RecipeError, as_arguments, read_recipe
+from training.recipe_sources import excluded_of_training
 from training.recipe_steps import Step
 
 _TIMED_IMAGES = 100
@@ -48,7 +49,8 @@ def _plan_knowledge(plan: Plan, job: Job, built: str) -> str:
     from training.likeness import main as likeness
 
     recipe, last = read_recipe(job.recipe, job.size), built
-    excluded = repeated("--exclude-source", job.excluded)
+    of_training = excluded_of_training(job.excluded, job.csvs, job.validation_csvs)
+    excluded = repeated("--exclude-source", of_training)
     for name, module, command, options, csvs, others in (
         ("likeness", "likeness", likeness, recipe.likeness, job.csvs, excluded),
         ("calibration", "calibrate", calibrate, recipe.calibration, job.validation_csvs, []),

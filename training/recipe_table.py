@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from training.options import one_sentence
+from edge.cli import one_sentence
 
 if TYPE_CHECKING:
     from training.leaderboard_page import Entry, Value
@@ -40,7 +40,7 @@ it has, and in brackets the part of its cells that got their class.
 @one_sentence
 def main(runs: Path, out: Path) -> None:
     """Rank the runs of training.recipe in the folder RUNS by their score on the validation images."""
-    from training.annotations import AnnotationError
+    from training.errors import AnnotationError
     from training.leaderboard_page import find_entries
     from training.out_folder import writing
 

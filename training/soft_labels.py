@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from training.options import engine_options, one_sentence
+from edge.cli import one_sentence
+from training.options import engine_options
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -51,7 +52,8 @@ def main(
     from rich.console import Console
 
     from edge.bundle import Bundle
-    from training.annotations import AnnotationError, read_beside
+    from training.annotations import read_beside
+    from training.errors import AnnotationError
     from training.evaluate import require_distinct_names
     from training.out_folder import writing
     from training.out_of_fold import Fold, folds_of, pipelines_of

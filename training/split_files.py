@@ -5,14 +5,23 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from training.annotations import COLUMNS, AnnotationError
+from training.annotations import COLUMNS
 from training.audit.cleaning import parse_all
 from training.audit.figures import count_classes
 from training.audit.looking import find_images
 from training.audit.tables import Table
+from training.errors import AnnotationError
 from training.folds import BoxRow, Pair, SplitError, groups_of, shortfalls
 from training.image_links import link_images
-from training.provenance import DUPLICATE_GROUP, FILE_NAME, SOURCE, Provenance, source_of, write_provenance
+from training.provenance import (
+    DUPLICATE_GROUP,
+    FILE_NAME,
+    SOURCE,
+    Provenance,
+    source_of,
+    together_of,
+    write_provenance,
+)
 
 
 def read_rows(table: Table, known: Provenance, marks: Sequence[str]) -> list[BoxRow]:
@@ -26,9 +35,9 @@ def read_rows(table: Table, known: Provenance, marks: Sequence[str]) -> list[Box
     rows = []
     for row, parsed in zip(table.rows, parse_all(table), strict=True):
         cells = known.get(row.name, {})
-        together = tuple(f"{mark}\n{cells[mark]}" for mark in marks if cells.get(mark))
         given = tuple(row.cells[column].strip() for column in COLUMNS)
-        rows.append(BoxRow(given, parsed.label, source_of(paths.get(row.name), cells), together))
+        source = source_of(paths.get(row.name), cells)
+        rows.append(BoxRow(given, parsed.label, source, together_of(cells, marks)))
     return rows
 
 

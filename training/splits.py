@@ -53,11 +53,11 @@ def main(
     All images of one patient stay together, and so do near-duplicates, if provenance.csv tells which they
     are: that of the cleaned files of training.audit does.
     """
-    from training.annotations import AnnotationError
     from training.audit.tables import labels_of, read_table
+    from training.errors import AnnotationError
     from training.folds import SplitError, k_folds, leave_one_source_out
     from training.out_folder import require_own, writing
-    from training.provenance import DUPLICATE_GROUP, PATIENT, provenance_of
+    from training.provenance import MARKS, provenance_of
     from training.split_files import read_rows, summary, write_pairs
 
     if folds is not None and by_source:
@@ -76,7 +76,7 @@ def main(
             f"provenance.csv has no column {', '.join(unknown)} to group by, only "
             f"{', '.join(sorted(columns)) or 'none at all'}; name one of these."
         )
-    used = marks or tuple(mark for mark in (PATIENT, DUPLICATE_GROUP) if mark in columns)
+    used = marks or tuple(mark for mark in MARKS if mark in columns)
     rows = [row for table in tables for row in read_rows(table, known[table.path], used)]
     pairs = leave_one_source_out(rows) if by_source else k_folds(rows, folds or 5, seed)
     prefix = "without-" if by_source else ""

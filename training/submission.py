@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from edge.cells import Finding, cell_class
-from training.annotations import AnnotationError
+from training.errors import AnnotationError
 
 COLUMNS = ("trustii_id", "NAME", "x1", "y1", "x2", "y2", "class")
 COMMONEST_CLASS = "PNN"

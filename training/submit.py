@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from training.options import engine_options, one_sentence
+from edge.cli import one_sentence
+from training.options import engine_options
 
 if TYPE_CHECKING:
     from edge.pipeline import Pipeline
@@ -58,7 +59,7 @@ def main(
     from edge.bundle import Bundle
     from edge.images import IMAGE_SUFFIXES
     from edge.pipeline import open_pipeline
-    from training.annotations import AnnotationError
+    from training.errors import AnnotationError
     from training.out_folder import writing
     from training.submission import csv_text, expected_from, fill, read_test
 

@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.annotations import COLUMNS, AnnotationError
+from training.annotations import COLUMNS
 from training.audit.cleaning import number_text
+from training.errors import AnnotationError
 from training.loop import TrainingError
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ import logging
 import random
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from build_engines.checkpoint import PROVENANCE, provenance_beside
 from build_engines.families import import_ultralytics
 from edge.cells import CELL_CLASSES
 from edge.geometry import clip_boxes
 from training.annotations import AnnotatedImage, read_pixels
 from training.augment import Variation, turn, vary_station
-from training.loop import Schedule, TrainingError
+from training.loop import Schedule, TrainingError, require_same_base
 
 import_ultralytics()  # switches its reports off, which it must find switched when it is first imported
 from ultralytics.data.augment import BaseTransform, Compose  # noqa: E402
@@ -38,9 +39,6 @@ log = logging.getLogger(__name__)
 
 LEUKOCYTE = "leukocyte"
 """The one class of a detector that only finds."""
-
-PROVENANCE = "provenance.json"
-"""Beside the weights, for the model card: a file of ultralytics has no place for it."""
 
 _LONGEST_SIDE_TILES = 2
 """Images are handed to ultralytics no larger than this many tiles, as `training.tiles` keeps them."""
@@ -78,13 +76,15 @@ def train_ultralytics(
         schedule: see `Schedule`; the moving average is ultralytics' own.
         batch_size: tiles a step.
         folder: gets the dataset, the weights and `results.csv`, a line an epoch.
-        provenance: of the data, for the model card; `sources` becomes that of the images that can be used.
+        provenance: of the data and of the base weights, for the model card; `sources` becomes that of the
+            images that can be used.
         device: "cpu", or the numbers of CUDA cards, "0" or "0,1", over which ultralytics' own launcher
             spreads each batch; None: the first card, or the CPU where there is none.
         resume: go on from `weights/last.pt` if there is one; its schedule then holds, but for the patience.
+            Without it, the weights of an earlier run are removed.
 
     Raises:
-        TrainingError: the model's name, a card or the data cannot be used.
+        TrainingError: the model's name, a card or the data cannot be used, or the run began otherwise.
     """
     if Path(model).suffix not in (".pt", ".yaml"):
         raise TrainingError(
@@ -93,10 +93,18 @@ def train_ultralytics(
         )
     _require_cards(device)
     last, best = folder / "weights/last.pt", folder / "weights/best.pt"
+    provenance = {**provenance, "model": Path(model).name}
     resume = resume and last.exists()
-    if resume and load_checkpoint(last)[1]["epoch"] < 0:  # what ultralytics writes when a run has ended
-        log.info("%s has been trained to its end", folder)
-        return best
+    if resume:
+        require_same_base(_beginning(provenance_beside(last)), _beginning(provenance), folder)
+        if load_checkpoint(last)[1]["epoch"] < 0:  # what ultralytics writes when a run has ended
+            log.info("%s has been trained to its end", folder)
+            return best
+    elif Path(model).resolve() in (last.resolve(), best.resolve()):
+        raise TrainingError(
+            f"{model} lies where this training writes its own weights; give another folder as --out, or "
+            "--resume to go on with its run."
+        )
     classes = _classes_of(training) if one_stage else (LEUKOCYTE,)
     usable = _usable(training, classes, "training")
     data = write_dataset(
@@ -145,11 +153,12 @@ def train_ultralytics(
     }
     if resume:
         settings["resume"] = str(last)
+    else:
+        for path in (last, best):
+            path.unlink(missing_ok=True)
     facts = {
         **provenance,
         "sources": dict(Counter(image.source for image in usable)),
-        "base_weights": Path(model).name if Path(model).suffix == ".pt" else "none",
-        "model": Path(model).name,
         "schedule": {name: value for name, value in asdict(schedule).items() if name != "ema_decay"},
         **(
             {"cells": dict(Counter(label for image in usable for label in image.labels))} if one_stage else {}
@@ -159,6 +168,10 @@ def train_ultralytics(
     (best.parent / PROVENANCE).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8")
     _LeukocyteTraining(overrides=settings).train()
     return best
+
+
+def _beginning(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: provenance[name] for name in ("model", "base_weights", "begun_from") if name in provenance}
 
 
 def _require_cards(device: str | None) -> None:

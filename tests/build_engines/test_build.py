@@ -19,11 +19,13 @@ from build_engines.bundle_build import build_bundle, golden_smears
 from build_engines.checkpoint import Checkpoint, CheckpointError, CropGeometry
 from build_engines.errors import BuildError
 from build_engines.model_card import add_evaluation, model_card, replace_manifest
+from build_engines.model_card import main as write_evaluation
 from build_engines.networks import load_networks
-from build_engines.reference import gate_images
+from build_engines.reference import gate_images, spread
 from edge.bundle import Bundle
 from edge.demo.renderer import draw_tile
 from edge.geometry import letterbox
+from edge.overlay import encode_jpeg
 from edge.pipeline import open_pipeline
 from tests.build_engines.small_bundle import CLASSES
 from tests.build_engines.untrained import spread_outputs
@@ -101,6 +103,15 @@ def test_a_card_tells_calibration_and_intervals_but_no_curves(built: Bundle, tmp
     assert "coverage" not in card
 
 
+@pytest.mark.parametrize("content", ["", "[]", '{"score": 0.8}', '{"annotations_sha256": "0", "shares": []}'])
+def test_what_is_no_evaluation_enters_no_card(content: str, tmp_path: Path) -> None:
+    (tmp_path / "likeness.json").write_text(content)
+    arguments = [str(tmp_path), "--evaluation", str(tmp_path / "likeness.json"), "--name", "drawn smears"]
+    result = CliRunner().invoke(write_evaluation, arguments)
+    assert result.exit_code == 1
+    assert "likeness.json is no report of an evaluation; give the report.json" in result.output
+
+
 def test_a_bundle_whose_file_strays_from_torch_is_not_written(
     checkpoints: tuple[Path, Path], built: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +140,35 @@ def test_a_folder_that_is_no_bundle_is_not_replaced(checkpoints: tuple[Path, Pat
     assert result.exit_code == 1
     assert "is no model bundle" in result.output
     assert (tmp_path / "thesis.txt").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told_in_one_sentence(
+    checkpoints: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    detector, classifier = map(str, checkpoints)
+    for out in (tmp_path / "file", tmp_path / "file" / "bundle"):
+        args = ["--detector", detector, "--classifier", classifier, "--gate-images", "1", "--out", str(out)]
+        result = CliRunner().invoke(main, args)
+        assert result.exit_code == 1
+        assert f"{out} cannot be written (" in result.output
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "chosen"), [(5, 3, [0, 1, 3]), (2, 3, [0, 1]), (9, 3, [0, 3, 6]), (0, 3, [])]
+)
+def test_images_are_spread_over_all(count: int, most: int, chosen: list[int]) -> None:
+    assert spread(count, most) == chosen
+
+
+def test_a_link_that_leads_nowhere_is_left_out_of_the_gate(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.jpg").symlink_to(tmp_path / "away.jpg")
+    (tmp_path / "b.jpg").write_bytes(encode_jpeg(draw_tile(1).rgb))
+    images, told = gate_images(tmp_path, 3)
+    assert (list(images), told) == (["b.jpg"], "1 smear images")
+    assert "a.jpg is left out of the gate" in caplog.text
 
 
 def test_what_does_not_go_together_is_refused_in_one_sentence(

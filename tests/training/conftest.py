@@ -63,6 +63,14 @@ def smears_csv(smears: list[AnnotatedImage]) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def copied_csv(smears_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copies of the same smears, to judge by: no image may be trained on, too."""
+    folder = tmp_path_factory.mktemp("copied")
+    shutil.copytree(smears_csv.parent / "images", folder / "images")
+    return Path(shutil.copy(smears_csv, folder))
+
+
 @pytest.fixture
 def folders(smears: list[AnnotatedImage], smears_csv: Path, tmp_path: Path) -> tuple[Path, Path]:
     """Eight drawn smears of two sources split by source, and the embedded bundle for both."""

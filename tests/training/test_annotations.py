@@ -10,14 +10,9 @@ import pytest
 from edge.errors import ImageRejected
 from edge.images import decode
 from tests.real_files import data_path
-from training.annotations import (
-    AnnotatedImage,
-    AnnotationError,
-    read_annotations,
-    read_beside,
-    read_boxes,
-    read_pixels,
-)
+from training.annotations import AnnotatedImage, read_annotations, read_beside, read_boxes, read_pixels
+from training.errors import AnnotationError
+from training.provenance import source_of
 
 
 @pytest.fixture
@@ -90,6 +85,17 @@ def test_the_source_comes_from_provenance_or_else_from_the_folder(tmp_path: Path
     provenance = csv_of(tmp_path, "a.jpg,train,hospital", name="provenance.csv", header="NAME,split,source")
     a, b = read_annotations([path], [images], provenance)
     assert (a.source, b.source) == ("hospital", "lab")
+
+
+def test_a_link_is_of_the_source_whose_folder_it_lies_in(tmp_path: Path, images: Path) -> None:
+    (tmp_path / "ours" / "images").mkdir(parents=True)
+    (tmp_path / "ours" / "images" / "a.jpg").symlink_to(images / "a.jpg")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "images").symlink_to(images)
+    path = csv_of(tmp_path, "a.jpg,1,2,3,4,LY")
+    for folder, source in (("ours", "ours"), ("theirs", "lab")):
+        (a,) = read_annotations([path], [tmp_path / folder / "images"])
+        assert a.source == source_of(a.path, {}) == source
 
 
 def test_images_are_looked_for_in_every_folder(tmp_path: Path, images: Path) -> None:

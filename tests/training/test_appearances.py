@@ -13,8 +13,9 @@ from edge.demo.renderer import draw_tile
 from edge.likeness import Likeness
 from edge.manifest import TrainingImages
 from tests.real_files import data_path
-from training.annotations import AnnotatedImage, AnnotationError, read_beside, read_pixels
+from training.annotations import AnnotatedImage, read_beside, read_pixels
 from training.appearances import describe, left_out, marked_of
+from training.errors import AnnotationError
 
 Boxes = NDArray[np.float32]
 

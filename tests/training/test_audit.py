@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.training.damaged_smears import HEADER, write_csv
-from training.annotations import AnnotationError, read_boxes
+from training.annotations import read_boxes
 from training.audit.cleaning import clean
 from training.audit.command import main
 from training.audit.faults import EXPLANATIONS, Action, Fault
 from training.audit.overlaps import settle_overlaps
 from training.audit.tables import Row, Table, labels_of
+from training.errors import AnnotationError
 
 pytestmark = pytest.mark.usefixtures("no_charts")
 

@@ -5,24 +5,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import timm
 import torch
 from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from build_engines.checkpoint import Checkpoint, CropGeometry, build_network
 from build_engines.errors import BuildError
 from build_engines.graph_weights import weights_of_graph
 from build_engines.graphs import classifier_graph, detector_graph
+from build_engines.onnx_export import export
 from edge.bundle import Bundle, embedded_bundle
 from edge.demo.renderer import draw_tile
 from edge.errors import BundleError
 from edge.geometry import crop, letterbox
 from training import yolox
-from training.base_weights import BaseWeights, begin_from, facts_of, read_base_weights
-from training.classifying import load_base_weights
+from training.base_weights import BaseWeights, begin_from, facts_of, read_base_weights, take_over
+from training.classifying import architecture_of, load_base_weights
 from training.crops import normalised
 from training.loop import TrainingError
 
@@ -82,6 +85,12 @@ class TestFromABundle:
         assert sure.sum() >= len(SMEARS)
         assert boxes[sure] == pytest.approx(expected_boxes[sure], abs=0.05)
 
+    def test_a_detector_of_another_size_is_refused(self, bundle: Bundle) -> None:
+        base = read_base_weights(bundle.path / bundle.detector.graph.fp32)
+        network = build_network("yolox", yolox.ARCHITECTURES["yolox-tiny"], 0)
+        with pytest.raises(TrainingError, match=r"detector\.onnx is of another network than the one to"):
+            yolox.load_base_weights(network, base, torch.zeros(1, 96, 96, 3, dtype=torch.uint8))
+
     def test_batch_norms_can_be_trained_on(self, bundle: Bundle) -> None:
         spec = bundle.classifier
         assert spec is not None
@@ -126,6 +135,62 @@ def test_weights_of_what_is_no_graph_are_refused(content: bytes, tmp_path: Path)
         weights_of_graph(tmp_path / "a.onnx")
 
 
+def test_the_first_layer_of_a_yolox_is_as_it_was_trained_under_either_name(tmp_path: Path) -> None:
+    focus = torch.arange(2 * 12 * 9).reshape(2, 12, 3, 3).float()
+    strided = torch.zeros(2, 3, 6, 6)
+    for place, (row, column) in enumerate(((0, 0), (1, 0), (0, 1), (1, 1))):
+        strided[:, :, row::2, column::2] = focus[:, 3 * place : 3 * place + 3].flip(1)
+    stem = "backbone.backbone.stem"
+    for module, weight in (("conv", strided), ("conv.conv", strided), ("conv.conv", focus)):
+        stored = {f"{stem}.{module}.weight": weight, f"{stem}.{module}.bias": torch.ones(2)}
+        found = weights_of_graph(graph_of(stored, tmp_path))
+        assert found.keys() == {f"{stem}.conv.conv.weight", f"{stem}.conv.conv.bias"}
+        assert torch.equal(found[f"{stem}.conv.conv.weight"], focus)
+
+
+def graph_of(tensors: dict[str, Tensor], folder: Path) -> Path:
+    """A file with the tensors of a network."""
+    stored = [numpy_helper.from_array(tensor.numpy(), f"network.{name}") for name, tensor in tensors.items()]
+    onnx.save(helper.make_model(helper.make_graph([], "tensors", [], [], stored)), folder / "a.onnx")
+    return folder / "a.onnx"
+
+
+def test_a_graph_whose_linear_layers_have_no_names_is_refused(tmp_path: Path) -> None:
+    layers = nn.Sequential(nn.Flatten(2), nn.Linear(64, 8), nn.Flatten(), nn.Linear(24, 2))
+    graph = classifier_graph(layers.eval(), mean=None, std=None)
+    export(
+        graph, (1, 8, 8, 3), tmp_path / "vit.onnx",
+        input_name=graph.input_name, output_names=graph.output_names,
+    )  # fmt: skip
+    said = r"vit\.onnx holds 1 linear layers of its network without their names.* give the best\.pt"
+    with pytest.raises(BuildError, match=said):
+        weights_of_graph(tmp_path / "vit.onnx")
+
+
+class TestAStateDict:
+    def test_may_lie_under_a_key(self, tmp_path: Path) -> None:
+        weights = timm.create_model(MODEL, num_classes=2).state_dict()
+        for key in ("model", "weights"):
+            torch.save({key: weights}, tmp_path / "base.pth")
+            base = read_base_weights(tmp_path / "base.pth")
+            assert (base.tensors.keys(), base.classes, base.provenance) == (weights.keys(), (), {})
+
+    def test_without_counts_of_batches_lacks_nothing(self) -> None:
+        network = timm.create_model(MODEL, num_classes=2)
+        weights = {name: own for name, own in network.state_dict().items() if "num_batches" not in name}
+        assert len(weights) < len(network.state_dict())
+        assert take_over(network, weights, lambda: None) == []
+
+    def test_positions_that_cannot_be_resampled_stay_new(self) -> None:
+        base = build_network("timm", architecture_of("pit_ti_224", 64), 2)
+        network = build_network("timm", architecture_of("pit_ti_224", 96), 2)
+        positions = network.pos_embed.detach().clone()
+        weights = BaseWeights(Path("pit.pth"), base.state_dict())
+        load_base_weights(network, weights, ("PNN", "LY"), lambda: None)
+        assert torch.equal(network.pos_embed, positions)
+        assert torch.equal(network.cls_token, base.cls_token)
+
+
 class TestAnEarlierTraining:
     @staticmethod
     def saved(folder: Path, classes: tuple[str, ...], provenance: dict[str, Any]) -> Path:
@@ -150,6 +215,14 @@ class TestAnEarlierTraining:
         network = timm.create_model(MODEL, num_classes=3)
         load_base_weights(network, base, ("LY", "EO", "PNN"), lambda: None)
         assert torch.equal(network.classifier.weight[2], base.tensors["classifier.weight"][0])
+
+    def test_a_last_layer_with_a_batch_norm_keeps_that_whole(self) -> None:
+        theirs, network = (build_network("timm", {"name": "repvit_m0_9"}, count) for count in (2, 3))
+        theirs.head.head.bn.running_mean.uniform_()
+        base = BaseWeights(Path("best.pt"), theirs.state_dict(), ("PNN", "LY"))
+        load_base_weights(network, base, ("LY", "EO", "PNN"), lambda: None)
+        assert torch.equal(network.head.head.bn.running_mean, theirs.head.head.bn.running_mean)
+        assert torch.equal(network.head.head.l.weight[[2, 0]], theirs.head.head.l.weight)
 
     def test_what_it_saw_cannot_be_left_out(self, tmp_path: Path) -> None:
         first = {"sources": {"pbc": 100, "bccd": 3}}

@@ -14,9 +14,10 @@ from edge.bundle import MANIFEST, Bundle, embedded_bundle
 from edge.cells import Finding
 from edge.pipeline import open_pipeline, tempered
 from tests.real_files import data_path
-from training.annotations import AnnotatedImage, AnnotationError, read_boxes, read_pixels
+from training.annotations import AnnotatedImage, read_boxes, read_pixels
 from training.calibrate import main
 from training.calibration import Calibration, calibrate, known_cells, uncalibrated, with_calibration
+from training.errors import AnnotationError
 from training.evaluate import COVERAGE_THRESHOLDS
 
 CLASSES = ("LY", "MO", "EO")
@@ -146,6 +147,6 @@ def test_a_refused_calibration_leaves_the_bundle_as_it_was(tmp_path: Path) -> No
     before = (bundle_dir / MANIFEST).read_bytes()
     (tmp_path / "val.csv").write_text("NAME,x1,y1,x2,y2,class\ngone.jpg,0,0,9,9,LY\n")
     result = CliRunner().invoke(main, ["--bundle", str(bundle_dir), "--csv", str(tmp_path / "val.csv")])
-    assert result.exit_code == 1
+    assert result.exit_code == 78
     assert "annotated images are not in" in result.output
     assert (bundle_dir / MANIFEST).read_bytes() == before

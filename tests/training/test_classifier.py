@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,8 +22,8 @@ from build_engines.recipe import ClassifierEntry, DetectorEntry, Recipe
 from edge.geometry import crop
 from edge.images import decode
 from tests.build_engines.small_bundle import NANO, save_detector
-from training.annotations import AnnotatedImage
-from training.augment import VARIATIONS
+from training.annotations import AnnotatedImage, read_pixels
+from training.augment import VARIATIONS, Variation
 from training.base_weights import read_base_weights
 from training.classifier import main
 from training.classifying import architecture_of, load_base_weights, macro_f1_of_frequent, train_classifier
@@ -151,21 +152,25 @@ def test_a_model_that_timm_does_not_have_is_refused(smears_csv: Path, tmp_path: 
 
 @pytest.fixture
 def many(smears_csv: Path, tmp_path: Path) -> Path:
-    """Each drawn smear three times, since a class needs ten cells to be judged: 24 images of a cell each."""
-    (tmp_path / "images").mkdir()
+    """Each drawn smear three times, since a class needs ten cells to be judged: 24 images of a cell each.
+
+    The same lie as other files in judged/.
+    """
     header, *rows = smears_csv.read_text().splitlines()
-    for copy in range(3):
-        for image in (smears_csv.parent / "images").iterdir():
-            (tmp_path / "images" / f"{copy}-{image.name}").symlink_to(image)
     copies = [f"{copy}-{row}" for row in rows for copy in range(3)]
-    (tmp_path / "many.csv").write_text("\n".join([header, *copies]) + "\n")
+    for folder in (tmp_path, tmp_path / "judged"):
+        (folder / "images").mkdir(parents=True)
+        for copy in range(3):
+            for image in (smears_csv.parent / "images").iterdir():
+                shutil.copy(image, folder / "images" / f"{copy}-{image.name}")
+        (folder / "many.csv").write_text("\n".join([header, *copies]) + "\n")
     return tmp_path / "many.csv"
 
 
 def command(many: Path, out: Path, *more: object) -> Any:
     arguments = [
-        "--csv", many, "--validation-csv", many, "--model", MODEL, "--crop-size", 32, "--batch-size", 4,
-        "--out", out, "--data-note", "drawn", *more,
+        "--csv", many, "--validation-csv", many.parent / "judged/many.csv", "--model", MODEL,
+        "--crop-size", 32, "--batch-size", 4,        "--out", out, "--data-note", "drawn", *more,
     ]  # fmt: skip
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
@@ -237,9 +242,9 @@ def test_what_a_network_was_trained_for_is_what_a_bundle_shows_it(
     ],
 )
 def test_an_option_that_would_change_nothing_is_refused(
-    options: str, said: str, smears_csv: Path, tmp_path: Path
+    options: str, said: str, many: Path, tmp_path: Path
 ) -> None:
-    result = command(smears_csv, tmp_path / "run", *options.split())
+    result = command(many, tmp_path / "run", *options.split())
     assert result.exit_code == 2
     assert said in " ".join(result.output.split())
 
@@ -248,7 +253,7 @@ class TestCells:
     def test_each_keeps_its_pixels_its_class_and_its_source(self, smears: Smears) -> None:
         for cell, smear in zip(cells_of(smears), smears, strict=True):
             assert (cell.label, cell.source) == (smear.labels[0], smear.source)
-            seen = crop(*cell.read(), 48, margin_fraction=0.15)
+            seen = crop(*cell.read(0), 48, margin_fraction=0.15)
             whole = crop(decode(smear.path.read_bytes()), smear.boxes_xyxy[0], 48, margin_fraction=0.15)
             assert np.array_equal(seen, whole)
 
@@ -259,7 +264,8 @@ class TestCells:
 class TestCrops:
     def test_for_validation_are_the_stations(self, cells: list[Cell]) -> None:
         image, target = CropDataset(cells, targets_of(cells, ("LY", "PNN")), GEOMETRY)[0]
-        plain = crop(*cells[0].read(), 64, 0, GEOMETRY.margin_fraction, GEOMETRY.shape)
+        pixels = read_pixels(cells[0].image)
+        plain = crop(pixels, cells[0].box_xyxy, 64, 0, GEOMETRY.margin_fraction, GEOMETRY.shape)
         assert np.array_equal(image.numpy(), plain)
         assert target.tolist() == [0, 1]
 
@@ -290,6 +296,27 @@ class TestCrops:
 
         assert cut_ones(0.0) == 0
         assert cut_ones(1.0) > 10
+
+    @pytest.mark.parametrize("variation", [None, VARIATIONS["none"]])
+    @pytest.mark.parametrize(("margin_fraction", "margin_px"), [(0.4, 0.0), (0.15, 60.0)])
+    def test_have_the_pixels_around_a_cell_whatever_the_margin(
+        self, margin_fraction: float, margin_px: float, variation: Variation | None, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
+        Image.fromarray(noise).save(tmp_path / "noise.png")
+        box = np.float32([[140, 130, 160, 170]])
+        cells = cells_of([AnnotatedImage("noise.png", tmp_path / "noise.png", box, ("LY",), "lab")])
+        geometry = CropGeometry(64, margin_px=margin_px, margin_fraction=margin_fraction)
+        dataset = CropDataset(cells, targets_of(cells, ("LY",)), geometry, variation)
+
+        def series() -> list[bytes]:
+            torch.manual_seed(5)
+            return [dataset[0][0].numpy().tobytes() for _ in range(20)]
+
+        found = series()
+        monkeypatch.setattr(Cell, "read", lambda *_: (noise, box[0]))
+        assert found == series()
 
     def test_are_normalised_by_the_networks_mean_and_deviation(self) -> None:
         geometry = CropGeometry(1, mean=(0.2, 0.4, 0.6), std=(0.1, 0.2, 0.4))

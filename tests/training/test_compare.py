@@ -8,10 +8,10 @@ import pytest
 from click.testing import CliRunner
 
 from tests.training.test_tally import cell, false_detection
-from training.annotations import AnnotationError
 from training.bootstrap import Difference, Interval
 from training.compare import main
 from training.comparison import System, compare, score_difference, verdict
+from training.errors import AnnotationError
 from training.pairing import CELLS_CSV, Cell, write_cells
 
 
@@ -112,5 +112,5 @@ def test_the_command_prints_tables_and_ends_with_the_sentence(tmp_path: Path) ->
 def test_a_folder_without_a_report_ends_with_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     result = CliRunner().invoke(main, [str(tmp_path / "a"), str(tmp_path / "a")])
-    assert result.exit_code == 1
+    assert result.exit_code == 78
     assert "run python -m training.evaluate with this version again." in " ".join(result.output.split())

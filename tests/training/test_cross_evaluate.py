@@ -34,15 +34,15 @@ def test_a_bundle_that_is_missing_or_has_another_threshold_is_refused(
     manifest["thresholds"]["detection"] = 0.3
     (bundles / "without-lab1" / MANIFEST).write_text(json.dumps(manifest))
     code, said = run(splits, bundles, tmp_path / "out")
-    assert code == 1
+    assert code == 78
     assert "differ in their detection threshold (without-lab0 0.4, without-lab1 0.3)" in said
     shutil.rmtree(bundles / "without-lab1")
     code, said = run(splits, bundles, tmp_path / "out")
-    assert code == 1
+    assert code == 78
     assert "without-lab1 is no model bundle" in said
 
 
 def test_a_folder_without_splits_is_refused(tmp_path: Path) -> None:
     code, said = run(tmp_path, tmp_path, tmp_path / "out")
-    assert code == 1
+    assert code == 78
     assert "has no file *-val.csv" in said

@@ -69,7 +69,7 @@ def test_images_that_no_fold_was_trained_without_are_refused(
 ) -> None:
     (folders[0] / "without-lab1-val.csv").unlink()
     code, said = run(folders, given, tmp_path / "out")
-    assert code == 1
+    assert code == 78
     assert "4 of 8 images are in no *-val.csv of" in said
     assert "split the files that are to be curated." in said
     assert not (tmp_path / "out").exists()

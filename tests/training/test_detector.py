@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from build_engines.checkpoint import Checkpoint, TileGeometry, build_network
 from edge.images import decode
@@ -72,12 +72,12 @@ class TestTraining:
 
 
 @pytest.fixture(scope="module")
-def command_run(smears_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def command_run(smears_csv: Path, copied_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a run of two epochs through the command, the second one resumed."""
     out = tmp_path_factory.mktemp("run")
     for epochs, more in ((1, []), (2, ["--resume"])):
         arguments = [
-            "--csv", smears_csv, "--validation-csv", smears_csv, "--tile-size", TILE_SIZE, "--batch-size", 4,
+            "--csv", smears_csv, "--validation-csv", copied_csv, "--tile-size", TILE_SIZE, "--batch-size", 4,
             "--tiles-per-epoch", 8, "--out", out, "--epochs", epochs, "--data-note", "drawn", *more,
         ]  # fmt: skip
         result = CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
@@ -122,9 +122,9 @@ def test_its_checkpoint_answers_and_says_where_it_comes_from(command_run: Path, 
     ],
 )
 def test_options_that_cannot_be_followed_are_refused(
-    options: list[str], message: str, smears_csv: Path, tmp_path: Path
+    options: list[str], message: str, smears_csv: Path, copied_csv: Path, tmp_path: Path
 ) -> None:
-    files = ["--csv", smears_csv, "--validation-csv", smears_csv, "--out", tmp_path / "run"]
+    files = ["--csv", smears_csv, "--validation-csv", copied_csv, "--out", tmp_path / "run"]
     result = CliRunner().invoke(main, [*map(str, files), *options], env={"COLUMNS": "300"})
     assert result.exit_code == 2
     assert message in " ".join(result.output.split())
@@ -132,36 +132,87 @@ def test_options_that_cannot_be_followed_are_refused(
 
 
 def test_base_weights_of_another_network_end_the_command_with_one_sentence(
-    smears_csv: Path, tmp_path: Path
+    smears_csv: Path, copied_csv: Path, tmp_path: Path
 ) -> None:
     torch.save({"another.weight": torch.zeros(1)}, tmp_path / "base.pth")
     arguments = [
-        "--csv", smears_csv, "--validation-csv", smears_csv, "--tile-size", TILE_SIZE,
+        "--csv", smears_csv, "--validation-csv", copied_csv, "--tile-size", TILE_SIZE,
         "--pretrained", tmp_path / "base.pth", "--out", tmp_path / "run",
     ]  # fmt: skip
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert result.exit_code == 1
+    assert result.exit_code == 78
     assert "base.pth is of another network than the one to train; give" in result.output
 
 
-def test_an_ultralytics_run_gets_the_notes_on_its_data(
-    smears_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+Given = dict[str, Any]
+
+
+@pytest.fixture
+def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Given:
+    """What the command gives to the training of ultralytics, which does nothing."""
     monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path))
-    given: dict[str, Any] = {}
     from training import ultralytics_yolo
 
+    options: Given = {}
     monkeypatch.setattr(
-        ultralytics_yolo, "train_ultralytics", lambda *images, **options: given.update(options) or "best.pt"
+        ultralytics_yolo, "train_ultralytics", lambda *images, **given: options.update(given) or "best.pt"
     )
-    arguments = ["--csv", smears_csv, "--validation-csv", smears_csv, "--out", tmp_path / "run"]
+    return options
+
+
+@pytest.fixture
+def files(smears_csv: Path, copied_csv: Path, tmp_path: Path) -> list[object]:
+    return ["--csv", smears_csv, "--validation-csv", copied_csv, "--out", tmp_path / "run"]
+
+
+def ultralytics(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_an_ultralytics_run_gets_the_notes_on_its_data(
+    files: list[object], smears_csv: Path, given: Given
+) -> None:
     more = ["--model", "yolo11n.yaml", "--data-note", "drawn", "--hue", "0", "--device", "0,1"]
-    result = CliRunner().invoke(main, [*map(str, arguments), *more], catch_exceptions=False)
+    result = ultralytics(*files, *more)
     assert result.exit_code == 0, result.output
-    folder = smears_csv.parent.name
-    sources = {folder: 8}
-    assert given["provenance"] == {"data": ["drawn"], "sources": sources, "variation": "strong", "hue": 0.0}
+    assert given["provenance"] == {
+        "data": ["drawn"],
+        "sources": {smears_csv.parent.name: 8},
+        "variation": "strong",
+        "hue": 0.0,
+        "base_weights": "none",
+    }
     assert (given["variation"], given["device"]) == (replace(VARIATIONS["strong"], hue=0.0), "0,1")
+
+
+class TestWeightsOfUltralytics:
+    def test_tell_what_their_training_saw(self, files: list[object], tmp_path: Path, given: Given) -> None:
+        before = {"sources": {"pbc": 9}, "begun_from": {"sources": {"bccd": 3}}}
+        (tmp_path / "provenance.json").write_text(json.dumps(before))
+        result = ultralytics(*files, "--model", tmp_path / "best.pt")
+        assert result.exit_code == 0, result.output
+        facts = given["provenance"]
+        assert (facts["base_weights"], facts["begun_from"]) == ("best.pt", before)
+        refused = ultralytics(*files, "--model", tmp_path / "best.pt", "--exclude-source", "bccd")
+        assert refused.exit_code == 78
+        assert "best.pt was trained on images of bccd, which this training leaves out" in refused.output
+
+    def test_of_nobody_knows_what_are_taken_as_they_are(
+        self, files: list[object], tmp_path: Path, given: Given
+    ) -> None:
+        result = ultralytics(*files, "--model", "yolo11n.pt")
+        assert result.exit_code == 0, result.output
+        assert given["provenance"]["base_weights"] == "yolo11n.pt"
+        assert "begun_from" not in given["provenance"]
+
+    @pytest.mark.parametrize(("content", "said"), [("{", "cannot be read as JSON"), ("[]", "no provenance")])
+    def test_with_a_damaged_provenance_are_refused(
+        self, content: str, said: str, files: list[object], tmp_path: Path
+    ) -> None:
+        (tmp_path / "provenance.json").write_text(content)
+        result = ultralytics(*files, "--model", tmp_path / "best.pt")
+        assert result.exit_code == 78
+        assert said in result.output
 
 
 A, B, C = [0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]

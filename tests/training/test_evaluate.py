@@ -273,7 +273,7 @@ def test_an_unknown_class_in_covered_is_refused(files: Path, pipeline: StubPipel
 def test_missing_images_end_the_command_with_one_sentence(files: Path, pipeline: StubPipeline) -> None:
     (files / "lab" / "images" / "one.png").unlink()
     result = CliRunner().invoke(main, arguments(files))
-    assert result.exit_code == 1
+    assert result.exit_code == 78
     assert result.output.startswith("Error: 1 of 3 annotated images are not in")
 
 
@@ -285,7 +285,7 @@ def test_two_images_of_one_name_are_refused(files: Path, pipeline: StubPipeline)
         (files / lab / "boxes.csv").write_text("NAME,x1,y1,x2,y2,class\none.png,0,0,10,10,LY\n")
         given += ["--csv", files / lab / "boxes.csv"]
     result = CliRunner().invoke(main, [str(argument) for argument in given])
-    assert result.exit_code == 1
+    assert result.exit_code == 78
     assert (
         f"{files}/north/images/one.png and {files}/south/images/one.png have the same NAME" in result.output
     )
@@ -300,5 +300,5 @@ def test_a_bad_bundle_ends_the_command_with_its_own_sentence(
 
     monkeypatch.setattr(command, "Bundle", SimpleNamespace(load=refuse))
     result = CliRunner().invoke(main, arguments(files))
-    assert result.exit_code == 1
+    assert result.exit_code == 78
     assert result.output.strip() == "Error: bundle has no manifest.json; name the folder that holds one."

@@ -13,7 +13,7 @@ from edge.cells import Finding
 from tests.edge.bench.reports import engine
 from tests.edge.bench.reports import report as bench_report
 from tests.training.test_tally import smears
-from training.annotations import AnnotationError
+from training.errors import AnnotationError
 from training.evaluate import evaluate
 from training.leaderboard import main
 from training.leaderboard_page import board, find_entries, render

@@ -51,7 +51,7 @@ def run(folder: Path, network: nn.Module | None = None, **changes: Any) -> nn.Mo
     network = network or tiny_network()
     options: dict[str, Any] = {
         "batches": batches, "loss": loss, "score": judged, "keep": lambda network, figures: None,
-        "schedule": SCHEDULE, "folder": folder, **changes,
+        "schedule": SCHEDULE, "folder": folder, "base": {}, **changes,
     }  # fmt: skip
     fit(network, **options)
     return network
@@ -143,6 +143,27 @@ class TestResume:
         (tmp_path / "resume.pt").write_bytes(b"half a file")
         with pytest.raises(TrainingError, match=r"resume\.pt is damaged or of another network"):
             run(tmp_path, resume=True)
+
+    @pytest.mark.parametrize(
+        "base", [{"base_weights": "none"}, {"base_weights": "a.pt", "begun_from": {"b": 2}}]
+    )
+    def test_with_other_base_weights_is_refused(self, base: dict[str, Any], tmp_path: Path) -> None:
+        began = {"base_weights": "a.pt", "begun_from": {"b": 1, "figure": math.nan}}
+        run(tmp_path, schedule=replace(SCHEDULE, epochs=2), base=began)
+        with pytest.raises(TrainingError, match=r"other base weights \(a\.pt\); resume it with those"):
+            run(tmp_path, resume=True, base=base)
+        run(tmp_path, resume=True, base={**began})
+
+    def test_of_a_run_that_broke_off_at_once_is_not_of_the_one_before_it(self, tmp_path: Path) -> None:
+        def breaking(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+            raise KeyboardInterrupt
+
+        run(tmp_path / "a")
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "a", loss=breaking)
+        other = replace(SCHEDULE, learning_rate=0.01)
+        resumed = run(tmp_path / "a", resume=True, schedule=other)
+        assert same(resumed.state_dict(), run(tmp_path / "b", schedule=other).state_dict())
 
     def test_is_not_done_unasked(self, tmp_path: Path) -> None:
         run(tmp_path, schedule=replace(SCHEDULE, epochs=2))

@@ -8,10 +8,12 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from edge.cli import one_sentence
 from edge.errors import ImageRejected
-from training.annotations import AnnotationError
+from edge.locks import OutputUnwritableError
+from training.errors import AnnotationError
 from training.loop import TrainingError
-from training.options import data_options, one_sentence, read_data
+from training.options import data_options, read_data
 
 
 @pytest.fixture
@@ -57,6 +59,39 @@ def test_a_source_is_left_out_of_training_and_validation(
     assert [image.source for image in val] == validation
 
 
+@pytest.mark.parametrize("mark", ["patient", "duplicate_group"])
+def test_what_belongs_together_with_a_source_is_left_out_with_it(
+    mark: str, data: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    (data["csvs"][0].parent / "provenance.csv").write_text(
+        f"NAME,source,{mark}\n"
+        "train-lab.jpg,lab,\ntrain-clinic.jpg,clinic,1\nval-lab.jpg,lab,2\nval-field.jpg,field,1\n"
+    )
+    train, val, _ = read_data({**data, "exclude_source": ("field",)})
+    assert [image.name for image in train] == ["train-lab.jpg"]
+    assert [image.name for image in val] == ["val-lab.jpg"]
+    assert "1 images of other sources belong together with those of field and were left out" in caplog.text
+
+
+def test_an_image_to_train_on_and_to_judge_by_is_refused(data: dict[str, Any]) -> None:
+    elsewhere = data["csvs"][0].parent / "elsewhere"
+    (elsewhere / "images").mkdir(parents=True)
+    (elsewhere / "images" / "same.jpg").symlink_to(data["csvs"][0].parent / "images" / "train-lab.jpg")
+    (elsewhere / "more.csv").write_text("NAME,x1,y1,x2,y2,class\nsame.jpg,1,2,3,4,LY\n")
+    files = (*data["validation_csvs"], elsewhere / "more.csv")
+    with pytest.raises(TrainingError, match=r"1 of 3 validation images are trained on, too \(.*same\.jpg\)"):
+        read_data({**data, "validation_csvs": files})
+    train, _, _ = read_data({**data, "validation_csvs": files, "exclude_source": ("elsewhere",)})
+    assert len(train) == 2
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_training(data: dict[str, Any]) -> None:
+    data["out"].touch()
+    for out in (data["out"], data["out"] / "run"):
+        with pytest.raises(OutputUnwritableError, match=r"run.* cannot be written \(.*\); mend its rights"):
+            read_data({**data, "out": out})
+
+
 def test_an_image_that_cannot_be_read_is_told_before_the_training(data: dict[str, Any]) -> None:
     (data["csvs"][0].parent / "images/val-lab.jpg").write_bytes(b"")
     with pytest.raises(ImageRejected, match=r"val-lab\.jpg: the file has 0 bytes; copy or export"):
@@ -89,7 +124,7 @@ def test_such_an_error_ends_a_command_with_its_sentence(data: dict[str, Any]) ->
 
     files = ["--csv", data["csvs"][0], "--validation-csv", data["validation_csvs"][0], "--out", data["out"]]
     result = CliRunner().invoke(command, [*map(str, files), "--exclude-source", "nosuch"])
-    assert result.exit_code == 1
+    assert result.exit_code == 78
     assert result.output.startswith("Error: No image is of the source nosuch")
 
 

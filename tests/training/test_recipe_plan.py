@@ -85,9 +85,42 @@ def test_the_ensemble_is_one_that_build_takes(job: Job) -> None:
 
 
 def test_a_source_that_is_left_out_is_left_out_of_all_training(job: Job) -> None:
-    commands = typed(plan_recipe(replace(job, excluded=("lab0",))))
-    assert all("--exclude-source lab0" in line for name, line in commands.items() if "detector" in name)
-    assert "--name mine-small-without-lab0" in commands["build"]
+    source = job.csvs[0].parent.name
+    commands = typed(plan_recipe(replace(job, excluded=(source,))))
+    assert all(f"--exclude-source {source}" in line for name, line in commands.items() if "detector" in name)
+    assert f"--name mine-small-without-{source}" in commands["build"]
+
+
+class TestASourceOfValidationImagesAlone:
+    @pytest.fixture
+    def validated(self, job: Job, tmp_path: Path) -> Job:
+        """Of images of lab to train on and of field to judge by, one patient of each."""
+        header, *rows = job.csvs[0].read_text().splitlines()
+        for name, part in (("train", rows[:4]), ("val", rows[4:])):
+            (tmp_path / f"{name}.csv").write_text("\n".join([header, *part]) + "\n")
+        names = [row.split(",")[0] for row in rows]
+        (tmp_path / "provenance.csv").write_text(
+            "NAME,source,patient\n"
+            + "".join(f"{name},{'lab,1' if n < 4 else 'field,2'}\n" for n, name in enumerate(names))
+        )
+        files = {"csvs": (tmp_path / "train.csv",), "validation_csvs": (tmp_path / "val.csv",)}
+        return replace(job, **files, excluded=("field",))
+
+    def test_is_not_looked_for_in_files_that_lack_it(self, validated: Job) -> None:
+        validated.recipe.write_text(FOLDED + "[likeness]\n")
+        commands = typed(plan_recipe(validated))
+        left_out = {name for name, line in commands.items() if "--exclude-source field" in line}
+        assert left_out == {"detector-b", "classifier-c"}
+
+    def test_is_refused_where_images_to_train_on_belong_together_with_it(self, validated: Job) -> None:
+        provenance = validated.csvs[0].with_name("provenance.csv")
+        provenance.write_text(provenance.read_text().replace("field,2", "field,1"))
+        with pytest.raises(RecipeError, match="source lab belong together with validation images of field"):
+            plan_recipe(validated)
+
+    def test_that_nobody_has_is_refused(self, validated: Job) -> None:
+        with pytest.raises(RecipeError, match=r"is of the source clinic .* choose from field, lab\."):
+            plan_recipe(replace(validated, excluded=("clinic",)))
 
 
 def test_cleaned_annotations_are_what_is_trained_on_and_the_users_own_what_is_judged_by(job: Job) -> None:
@@ -105,11 +138,12 @@ def test_cleaned_annotations_are_what_is_trained_on_and_the_users_own_what_is_ju
 
 def test_a_bundle_is_told_its_training_images_and_calibrated_before_it_is_measured(job: Job) -> None:
     job.recipe.write_text("[likeness]\n[calibration]\ntarget_accuracy = 0.9\n[detector.a]\none_stage = true")
-    plan = plan_recipe(replace(job, excluded=("lab0",)))
+    source = job.csvs[0].parent.name
+    plan = plan_recipe(replace(job, excluded=(source,)))
     assert [step.name for step in plan.steps][1:5] == ["build", "likeness", "calibration", "evaluate"]
     commands = typed(plan)
     assert f"training.likeness --bundle {job.out}/bundle --csv {job.csvs[0]}" in commands["likeness"]
-    assert "--exclude-source lab0" in commands["likeness"]
+    assert f"--exclude-source {source}" in commands["likeness"]
     assert "training.calibrate" in commands["calibration"]
     assert "--target-accuracy 0.9" in commands["calibration"]
 

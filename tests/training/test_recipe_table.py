@@ -61,7 +61,7 @@ def test_runs_that_were_judged_by_different_annotations_are_not_ranked(tmp_path:
     write_run(tmp_path / "runs", "one", share_wrong=2)
     write_run(tmp_path / "runs", "two", share_wrong=2, n_images=12)
     result = CliRunner().invoke(main, [str(tmp_path / "runs"), "--out", str(tmp_path / "recipes.md")])
-    assert result.exit_code == 1
+    assert result.exit_code == 78
     assert (
         "(one, two) were judged by different annotations; give all the same --validation-csv" in result.output
     )
@@ -73,5 +73,5 @@ def test_a_folder_without_runs_is_refused(what: str, tmp_path: Path) -> None:
     if what != "nothing":
         write_report(tmp_path / "runs" / "mine", share_wrong=0)
     result = CliRunner().invoke(main, [str(tmp_path / "runs"), "--out", str(tmp_path / "recipes.md")])
-    assert result.exit_code == 1
+    assert result.exit_code == 78
     assert not (tmp_path / "recipes.md").exists()

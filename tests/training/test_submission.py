@@ -13,7 +13,8 @@ from edge.cells import CELL_CLASSES, Finding
 from edge.demo.renderer import draw_field, draw_tile
 from edge.geometry import iou_matrix
 from tests.real_files import data_path
-from training.annotations import AnnotationError, read_boxes
+from training.annotations import read_boxes
+from training.errors import AnnotationError
 from training.metric import best_by_giou, challenge_score
 from training.submission import (
     Expected,
@@ -194,7 +195,7 @@ def test_images_that_are_nowhere_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "test.csv").write_text("trustii_id,NAME\n1,a.jpg\n")
     given = [str(tmp_path), "--bundle", str(embedded_bundle()), "--out", str(tmp_path / "s.csv")]
     result = CliRunner().invoke(main, [*given, "--csv", str(tmp_path / "test.csv")])
-    assert result.exit_code == 1
+    assert result.exit_code == 78
     assert "None of the 1 images is in" in result.output
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from edge.cells import Finding
-from training.annotations import AnnotatedImage, AnnotationError
+from training.annotations import AnnotatedImage
+from training.errors import AnnotationError
 from training.evaluate import evaluate
 from training.pairing import Cell, Detection, pair, read_cells, write_cells
 from training.tally import MEASURES, Tally

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from tests.training.test_whole_images import image_of
-from training.annotations import AnnotatedImage, AnnotationError
+from training.annotations import AnnotatedImage
 from training.crops import Cell
+from training.errors import AnnotationError
 from training.loop import TrainingError
 from training.targets import SoftLabels, box_key, targets_of
 from training.whole_images import WholeImage

@@ -66,7 +66,7 @@ def train(yolo: ModuleType, smears: Smears, folder: Path, **changes: Any) -> Pat
         "schedule": Schedule(epochs=1, learning_rate=1e-3),
         "batch_size": 4,
         "folder": folder,
-        "provenance": {"data": ["drawn"], "variation": "strong"},
+        "provenance": {"data": ["drawn"], "variation": "strong", "base_weights": "none"},
         "resume": False,
         **changes,
     }
@@ -146,6 +146,19 @@ def test_resume_goes_on_where_the_run_was_broken_off(
 
     trained = best.read_bytes()
     assert train(yolo, smears, tmp_path, schedule=schedule, resume=True).read_bytes() == trained
+    with pytest.raises(TrainingError, match=r"began with another model .* \(none\); resume it with those"):
+        train(yolo, smears, tmp_path, model="yolo11s.yaml", resume=True)
+    with pytest.raises(TrainingError, match=r"best\.pt lies where this training writes its own weights"):
+        train(yolo, smears, tmp_path, model=str(best))
+
+    monkeypatch.setattr(yolo, "_LeukocyteTraining", broken_off_at_once)
+    with pytest.raises(KeyboardInterrupt):
+        train(yolo, smears, tmp_path)
+    assert [path.name for path in best.parent.iterdir()] == ["provenance.json"]
+
+
+def broken_off_at_once(**_: object) -> None:
+    raise KeyboardInterrupt
 
 
 class TestSeveralCards:

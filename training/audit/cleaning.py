@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edge.cells import cell_class
-from training.annotations import COLUMNS, LEUKOCYTE_WITHOUT_CLASS, AnnotationError
+from training.annotations import COLUMNS, LEUKOCYTE_WITHOUT_CLASS
 from training.audit.faults import Action, Change, Fault
 from training.audit.tables import Row, Table
+from training.errors import AnnotationError
 
 MIN_SIDE_PX = 20.0
 

@@ -51,13 +51,13 @@ def main(
     from rich.console import Console
     from rich.progress import track
 
-    from training.annotations import AnnotationError
     from training.audit.findings import example_of, findings_of
     from training.audit.looking import find_images, images_in, look_at_all
     from training.audit.page import print_faults, render
     from training.audit.run import audit
     from training.audit.tables import labels_of, read_table
     from training.audit.writing import write_changes, write_cleaned, write_images
+    from training.errors import AnnotationError
     from training.out_folder import require_own, writing
     from training.provenance import provenance_of
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.annotations import COLUMNS, AnnotationError
+from training.annotations import COLUMNS
+from training.errors import AnnotationError
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from training.annotations import COLUMNS, AnnotationError
+from training.annotations import COLUMNS
 from training.audit.cleaning import Cleaned, number_text
 from training.audit.faults import Change
 from training.audit.run import Audit
+from training.errors import AnnotationError
 from training.image_links import link_images
 from training.provenance import DUPLICATE_GROUP, FILE_NAME, SOURCE, Provenance, source_of, write_provenance
 
