@@ -83,8 +83,8 @@ class Desk:
     """Processes files for one output folder, to which the journal and the results belong. For one thread.
 
     Args:
-        duplicates: what to do with bytes that have a result under another path: "skip" names that path,
-            "again" reads them again.
+        duplicates: what to do with bytes that have a result already: "skip" names its path, "again" reads
+            them again.
         detection_threshold: in place of the bundle's.
         keep_pixels: give the decoded images with the results; then fewer are in hand.
     """

@@ -85,6 +85,8 @@ class Inbox:
         self._ready: OrderedDict[Path, FileStamp | None] = OrderedDict()
         """Files that wait for their turn, and which version was whole; None: the file is gone."""
         self._later: dict[Path, float] = {}
+        self._resting: dict[Path, tuple[FileStamp, float]] = {}
+        """Files that cannot be read as they are, and until when they are left alone."""
         self._expected: set[Path] = set()
         self._unreadable: set[Path] = set()
         self._folder = folder_identity(root)
@@ -194,6 +196,11 @@ class Inbox:
         if path.is_relative_to(self.root):
             self._later[path] = self._clock() + delay_s
 
+    def rest(self, ready: ReadyFile, for_s: float) -> None:
+        """Leave a file alone for some seconds, unless it changes."""
+        if ready.stamp is not None:
+            self._resting[ready.path] = ready.stamp, self._clock() + for_s
+
     def missed(self, ready: ReadyFile) -> None:
         """A file was gone when it was opened: give it again when a scan has not found it, either."""
         if ready.stamp is not None:
@@ -230,10 +237,17 @@ class Inbox:
         if stamp is None:
             return
         self._quiet.found(stamp)
-        if path in self._ready or path in self._quiet or path in self._later:
+        if path in self._ready or path in self._quiet or path in self._later or self._rests(path, stamp):
             return
         if not self._knows(path, stamp):
             self._quiet.add(path, stamp, self._clock())
+
+    def _rests(self, path: Path, stamp: FileStamp) -> bool:
+        resting, until_s = self._resting.get(path, (None, 0.0))
+        if resting == stamp and self._clock() < until_s:
+            return True
+        self._resting.pop(path, None)
+        return False
 
     def _scan_on(self) -> None:
         if self._scan is None:
@@ -291,6 +305,7 @@ class Inbox:
         self._quiet.clear()
         self._ready.clear()
         self._later.clear()
+        self._resting.clear()
 
     def _sample_of(self, path: Path) -> str:
         sample = path.parent.relative_to(self.root).as_posix()

@@ -79,6 +79,15 @@ class Journal:
             ).fetchone()
         return None if row is None else Path(os.fsdecode(row[0]))
 
+    def has_result(self, path: Path, sha256: bytes) -> bool:
+        """Whether these bytes were read with a result (done or empty) under this path."""
+        with as_journal_errors(self.path):
+            found = self._db.execute(
+                "SELECT 1 FROM images WHERE path = ? AND sha256 = ? AND state IN ('done', 'empty') LIMIT 1",
+                (os.fsencode(path), sha256),
+            ).fetchone()
+        return found is not None
+
     def claim(self, path: Path, stamp: FileStamp | None, sha256: bytes | None, reason: str = "") -> Entry:
         """Count a try before it is made, so that one that kills the process is counted, too.
 

@@ -46,7 +46,7 @@ def run_once(
         StationError: there is no file, or a folder may not be read.
         BackendError: the engine failed; another run goes on behind the last answer.
     """
-    waiting = list(find_files(images, out))
+    waiting = list(find_files(images, out, tell_apart=True))
     if not waiting:
         raise StationError(f"{', '.join(map(str, images))} holds no file; name files or a folder with files.")
     console = Console(stderr=True)
@@ -66,17 +66,21 @@ def run_once(
     return list(results.values())
 
 
-def find_files(images: Sequence[Path], out: Path) -> Iterator[Arrival]:
+def find_files(images: Sequence[Path], out: Path, *, tell_apart: bool = False) -> Iterator[Arrival]:
     """Files in the order of their names, each once; not what a run wrote to `out`.
 
-    The sample is the folder of a file relative to the folder given; of several, their names come before it.
+    The sample is the folder of a file relative to the folder given.
+
+    Args:
+        tell_apart: name and sample must tell a file from all others: of several folders given, their names
+            come before the samples.
 
     Raises:
         StationError: two files would have the same name and sample; a folder may not be read.
     """
     seen: set[Path] = set()
     named: dict[tuple[str, str], Path] = {}
-    several = len(images) > 1
+    tell_apart = tell_apart and len(images) > 1
     for given in images:
         for path in sorted(_files(given, out.resolve())) if given.is_dir() else [given]:
             place = path.parent.resolve() / path.name  # a link is not the file that it leads to
@@ -87,10 +91,10 @@ def find_files(images: Sequence[Path], out: Path) -> Iterator[Arrival]:
                 log.error("%r is no regular file and was not opened.", str(path))
                 continue
             sample = path.parent.relative_to(given) if given.is_dir() else Path()
-            if several and given.is_dir():
+            if tell_apart and given.is_dir():
                 sample = given.resolve().name / sample
             name = "" if sample == Path() else sample.as_posix()
-            if several and (first := named.setdefault((name, path.name), path)) is not path:
+            if tell_apart and (first := named.setdefault((name, path.name), path)) is not path:
                 raise StationError(
                     f"{first} and {path} would have the same NAME and sample; give a folder that holds both, "
                     "or read them into two output folders."

@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import stat
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
@@ -45,6 +46,8 @@ class Opener:
         self._duplicates = duplicates
         self._in_hand: set[Path | bytes | None] = set()
         """Paths and sha256."""
+        self._faults: Counter[Path] = Counter()
+        """How often in a row files with an answer met a passing fault."""
 
     def open(self, arrival: Arrival, *, alone: bool) -> Task:
         """Open a file and claim it, or see that there is no need to.
@@ -81,6 +84,7 @@ class Opener:
         except OSError as error:
             self._unreadable(task, error)
             return
+        self._faults.pop(path, None)
         task.watch.lap("read")
         sha256 = task.sha256 = None if task.data is None else hashlib.sha256(task.data).digest()
         known = journal.latest(path)
@@ -95,7 +99,7 @@ class Opener:
         if (was_tried and not alone) or sha256 in self._in_hand:
             task.is_apart = True
             return
-        first = journal.first_path(sha256) if sha256 and self._duplicates == "skip" else None
+        first = self._first_path(path, sha256, known) if sha256 else None
         task.claim = journal.claim(path, task.stamp, sha256)
         self._in_hand.update([path] if sha256 is None else [path, sha256])
         if sha256 is None:
@@ -108,14 +112,21 @@ class Opener:
             task.verdict = Verdict(State.FAILED, f"{reason} ({MAX_TRIES} times)")
         task.watch.lap("journal")
 
+    def _first_path(self, path: Path, sha256: bytes, known: Entry | None) -> Path | None:
+        """Where the bytes have a result that is theirs, too."""
+        if self._duplicates == "skip":
+            return self._journal.first_path(sha256)
+        # Those that could not be read for a while are no new version.
+        was_unreadable = known is not None and known.reason in REASONS_THAT_MAY_PASS
+        return path if was_unreadable and self._journal.has_result(path, sha256) else None
+
     def _unreadable(self, task: Task, error: OSError) -> None:
         path, known = task.path, self._journal.latest(task.path)
         is_gone = isinstance(error, FileNotFoundError | NotADirectoryError)
         reason = _name_of(error)
         if is_gone and task.arrival.was_there:
             task.result = task.pending(GONE)
-        elif known is not None and known.state in _REMEMBERED and (task.stamp is None or known.stamp is None):
-            # Whether it is another version than the one that has its answer, nobody can tell.
+        elif known is not None and known.state in _REMEMBERED and self._is_to_wait(task, known, error):
             is_passing = error.errno in PASSING_FAULTS
             task.result = task.pending(reason) if is_passing else self._known(task)
         elif is_gone and known is not None and known.state is State.VANISHED:
@@ -130,12 +141,25 @@ class Opener:
             self._claim_unread(task, Verdict(State.FAILED, PERMISSION))
         else:
             claim = self._claim_unread(task, Verdict(State.FAILED, reason), reason)
-            if error.errno in PASSING_FAULTS and claim.tries < MAX_TRIES:
-                said = (str(path), error.strerror, claim.tries, MAX_TRIES)
+            tries = max(claim.tries, self._faults.pop(path, 0))
+            if error.errno in PASSING_FAULTS and tries < MAX_TRIES:
+                said = (str(path), error.strerror, tries, MAX_TRIES)
                 log.warning("%r cannot be read (%s), try %d of %d.", *said)
                 task.claim, task.verdict, task.result = None, None, task.pending(reason)
             else:
                 log.warning("%r cannot be read (%s).", str(path), error.strerror)
+
+    def _is_to_wait(self, task: Task, known: Entry, error: OSError) -> bool:
+        """Whether nothing is to be told yet of a file that has its answer and cannot be read again.
+
+        A claim would hide that answer, so the tries are counted here.
+        """
+        if task.stamp is None or known.stamp is None:
+            return True  # perhaps it is the version that has its answer
+        if error.errno not in PASSING_FAULTS:
+            return False
+        self._faults[task.path] += 1
+        return self._faults[task.path] < MAX_TRIES
 
     def _claim_unread(self, task: Task, verdict: Verdict, reason: str = "") -> Entry:
         claim = task.claim = self._journal.claim(task.path, task.stamp, None, reason)

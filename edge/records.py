@@ -22,7 +22,8 @@ PASSING_FAULTS = frozenset(
 PERMISSION = "permission"
 """Why a file failed that may not be read."""
 
-REASONS_THAT_MAY_PASS = frozenset({PERMISSION, *(errno.errorcode[number] for number in PASSING_FAULTS)})
+NAMES_OF_PASSING_FAULTS = frozenset(errno.errorcode[number] for number in PASSING_FAULTS)
+REASONS_THAT_MAY_PASS = NAMES_OF_PASSING_FAULTS | {PERMISSION}
 """Of a failed image: the file may be readable later, though it is the same to look at."""
 
 _LOW_63_BITS = 2**63 - 1

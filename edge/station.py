@@ -14,7 +14,7 @@ from edge.inbox import Inbox, ReadyFile
 from edge.locks import OutputFullError
 from edge.notify import Notifier, StatusLine
 from edge.opening import GONE
-from edge.records import State
+from edge.records import NAMES_OF_PASSING_FAULTS, State
 from edge.tasks import Arrival, ImageResult
 
 log = logging.getLogger(__name__)
@@ -137,6 +137,8 @@ class Station:
                 self._put_back(ready, result)
             return
         self._back_off_s.pop(result.path, None)
+        if ready is not None and result.status is State.FAILED and result.reason in NAMES_OF_PASSING_FAULTS:
+            self._inbox.rest(ready, _LONGEST_BACK_OFF_S)  # each try may take the disk seconds
         if not result.is_new:
             return
         if self._is_full:

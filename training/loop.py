@@ -217,13 +217,16 @@ def _load(
         network.load_state_dict(state["network"])
         averaged.load_state_dict(state["averaged"])
         optimizer.load_state_dict(state["optimizer"])
-        progress, began = _Progress(*state["progress"]), state["base"]
+        progress, began = _Progress(*state["progress"]), state.get("base")
     except Exception as error:  # torch has no kind of its own for a damaged file or for other tensors
         raise TrainingError(
             f"{path} is damaged or of another network than the one to train ({type(error).__name__}); resume "
             "with the model and the classes that it was trained with, or train into another folder."
         ) from error
-    require_same_base(began, base, path.parent)
+    if began is None:
+        log.warning("%s does not say with which base weights its run began.", path)
+    else:
+        require_same_base(began, base, path.parent)
     return progress
 
 

@@ -31,17 +31,26 @@ def excluded_of_training(
             f"{', '.join(sorted(known))}."
         )
     own = tuple(one for one in excluded if any(source == one for source, _ in training))
-    unseen = set(excluded) - set(own)
-    groups = groups_sharing([together for _, together in every]).tolist()
-    elsewhere = {group: source for (source, _), group in zip(every, groups, strict=True) if source in unseen}
-    for (source, _), group in zip(training, groups[: len(training)], strict=True):
-        if group in elsewhere and source not in excluded:
+    by_all, by_training = _left_out_with(excluded, every), _left_out_with(excluded, training)
+    for (source, _), because, seen in zip(training, by_all, by_training, strict=False):
+        if because is not None and seen is None:
             raise RecipeError(
                 f"Images to train on of the source {source} belong together with validation images of "
-                f"{elsewhere[group]}, which is to be left out; give both one source in provenance.csv, or "
+                f"{because}, which is to be left out; give both one source in provenance.csv, or "
                 "take them out of the files."
             )
     return own
+
+
+def _left_out_with(
+    excluded: Sequence[str], images: Sequence[tuple[str, tuple[str, ...]]]
+) -> list[str | None]:
+    """The source with which each image is left out, None if it is not."""
+    groups = groups_sharing([together for _, together in images]).tolist()
+    of_group = {
+        group: source for (source, _), group in zip(images, groups, strict=True) if source in excluded
+    }
+    return [of_group.get(group) for group in groups]
 
 
 def _sources_of(csvs: Sequence[Path]) -> list[tuple[str, tuple[str, ...]]]:

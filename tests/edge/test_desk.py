@@ -344,6 +344,29 @@ def test_promise_19_a_new_version_that_cannot_be_read_fails_once_and_old_bytes_a
     assert len(bench.rows("results.csv")) == 2
 
 
+@pytest.mark.parametrize("duplicates", ["skip", "again"])
+@pytest.mark.parametrize("faults", [1, 2, 3])
+def test_promise_01_an_answered_image_that_meets_faults_has_no_second_rows(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, duplicates: str, faults: int
+) -> None:
+    bench.restart(duplicates=duplicates)
+    bench.put("a.png")
+    bench.process("a.png")
+    os.utime(bench.path("a.png"), (5, 5))
+    with monkeypatch.context() as patch:
+        refuse(patch, errno.EIO)
+        for _ in range(faults):
+            bench.process("a.png")
+    bench.process("a.png")
+    told = [("a.png", "failed", "EIO"), ("a.png", "duplicate", str(bench.path("a.png")))]
+    assert bench.answers() == [("a.png", "done", ""), *(told if faults == 3 else [])]
+    assert len(bench.rows("results.csv")) == 1
+    os.utime(bench.path("a.png"), (6, 6))
+    with monkeypatch.context() as patch:
+        refuse(patch, errno.EIO)
+        assert bench.process("a.png").status is State.PENDING  # those before are forgotten
+
+
 def test_an_answered_file_of_which_nothing_is_known_keeps_its_answer(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -240,6 +240,26 @@ def test_a_file_that_is_put_back_comes_after_its_delay(
     assert drain(polling, clock) == []
 
 
+def test_a_file_that_rests_is_left_alone_until_it_changes_or_its_time_is_up(
+    root: Path, polling: Inbox, clock: Clock
+) -> None:
+    for name in ("a.png", "b.png"):
+        (root / name).write_bytes(b"1")
+    given = []
+    for _ in range(8):
+        while ready := polling.take():
+            polling.rest(ready, 60)
+            given.append(ready.path.name)
+        clock.now_s += 1
+        polling.rescan()
+    assert sorted(given) == ["a.png", "b.png"]
+    assert len(polling) == 0
+    (root / "a.png").write_bytes(b"22")
+    assert drain(polling, clock) == [("a.png", "")]
+    clock.now_s += 60
+    assert [name for name, _ in drain(polling, clock)] == ["b.png"]
+
+
 def test_promise_29_a_clock_of_the_camera_that_is_a_day_off_changes_nothing(
     root: Path, polling: Inbox, clock: Clock
 ) -> None:

@@ -1,6 +1,7 @@
 """The loop: it is stopped at once, and nothing that follows an image stops it."""
 
 import csv
+import errno
 import signal
 import threading
 import time
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edge import opening
 from edge.cells import Finding, Unlikeness
 from edge.daemon import run_station
 from edge.desk import Desk
@@ -168,6 +170,32 @@ def test_promise_16_an_inbox_that_goes_away_before_a_file_is_opened_makes_nothin
     assert len(calls) == 2
     with (settings.out / "images.csv").open(newline="") as file:
         assert [(row["NAME"], row["status"]) for row in csv.DictReader(file)] == [("a.png", "done")]
+
+
+def test_promise_09_a_file_that_cannot_be_read_is_opened_once_a_minute(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(settings.inbox, "a.png", 1)
+    now_s, opened_s = 0.0, []
+
+    def refuse(*_: object) -> None:
+        opened_s.append(now_s)
+        raise OSError(errno.EIO, "x")
+
+    def wait(inbox: Inbox, timeout_s: float) -> None:
+        nonlocal now_s
+        now_s += max(timeout_s, 0.01)
+        if now_s > 300:
+            station.stop()
+
+    monkeypatch.setattr(opening, "_read_regular", refuse)
+    monkeypatch.setattr(Inbox, "wait_for_wake", wait)
+    with open_desk(OneCell(), settings.out) as (desk, journal):
+        inbox = Inbox(settings.inbox, journal.knows, watch="polling", clock=lambda: now_s)
+        station = Station(inbox, desk, Notifier(), clock=lambda: now_s)
+        station.run()
+    assert 6 <= len(opened_s) <= 8  # three tries, and then once a minute
+    assert names(settings.out) == ["a.png"]
 
 
 def test_promise_16_a_fault_that_lasts_is_looked_at_every_minute(
