@@ -1,7 +1,8 @@
 """Weights that a training begins from: from elsewhere, of an earlier training, or of a bundle."""
 
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +25,25 @@ class BaseWeights:
             convolutions have biases that it lacks.
         classes: class codes in the order of the outputs; empty if the network names none, or if nobody knows.
         provenance: of the training of this project that they come from; empty if it was none.
+        sha256: of the file; empty where it is not told.
     """
 
     path: Path
     tensors: dict[str, Tensor]
     classes: tuple[str, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
+    sha256: str = ""
 
 
 def facts_of(base: BaseWeights | None) -> dict[str, Any]:
     """What the provenance of a training says of the weights that it begins from."""
     if base is None:
         return {"base_weights": "none"}
-    return {"base_weights": base.path.name, **({"begun_from": base.provenance} if base.provenance else {})}
+    return {
+        "base_weights": base.path.name,
+        **({"base_weights_sha256": base.sha256} if base.sha256 else {}),
+        **({"begun_from": base.provenance} if base.provenance else {}),
+    }
 
 
 def begin_from(path: Path | None, left_out: Sequence[str]) -> BaseWeights | None:
@@ -49,7 +56,10 @@ def begin_from(path: Path | None, left_out: Sequence[str]) -> BaseWeights | None
     Raises:
         TrainingError: a training before saw one of the sources; else as `read_base_weights`.
     """
-    return None if path is None else _without_seeing(left_out, read_base_weights(path))
+    if path is None:
+        return None
+    base = _without_seeing(left_out, read_base_weights(path))
+    return replace(base, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def begin_from_ultralytics(model: str, left_out: Sequence[str]) -> BaseWeights | None:

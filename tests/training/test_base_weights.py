@@ -1,6 +1,7 @@
 """A training begins from a bundle or an earlier training: it computes the same, and knows what it saw."""
 
 import copy
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,7 @@ class TestAnEarlierTraining:
             begin_from(path, ["bccd", "lmu"])
         base = begin_from(path, ["lmu"])
         assert base is not None
+        assert facts_of(base)["base_weights_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
         assert facts_of(base)["begun_from"]["begun_from"] == first
 
     def test_nothing_to_begin_from(self) -> None:

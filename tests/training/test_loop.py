@@ -154,6 +154,16 @@ class TestResume:
             run(tmp_path, resume=True, base=base)
         run(tmp_path, resume=True, base={**began})
 
+    def test_of_a_run_that_does_not_tell_its_base_weights_goes_on(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        run(tmp_path)
+        state = torch.load(tmp_path / "resume.pt", weights_only=True)
+        del state["base"]
+        torch.save(state, tmp_path / "resume.pt")
+        run(tmp_path, resume=True, base={"base_weights": "a.pt"})
+        assert "does not say with which base weights its run began" in caplog.text
+
     def test_of_a_run_that_broke_off_at_once_is_not_of_the_one_before_it(self, tmp_path: Path) -> None:
         def breaking(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
             raise KeyboardInterrupt

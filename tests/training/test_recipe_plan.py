@@ -118,6 +118,16 @@ class TestASourceOfValidationImagesAlone:
         with pytest.raises(RecipeError, match="source lab belong together with validation images of field"):
             plan_recipe(validated)
 
+    def test_is_refused_where_it_has_images_to_train_on_that_do_not_belong_to_those(
+        self, validated: Job
+    ) -> None:
+        """A fold would see the lab's image of patient 1, whom field has among the validation images."""
+        provenance = validated.csvs[0].with_name("provenance.csv")
+        header, first, *rest = provenance.read_text().replace("field,2", "field,1").splitlines()
+        provenance.write_text("\n".join([header, first.replace("lab,1", "field,9"), *rest]) + "\n")
+        with pytest.raises(RecipeError, match="source lab belong together with validation images of field"):
+            plan_recipe(validated)
+
     def test_that_nobody_has_is_refused(self, validated: Job) -> None:
         with pytest.raises(RecipeError, match=r"is of the source clinic .* choose from field, lab\."):
             plan_recipe(replace(validated, excluded=("clinic",)))
