@@ -108,7 +108,7 @@ class Desk:
         self._detection_threshold = detection_threshold
         self._keep_pixels = keep_pixels
         self._interrupted: list[Entry] = []
-        self._untold: list[ImageResult] = []
+        self._untold: dict[Path, ImageResult] = {}
         """Answers that the journal has, and that a full disk kept from the CSV files and from being given."""
         self._threads: ThreadPoolExecutor | None = None
 
@@ -140,15 +140,15 @@ class Desk:
 
     def process(self, path: Path, sample: str = "", *, was_there: bool = False) -> ImageResult:
         """`process_all` for one file."""
-        *_, result = self.process_all([Arrival(path, sample, was_there)])
-        return result
+        first, *_ = self.process_all([Arrival(path, sample, was_there)])
+        return first
 
     def process_all(
         self, arrivals: Iterable[Arrival], alive: Callable[[], None] = lambda: None
     ) -> Iterator[ImageResult]:
         """Give files their answers: durable in the journal and written to the CSV files when they are given.
 
-        First come those that met a full disk after they were committed.
+        So are those that met a full disk after they were committed, whether their files come again or not.
 
         Args:
             arrivals: files as they come; the next are asked for while earlier ones are read.
@@ -165,8 +165,6 @@ class Desk:
         in_hand: deque[list[Task]] = deque()
         apart: Arrival | None = None
         """A file that is opened again when nothing is in hand; nothing behind it is opened before."""
-        while self._untold:
-            yield self._untold.pop(0)
         try:
             while True:
                 while not apart and len(in_hand) < _BATCHES_IN_HAND and (batch := self._open(waiting)):
@@ -179,7 +177,7 @@ class Desk:
                     self._read_ahead(in_hand)
                 if not in_hand:
                     if apart is None:
-                        return
+                        break
                     in_hand.append(self._open(iter([apart]), alone=True))
                     apart = None
                 yield from self._conclude(in_hand, alive)
@@ -193,6 +191,8 @@ class Desk:
                 self._opener.release(task)
                 if task.reading is not None:
                     task.reading.cancel()
+        while self._untold:
+            yield self._untold.popitem()[1]
 
     def _open(self, waiting: Iterator[Arrival], *, alone: bool = False) -> list[Task]:
         """The next batch, opened and claimed; empty where nothing waits. Only its last one may be apart."""
@@ -245,7 +245,8 @@ class Desk:
         for task in batch:
             self._opener.release(task)
             if task.result is not None:
-                yield task.result
+                untold = self._untold.pop(task.path, task.result)
+                yield task.result if task.result.is_new or task.result.status is State.PENDING else untold
 
     def _decode(self, task: Task) -> NDArray[np.uint8]:
         task.watch.lap("wait")
@@ -314,7 +315,7 @@ class Desk:
         try:
             self._results.apply(writes)
         except OutputFullError:
-            self._untold += map(_result_of, tasks)
+            self._untold |= {task.path: _result_of(task) for task in tasks}
             raise
         for task in tasks:
             task.watch.lap("csv")
