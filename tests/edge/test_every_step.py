@@ -407,8 +407,9 @@ def refusal(called: Call, number: int) -> Exception:
 def is_an_answer(site: Site, number: int) -> bool:
     """Whether a refusal has an answer that stays, or takes away what is needed to give one.
 
-    An image that may not be read is `failed` (desk/test_unreadable_files.py). A CSV file that may not be read is left alone
-    and stops no start: whether the last rows stand there cannot be told, and they are written again.
+    An image that may not be read is `failed` (desk/test_unreadable_files.py). A CSV file that may not be read
+    is left alone and stops no start: whether the last rows stand there cannot be told, and they are written
+    again.
     """
     functions = [code.co_name for code, _ in site[1] if Path(code.co_filename).parent.name == "edge"]
     files = {Path(code.co_filename).name for code, _ in site[1]}
