@@ -1,10 +1,11 @@
-"""No test opens the network; and what a test logged can be sent from one process of pytest to another."""
+"""No test opens the network or fails by the clock; what it logged can be sent from one process to another."""
 
 import socket
 import sys
 from collections.abc import Generator
 from typing import Any
 
+import hypothesis
 import pytest
 
 from edge.backends import onnxruntime, openvino  # noqa: F401  importing them switches their telemetry off
@@ -18,6 +19,8 @@ def _refuse_network(event: str, args: tuple[Any, ...]) -> None:
 
 
 sys.addaudithook(_refuse_network)
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 
 @pytest.hookimpl(wrapper=True)

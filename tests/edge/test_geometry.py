@@ -33,7 +33,7 @@ def image_and_box(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(image_and_box(), tile_sizes, anchors)
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_a_box_comes_back_from_the_tile_as_it_went(
     image: tuple[np.ndarray, np.ndarray], size: int, anchor: Anchor
 ) -> None:
@@ -46,7 +46,7 @@ def test_a_box_comes_back_from_the_tile_as_it_went(
 
 
 @given(image_and_box(), tile_sizes, anchors)
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_the_image_fills_the_tile_along_its_longer_side_and_the_rest_is_pad(
     image: tuple[np.ndarray, np.ndarray], size: int, anchor: Anchor
 ) -> None:
@@ -99,7 +99,7 @@ def test_shrinking_averages_so_that_thin_lines_do_not_vanish() -> None:
 
 
 @given(image_and_box(), st.floats(0, 20), st.floats(0, 1), st.sampled_from(["square", "stretched"]))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_a_crop_of_any_box_has_the_size_that_was_asked_for(
     image: tuple[np.ndarray, np.ndarray], margin_px: float, margin_fraction: float, shape: CropShape
 ) -> None:

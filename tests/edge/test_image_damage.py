@@ -182,7 +182,7 @@ FUZZED = [
 ]
 
 
-@settings(max_examples=250, deadline=None, derandomize=True)
+@settings(max_examples=250, derandomize=True)
 @given(
     whole=st.sampled_from(FUZZED),
     flips=st.lists(st.tuples(st.floats(0, 0.999), st.integers(1, 255)), max_size=6),
