@@ -90,16 +90,16 @@ def find_files(images: Sequence[Path], out: Path, *, tell_apart: bool = False) -
             if path.is_symlink() or not path.is_file():
                 log.error("%r is no regular file and was not opened.", str(path))
                 continue
-            sample = path.parent.relative_to(given) if given.is_dir() else Path()
+            folder = path.parent.relative_to(given) if given.is_dir() else Path()
             if tell_apart and given.is_dir():
-                sample = given.resolve().name / sample
-            name = "" if sample == Path() else sample.as_posix()
-            if tell_apart and (first := named.setdefault((name, path.name), path)) is not path:
+                folder = given.resolve().name / folder
+            sample = "" if folder == Path() else folder.as_posix()
+            if tell_apart and (first := named.setdefault((sample, path.name), path)) is not path:
                 raise StationError(
                     f"{first} and {path} would have the same NAME and sample; give a folder that holds both, "
                     "or read them into two output folders."
                 )
-            yield Arrival(path, name)
+            yield Arrival(path, sample)
 
 
 def _files(folder: Path, out: Path) -> Iterator[Path]:
