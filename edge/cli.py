@@ -13,9 +13,19 @@ from edge.errors import BackendError, EdgeError
 if TYPE_CHECKING:
     from edge.pipeline import Pipeline
 
-_FOLDER = click.Path(file_okay=False, path_type=Path)
+
+class _FolderType(click.Path):
+    """A folder that has a name: an empty variable of a shell must not become the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("it is empty; name a folder, or write . for the current one.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FOLDER = _FolderType(file_okay=False, path_type=Path)
 _engine_options = (
-    click.option("--bundle", type=_FOLDER, help="Model bundle; the embedded one without it."),
+    click.option("--bundle", type=FOLDER, help="Model bundle; the embedded one without it."),
     click.option("--backend", help="auto, tensorrt, tensorrt_rtx, openvino, onnxruntime or kserve."),
     click.option("--server-url", help="Of the server, for kserve; http://127.0.0.1:8000 without it."),
     click.option("--precision", help="auto, or a precision of the backend: bf16, f16, f32."),
@@ -60,8 +70,8 @@ def _open(
 
 
 @click.command()
-@click.argument("inbox", type=_FOLDER, required=False)
-@click.option("--out", type=_FOLDER, help="Folder of results.csv and images.csv.")
+@click.argument("inbox", type=FOLDER, required=False)
+@click.option("--out", type=FOLDER, help="Folder of results.csv and images.csv.")
 @with_engine
 @click.option("--overlays/--no-overlays", default=None, help="Also save annotated copies in OUT/annotated.")
 @click.option("--settings", type=click.Path(dir_okay=False, path_type=Path), help="Settings file (TOML).")
@@ -97,7 +107,7 @@ def watch(settings: Path | None, **flags: Any) -> None:
 
 @click.command()
 @click.argument("images", type=click.Path(exists=True, path_type=Path), nargs=-1, required=True)
-@click.option("--out", type=_FOLDER, required=True, help="Folder of results.csv and images.csv.")
+@click.option("--out", type=FOLDER, required=True, help="Folder of results.csv and images.csv.")
 @with_engine
 @click.option("--overlay", is_flag=True, help="Also save annotated copies in OUT/annotated.")
 @one_sentence
@@ -124,7 +134,7 @@ def run(images: tuple[Path, ...], out: Path, bundle: Path | None, backend: str |
 
 
 @click.command()
-@click.option("--out", type=_FOLDER, default="demo-out", show_default=True, help="Folder for what it makes.")
+@click.option("--out", type=FOLDER, default="demo-out", show_default=True, help="Folder for what it makes.")
 @click.option(
     "--tiles", type=click.IntRange(1), default=24, show_default=True, help="Drawn tiles with one cell each."
 )

@@ -2,8 +2,9 @@
 
 Rules:
     JPEG          without its end marker: truncated (damaged if the tail is zeros). With it: damaged if a
-                  page (4096 bytes) of the coded pixels is zeros, a foreign marker stands among them, or they
-                  end before the last block. Bytes before a marker and after the end marker are tolerated.
+                  page (4096 bytes) of the coded pixels is zeros, a foreign marker stands among them, or
+                  libjpeg meets code that it cannot read or that ends too early. A few bytes before a marker,
+                  which some cameras write, and all after the end marker are tolerated.
     PNG           a chunk that is cut, or no end chunk: truncated; a wrong checksum: damaged.
     TIFF, BMP     shorter than the header says: truncated. Zero tail: see `_check_zero_tail`. Each strip of a
                   JPEG in a TIFF is looked at like a JPEG; fax codings are unsupported.
@@ -14,15 +15,12 @@ raise ImageRejected with the reason "truncated" or "damaged", or whatever error 
 can read; `edge.images.decode` wraps those.
 """
 
-import io
 import re
 import struct
 import zlib
 
 import numpy as np
 from PIL.BmpImagePlugin import BmpImageFile
-from PIL.ImageFile import ImageFile
-from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from edge.errors import ImageRejected
@@ -44,16 +42,19 @@ _PAGE_BYTES = 4096
 _JPEG_MARKER_AFTER_PIXELS = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 # DHT, DAC, EOI, SOS, DQT, DNL, DRI, APP0 to APP15, COM: what may follow a scan.
 _JPEG_AFTER_SCAN = frozenset({0xC4, 0xCC, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE})
+_JPEG_SPARE_BYTES = re.compile(r"(\d+) extraneous bytes before marker")
+_JPEG_MOST_SPARE_BYTES = 64
+"""Before a marker; images of CytologIA have 27."""
 _JPEG_STANDALONE = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})
 
 
-def check_jpeg(data: bytes) -> int:
-    """Walk over the markers; the position of the end marker."""
+def check_jpeg(data: bytes) -> None:
+    """Walk over the markers to the end marker."""
     at, scans = 2, 0
     while (at := data.find(b"\xff", at)) >= 0 and at + 1 < len(data):
         marker = data[at + 1]
         if marker == 0xD9 and scans:
-            return at
+            return
         if marker == 0xFF or marker in _JPEG_STANDALONE:
             at += 1 if marker == 0xFF else 2
             continue
@@ -66,27 +67,28 @@ def check_jpeg(data: bytes) -> int:
             start, at = at, after_pixels.start()
             if data[at + 1] not in _JPEG_AFTER_SCAN:
                 raise _refusal("damaged", f"marker 0x{data[at + 1]:02x} stands among the pixels at byte {at}")
-            # Only a flat area of about a million pixels codes to as many zeros; a lost page always does.
+            # A lost page does so always, and in a progressive or optimised JPEG half a million flat pixels.
             if (hole := data.find(bytes(_PAGE_BYTES), start, at)) >= 0:
-                raise _refusal("damaged", f"{_PAGE_BYTES} or more bytes of the pixels are 0 from byte {hole}")
+                raise ImageRejected(
+                    "damaged",
+                    f"{_PAGE_BYTES} or more bytes of the pixels are 0 from byte {hole}, as where a page was "
+                    "lost or a large area is white; copy the file again, or export it as PNG",
+                )
     if data.endswith(bytes(16)):
         raise _refusal("damaged", f"the JPEG has {len(data)} bytes, the last ones 0, and no end marker")
     raise _refusal("truncated", f"the JPEG has {len(data)} bytes and no end marker")
 
 
-def check_last_block(image: ImageFile, data: bytes, end: int) -> None:
-    """Refuse a JPEG whose coded pixels stop before the last block.
+def lost_pixels(warning: str) -> str | None:
+    """What libjpeg warns of if pixels are lost, None for what is harmless.
 
-    libjpeg paints the missing blocks in mid-grey and says so in a warning that Pillow drops. If the last
-    block is that grey, code is put in before the end marker: a whole image leaves it unread.
+    A stream that got out of step leaves many bytes over before the next marker.
     """
-    width, height = image.size
-    corner = ((width - 1) // 8 * 8, (height - 1) // 8 * 8, width, height)
-    if not set(image.crop(corner).tobytes()) <= {127, 128}:
-        return
-    filled = JpegImageFile(io.BytesIO(data[:end] + bytes(range(1, 255)) * 8 + data[end:]))
-    if filled.tobytes() != image.tobytes():
-        raise _refusal("damaged", f"the pixels end at byte {end}, before the last of {height} rows")
+    spare = _JPEG_SPARE_BYTES.search(warning)
+    is_lost = "Corrupt JPEG data" in warning or "Premature end" in warning
+    if not is_lost or (spare is not None and int(spare[1]) <= _JPEG_MOST_SPARE_BYTES):
+        return None
+    return warning
 
 
 def check_png(data: bytes) -> None:

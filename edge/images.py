@@ -37,10 +37,10 @@ from edge.image_damage import (
     COPY_AGAIN,
     check_bmp_pixels,
     check_jpeg,
-    check_last_block,
     check_png,
     check_tiff_directory,
     check_tiff_pixels,
+    lost_pixels,
 )
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"})
@@ -67,6 +67,8 @@ _BMP_HEADER_SIZES = frozenset({12, 40, 52, 56, 64, 108, 124})
 _RGB_READY_MODES = frozenset({"1", "L", "P", "RGB", "CMYK", "YCbCr"})
 _ORIENTATION, _UPRIGHT = 0x0112, 1
 """The EXIF tag, and the value of an image that need not be turned."""
+_TILE_SIDES = (322, 323)
+"""The tags of width and height."""
 _EIGHT_BITS_OF_SIXTEEN = ((np.arange(65_536) + 128) // 257).astype(np.uint8)
 
 _UNSUPPORTED_BY_PILLOW = re.compile(r"cannot handle|unknown pixel mode|unsupported|not yet supported", re.I)
@@ -118,9 +120,8 @@ def decode(data: bytes, limits: ImageLimits = _DEFAULT_LIMITS) -> NDArray[np.uin
 
 
 def _decode(data: bytes, kind: str, limits: ImageLimits) -> NDArray[np.uint8]:
-    end = len(data)
     if kind == "JPEG":
-        end = check_jpeg(data)
+        check_jpeg(data)
     elif kind == "PNG":
         check_png(data)
     elif kind == "TIFF":
@@ -134,30 +135,44 @@ def _decode(data: bytes, kind: str, limits: ImageLimits) -> NDArray[np.uint8]:
         raise _refusal("too large", said)
     _check_samples(image, data, kind)
     if isinstance(image, TiffImageFile):
+        _check_tiles(image, limits)
         check_tiff_pixels(image, data)
     elif isinstance(image, BmpImageFile):
         check_bmp_pixels(image, data)
-    if isinstance(image, JpegImageFile) and (rgb := _clean_jpeg(image, data)) is not None:
+    if isinstance(image, JpegImageFile) and (rgb := _upright_jpeg(image, data)) is not None:
         return rgb
     image.load()
-    if kind == "JPEG":
-        check_last_block(image, data, end)
     with suppress(Exception):  # an unreadable EXIF block loses no pixel, and cells have no upright
         ImageOps.exif_transpose(image, in_place=True)
     return _to_rgb(image, kind)
 
 
-def _clean_jpeg(image: JpegImageFile, data: bytes) -> NDArray[np.uint8] | None:
-    """The pixels of an upright JPEG in which libjpeg finds nothing to warn of, None for all others.
+def _upright_jpeg(image: JpegImageFile, data: bytes) -> NDArray[np.uint8] | None:
+    """The pixels of an upright grey or RGB JPEG, None for others and where libjpeg finds harmless faults.
 
-    Pillow has the same pixels, in 1.5 times the time, and drops the warnings.
+    Pillow has the same pixels, in 1.5 times the time, and drops the warnings, so every JPEG comes by here.
     """
-    with suppress(Exception):  # the long way tells what is the matter
+    try:
+        rgb: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+            data, "CMYK" if image.mode == "CMYK" else "RGB", strict=True
+        )
+    except ValueError as fault:
+        if (said := lost_pixels(str(fault))) is not None:
+            raise _refusal("damaged", f"the JPEG decoder says {said}") from fault
+        return None
+    with suppress(Exception):  # an unreadable EXIF block
         if image.mode in ("L", "RGB") and image.getexif().get(_ORIENTATION, _UPRIGHT) == _UPRIGHT:
-            rgb: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", strict=True)
             rgb.flags.writeable = False
             return rgb
     return None
+
+
+def _check_tiles(image: TiffImageFile, limits: ImageLimits) -> None:
+    """Refuse tiles that are themselves larger than an image may be: each is decoded whole."""
+    width, height = (image.tag_v2.get(tag, 1) for tag in _TILE_SIDES)
+    if max(width, height) > limits.max_side_px or width * height > limits.max_pixels:
+        said = f"its tiles are {width} x {height} px, max_side_px is {limits.max_side_px}"
+        raise _refusal("too large", f"{said} and max_pixels {limits.max_pixels}")
 
 
 def _format_of(data: bytes) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from edge.errors import StationError
 from edge.quiet import QuietFiles
 from edge.records import FileStamp
-from edge.walking import is_ignored, stamp_of, walk
+from edge.walking import is_ignored, require_entry, stamp_of, walk
 from edge.watching import FolderWatch, Notice, Signal, WatchMode, choose_watch, folder_identity
 
 log = logging.getLogger(__name__)
@@ -104,11 +104,11 @@ class Inbox:
         """
         try:
             with os.scandir(self.root):
-                pass
+                require_entry(self.root)
         except (PermissionError, NotADirectoryError) as error:
             raise StationError(
                 f"the inbox {str(self.root)!r} cannot be read ({error.strerror}); give the station's user "
-                "the right to read it, or set another inbox."
+                "the right to read and enter it, or set another inbox."
             ) from error
         except OSError as error:
             log.warning("The inbox %r cannot be read yet: %s.", str(self.root), error.strerror)

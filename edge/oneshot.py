@@ -19,7 +19,7 @@ from edge.outputs import open_desk
 from edge.overlay import save_overlay
 from edge.records import State
 from edge.tasks import Arrival, ImageResult
-from edge.walking import is_ignored
+from edge.walking import is_ignored, require_entry
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +104,10 @@ def find_files(images: Sequence[Path], out: Path, *, tell_apart: bool = False) -
 
 def _files(folder: Path, out: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder, onerror=_refuse_folder):
+        try:
+            require_entry(Path(parent))
+        except PermissionError as error:
+            _refuse_folder(error)
         own = Path(parent).resolve() == out
         folders[:] = [name for name in folders if not (is_ignored(name) or (own and _is_own(name)))]
         yield from (Path(parent, n) for n in names if not (is_ignored(n) or (own and _is_own(n))))

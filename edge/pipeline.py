@@ -18,13 +18,14 @@ from edge.backends.base import (
     Session,
     cpu_threads,
     find_backend,
+    require_backend_name,
 )
 from edge.blending import blend
 from edge.bundle import Bundle, Golden
 from edge.cells import Finding
 from edge.classification import Classifier
 from edge.detection import Detector
-from edge.errors import BackendError
+from edge.errors import BackendError, EngineAway
 from edge.fusion import Detections, fuse
 from edge.geometry import Boxes, iou_matrix
 from edge.likeness import Likeness
@@ -249,6 +250,7 @@ def open_pipeline(
     """
     tries = [(name, precision) for name in (AUTO_BACKEND_NAMES if backend == "auto" else [backend])]
     if fallback is not None:
+        require_backend_name(fallback)  # not on the day when it is needed
         tries.append((fallback, "auto"))
     refusals: list[BackendError] = []
     for name, wanted in tries:
@@ -265,8 +267,7 @@ def open_pipeline(
         pipeline.why = _why(refusals, engine)
         log.info("bundle %s on %s%s", bundle.id, pipeline.engine_id, pipeline.why and f" ({pipeline.why})")
         return pipeline
-    # One alone keeps its type: a server that is away is no reason to give up for good.
-    raise refusals[0] if len(refusals) == 1 else BackendError(" ".join(map(str, refusals)))
+    raise _all_of(refusals)
 
 
 def _why(refusals: Sequence[BackendError], engine: Backend) -> str:
@@ -303,11 +304,17 @@ def _open_on(engine: Backend, bundle: Bundle, precision: str) -> Pipeline:
         for sentence in refusals:
             log.warning("%s is used instead: %s", pipeline.engine_id, sentence)
         return pipeline
+    if not refusals:
+        raise BackendError(f"No precision of {engine.name!r} passed the gate of {bundle.path}.")
+    raise _all_of(refusals)
+
+
+def _all_of(refusals: Sequence[BackendError]) -> BackendError:
+    """One error of several. If one of them can pass, as a server that is away, it is one that can pass."""
     if len(refusals) == 1:
-        raise refusals[0]
-    raise BackendError(
-        " ".join(map(str, refusals)) or f"No precision of {engine.name!r} passed the gate of {bundle.path}."
-    )
+        return refusals[0]
+    kind = EngineAway if any(isinstance(error, EngineAway) for error in refusals) else BackendError
+    return kind(" ".join(map(str, refusals)))
 
 
 def _tested(

@@ -12,7 +12,15 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -42,20 +50,33 @@ class Limits(BaseModel):
         return ImageLimits(self.max_bytes, self.max_side_px, self.max_pixels)
 
 
+def _named(folder: object) -> object:
+    if folder == "":
+        raise ValueError("it is empty; name a folder, or write '.' for the current one")
+    return folder
+
+
+Folder = Annotated[Path, BeforeValidator(_named)]
+
+
 class Settings(BaseSettings):
     """All settings of the daemon; `load_settings` makes them."""
 
     model_config = SettingsConfigDict(
-        env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
     )
 
-    inbox: Path
+    inbox: Folder
     """The watched folder; its sub-folders are samples."""
-    out: Path
+    out: Folder
     """The folder of results.csv and images.csv."""
-    state: Path | None = None
+    state: Folder | None = None
     """The folder of the journal; None: $STATE_DIRECTORY, else `.edge` in `out`."""
-    bundle: Path | None = None
+    bundle: Folder | None = None
     """The model bundle; None: the embedded one."""
     backend: str = "auto"
     server_url: str | None = None
@@ -94,9 +115,9 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _outputs_outside_inbox(self) -> "Settings":
-        inbox = self.inbox.resolve()
+        inbox = _resolved("inbox", self.inbox)
         for name, folder in (("out", self.out), ("state", self.state_folder)):
-            if folder.resolve().is_relative_to(inbox):
+            if _resolved(name, folder).is_relative_to(inbox):
                 raise ValueError(
                     f"{name} is {str(folder)!r} and lies in the inbox {str(self.inbox)!r}, so the station "
                     "would read its own files; set a folder outside it"
@@ -114,6 +135,15 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Only what `load_settings` has merged: it knows which source a key came from."""
         return (init_settings,)
+
+
+def _resolved(name: str, folder: Path) -> Path:
+    try:
+        return folder.resolve()
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"{name} is {str(folder)!r}, which leads nowhere ({error}); mend the link"
+        ) from error
 
 
 def load_settings(toml: Path | None = None, **flags: Any) -> Settings:

@@ -1,5 +1,6 @@
 """Which files of a folder may be images, told without opening any; no link is followed, no device given."""
 
+import errno
 import fnmatch
 import logging
 import os
@@ -29,6 +30,16 @@ def stamp_of(path: Path) -> FileStamp | None:
     return FileStamp.of(status) if stat.S_ISREG(status.st_mode) else None
 
 
+def require_entry(folder: Path) -> None:
+    """Make sure that files of a folder can be opened, which their names alone do not tell.
+
+    Raises:
+        PermissionError: the folder may be listed and not entered.
+    """
+    if not os.access(folder, os.X_OK) and folder.is_dir():
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+
 def walk(root: Path, unreadable: set[Path]) -> Iterator[Path]:
     """Regular files below the root, nothing followed. OSError only for the root itself.
 
@@ -39,6 +50,7 @@ def walk(root: Path, unreadable: set[Path]) -> Iterator[Path]:
     while folders:
         folder = folders.pop()
         try:
+            require_entry(folder)
             with os.scandir(folder) as entries:
                 for entry in entries:
                     if is_ignored(entry.name):

@@ -5,15 +5,13 @@ from pathlib import Path
 
 import click
 
-from edge.cli import one_sentence, with_engine
+from edge.cli import FOLDER, one_sentence, with_engine
 from edge.errors import ArchiveError
-
-_FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 @click.command()
 @click.argument("images", type=click.Path(exists=True, path_type=Path), nargs=-1, required=True)
-@click.option("--out", type=_FOLDER, required=True, help="Folder of the parts; all machines must see it.")
+@click.option("--out", type=FOLDER, required=True, help="Folder of the parts; all machines must see it.")
 @with_engine
 @click.option("--address", help="Of a Ray cluster, HOST:PORT or auto; without it, this machine alone.")
 @click.option(

@@ -156,6 +156,13 @@ def cpu_threads() -> int | None:
     return int(text)
 
 
+def require_backend_name(name: str) -> None:
+    """Raises BackendError: there is no such backend."""
+    if name not in _BACKENDS:
+        *names, last = BACKEND_NAMES
+        raise BackendError(f"There is no backend {name!r}; use auto, {', '.join(names)} or {last}.")
+
+
 def find_backend(name: str, server_url: str | None = None) -> Backend:
     """A backend by name.
 
@@ -167,9 +174,7 @@ def find_backend(name: str, server_url: str | None = None) -> Backend:
         BackendAbsent: its package is not installed, or this machine has not what it needs.
         BackendError: there is no such backend.
     """
-    if name not in _BACKENDS:
-        *names, last = BACKEND_NAMES
-        raise BackendError(f"There is no backend {name!r}; use auto, {', '.join(names)} or {last}.")
+    require_backend_name(name)
     module, make, packages = _BACKENDS[name]
     try:
         given = [server_url] if name == "kserve" and server_url else []

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from edge.errors import BackendError
+from edge.errors import BackendError, EngineAway
 
 
 class CapturedGraph:
@@ -51,9 +51,12 @@ class CapturedGraph:
         """Do the work again, in the same stream.
 
         Raises:
-            BackendError: CUDA failed; the process must end.
+            EngineAway: CUDA failed; the process must end, and another one may succeed.
         """
-        self._call("cuGraphLaunch", self._executable, self._stream)
+        try:
+            self._call("cuGraphLaunch", self._executable, self._stream)
+        except BackendError as error:
+            raise EngineAway(str(error)) from error
 
     def free(self) -> None:
         """Give it back; it must not be at work."""

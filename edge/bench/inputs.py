@@ -114,10 +114,13 @@ def find_images(folder: Path, count: int) -> list[Path]:
     """Up to `count` images spread over a folder by name.
 
     Raises:
-        BenchError: it holds none.
+        BenchError: it holds none, or may not be read.
     """
     found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    paths = sorted(path for path in found if path.is_file())
+    try:
+        paths = sorted(path for path in found if path.is_file())
+    except OSError as error:
+        raise BenchError(f"{error.filename} cannot be read ({error.strerror}); correct its rights.") from error
     if not paths:
         raise BenchError(f"{folder} holds no image; give a folder of smear images, or none for drawn ones.")
     count = min(count, len(paths))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from edge.bench.compare import Comparison
@@ -195,11 +196,11 @@ def _or_dash(estimate: Estimate | None) -> str:
 
 
 def _print(console: Console, title: str, rows: Rows) -> None:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     for place, column in enumerate(rows.header):
         table.add_column(column, justify="right" if place else "left")
     for row in rows.rows:
         if row[0] == TOTAL:
             table.add_section()
-        table.add_row(*row, end_section=row[0] == TOTAL)
+        table.add_row(*map(escape, row), end_section=row[0] == TOTAL)
     console.print(table)

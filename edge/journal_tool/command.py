@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edge.cli import one_sentence
+from edge.cli import FOLDER, one_sentence
 from edge.journal_tool.folders import Folders
 
 if TYPE_CHECKING:
     from edge.journal_tool.reader import JournalReader
 
-_FOLDER = click.Path(file_okay=False, path_type=Path)
 _STATES = ("pending", "done", "empty", "duplicate", "rejected", "failed", "vanished")
 _BATCH = 500
 _MANY = 10_000
@@ -35,11 +34,11 @@ def _reading(folders: Folders) -> "Iterator[JournalReader]":
 
 
 @click.group(context_settings={"max_content_width": 100})
-@click.option("--state", type=_FOLDER, help="Folder of the journal.")
+@click.option("--state", type=FOLDER, help="Folder of the journal.")
 @click.option(
     "--settings", type=click.Path(dir_okay=False, path_type=Path), help="The station's settings file."
 )
-@click.option("--out", type=_FOLDER, help="Output folder; the journal is in its .edge.")
+@click.option("--out", type=FOLDER, help="Output folder; the journal is in its .edge.")
 @click.pass_context
 def journal(context: click.Context, state: Path | None, settings: Path | None, out: Path | None) -> None:
     """Look at what a station did with which image, also while it works.
@@ -183,7 +182,7 @@ def _is_gone(path: bytes) -> bool:
 
 
 @journal.command()
-@click.argument("folder", type=_FOLDER)
+@click.argument("folder", type=FOLDER)
 @click.pass_obj
 @one_sentence
 def rebuild(folders: Folders, folder: Path) -> None:

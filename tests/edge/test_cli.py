@@ -167,6 +167,33 @@ def test_promise_12_what_cannot_be_opened_ends_with_one_sentence_and_78(
     assert len(result.output.strip().splitlines()) == 1
 
 
+@pytest.mark.skipif(
+    not os.geteuid() and shutil.which("setpriv") is None, reason="root may enter everything, without setpriv"
+)
+def test_a_folder_that_may_be_listed_and_not_entered_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "listed"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(encode_jpeg(draw_tile(1).rgb))
+    folder.chmod(0o644)
+    unprivileged = [] if os.geteuid() else ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    command = [*unprivileged, Path(sys.executable).with_name("edge-run"), folder, "--out", tmp_path / "out"]
+    ended = subprocess.run(command, check=False, capture_output=True, timeout=100, text=True)
+    folder.chmod(0o755)
+    assert ended.returncode == 78
+    assert f"{folder} cannot be read (Permission denied); correct its rights" in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
+
+
+def test_an_empty_variable_of_a_shell_is_no_output_folder(
+    camera: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(camera, "--out", "")
+    assert result.exit_code == 2
+    assert "it is empty; name a folder, or write . for the current one." in result.output
+    assert not (tmp_path / "results.csv").exists()
+
+
 def test_a_link_is_named_and_the_file_that_it_leads_to_is_read(tmp_path: Path) -> None:
     folder = tmp_path / "links"
     folder.mkdir()

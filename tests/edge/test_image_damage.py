@@ -89,8 +89,10 @@ DEFLATE = EVERY_FORMAT["deflate"]
 @pytest.mark.parametrize(
     ("data", "found"),
     [
-        (JPEG[:HALF] + b"\xff\xd9", "before the last of 360 rows"),  # an end marker put after a cut
-        (JPEG[:-300] + b"\xff\xd9", "before the last of 360 rows"),
+        (JPEG[:HALF] + b"\xff\xd9", "premature end of data"),  # an end marker put after a cut
+        (JPEG[:-300] + b"\xff\xd9", "premature end of data"),
+        (JPEG[:HALF] + JPEG[HALF + 300 :], "premature end of data"),  # a cut in the middle
+        (JPEG[:-2] + bytes(range(1, 250)) + JPEG[-2:], "244 extraneous bytes"),  # out of step
         (JPEG[:HALF] + bytes(4096) + JPEG[HALF + 4096 :], f"are 0 from byte {HALF}"),  # a page never written
         (JPEG[:HALF] + b"\xff\x3a\0\x10" + JPEG[HALF + 4 :], "marker 0x3a"),
         (DEFLATE[:3000] + b"\x5a" * 900 + DEFLATE[3900:], "decoder error"),
@@ -101,6 +103,23 @@ def test_promise_22_lost_pixels_inside_a_complete_file_are_damage(data: bytes, f
     rejected = refusal(data)
     assert rejected.reason == "damaged"
     assert found in rejected.detail
+
+
+@pytest.mark.parametrize("kind", ["progressive", "grey", "CMYK", "turned"])
+def test_promise_22_what_libjpeg_warns_of_is_damage_in_every_kind_of_jpeg(kind: str) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    whole = {
+        "progressive": encode(smear(360, 360), "JPEG", progressive=True),
+        "grey": encode(smear(360, 360).convert("L"), "JPEG"),
+        "CMYK": encode(smear(360, 360).convert("CMYK"), "JPEG"),
+        "turned": encode(smear(360, 360), "JPEG", exif=turned),
+    }[kind]
+    decode(whole)
+    middle = len(whole) // 2
+    rejected = refusal(whole[:middle] + whole[middle + 300 :])
+    assert rejected.reason == "damaged"
+    assert "Corrupt JPEG data" in rejected.detail
 
 
 @pytest.mark.parametrize("name", ["tiff", "lzw", "deflate", "packbits", "jpeg in tiff"])

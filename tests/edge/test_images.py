@@ -220,6 +220,8 @@ LIMITS = ImageLimits(max_bytes=50_000, max_side_px=100, max_pixels=6200)
         (encode(smear(8, 101), "JPEG"), ("8 x 101", "100")),
         (encode(smear(90, 70), "BMP"), ("6300", "6200")),
         (encode(smear(90, 70), "TIFF"), ("6300", "6200")),
+        (tiff(64, 64, (8,), bytes(4096), {322: 128, 323: 64}), ("128 x 64", "100")),  # tiles
+        (tiff(64, 64, (8,), bytes(4096), {322: 96, 323: 80}), ("96 x 80", "6200")),
     ],
 )
 def test_promise_21_what_is_too_large_names_both_numbers_and_a_way_out(

@@ -332,6 +332,50 @@ def test_a_folder_that_may_not_be_read_is_logged_once(
     assert caplog.text.count("closed' cannot be read") == 1
 
 
+def not_to_be_entered(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A double of the right that `chmod a-x` takes away, which root has all the same."""
+    real = os.access
+    monkeypatch.setattr(
+        "edge.walking.os.access", lambda path, mode: Path(path).name != name and real(path, mode)
+    )
+
+
+def test_a_folder_that_may_be_listed_and_not_entered_is_logged_once(
+    root: Path,
+    polling: Inbox,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (root / "listed").mkdir()
+    (root / "listed" / "a.png").write_bytes(b"x")
+    with monkeypatch.context() as patch:
+        not_to_be_entered(patch, "listed")
+        drain(polling, clock, 10)
+    assert caplog.text.count("listed' cannot be read: Permission denied") == 1
+
+
+def test_an_inbox_that_loses_the_right_to_be_entered_is_at_fault(
+    root: Path, polling: Inbox, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        not_to_be_entered(patch, root.name)
+        drain(polling, clock)
+        assert polling.fault is not None
+        assert "Permission denied" in polling.fault
+    (root / "a.png").write_bytes(b"x")
+    assert drain(polling, clock) == [("a.png", "")]
+    assert polling.fault is None
+
+
+def test_promise_19_an_inbox_that_may_not_be_entered_is_a_start_error(
+    root: Path, known: Known, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    not_to_be_entered(monkeypatch, root.name)
+    with pytest.raises(StationError, match=r"Permission denied.*right to read and enter it"):
+        Inbox(root, known.knows).start()
+
+
 def test_promise_16_a_missing_folder_is_waited_for(tmp_path: Path, known: Known, clock: Clock) -> None:
     inbox = Inbox(tmp_path / "later", known.knows, watch="events", clock=clock)
     inbox.start()

@@ -76,6 +76,7 @@ def test_the_state_lies_in_the_state_directory_of_systemd_or_beside_the_results(
         ('metrics_address = "localhost"', ["'metrics_address'", "'localhost'", "IPv4 or IPv6 address"]),
         ('log_format = "xml"', ["'log_format'", "'xml'", "'json'"]),
         ("inbox = ", ["station.toml", "not TOML"]),
+        ('state = ""', ["'state'", "station.toml", "empty", "'.' for the current one"]),
     ],
 )
 def test_a_mistake_in_the_file_is_one_sentence_with_the_key_and_the_file(
@@ -105,6 +106,23 @@ def test_a_wrong_variable_is_named_as_of_the_environment(monkeypatch: pytest.Mon
     monkeypatch.setenv("CYTOLOGIA_EDGE_LIMITS", "not json")
     with pytest.raises(SettingsError, match="environment"):
         load_settings(**FOLDERS)
+
+
+def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CYTOLOGIA_EDGE_STATE", "")
+    assert load_settings(**FOLDERS).state_folder == Path("/data/out/.edge")
+    monkeypatch.setenv("CYTOLOGIA_EDGE_OUT", "")
+    with pytest.raises(SettingsError, match="'out' is missing"):
+        load_settings(inbox="/data/in")
+
+
+@pytest.mark.parametrize("name", ["inbox", "out", "state"])
+def test_links_that_lead_in_a_circle_are_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    said = rf"{name} is '{tmp_path}/a', which leads nowhere \(.*mend the link"
+    with pytest.raises(SettingsError, match=said):
+        load_settings(**{**FOLDERS, name: tmp_path / "a"})
 
 
 def test_a_missing_inbox_is_asked_for() -> None:

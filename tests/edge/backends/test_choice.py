@@ -9,7 +9,8 @@ import pytest
 from edge.backends import tensorrt
 from edge.backends.base import Backend, BackendAbsent, Outputs, Session, find_backend
 from edge.bundle import Bundle
-from edge.errors import BackendError, SettingsError
+from edge.errors import BackendError, EngineAway, SettingsError
+from edge.exit_codes import ExitCode, exit_code_of
 from edge.manifest import NetworkSpec
 from edge.pipeline import open_pipeline
 from edge.settings import load_settings
@@ -108,10 +109,25 @@ def test_a_fallback_is_used_only_where_it_is_declared_and_with_a_warning(
 
 @pytest.mark.usefixtures("without_card")
 def test_a_fallback_that_cannot_be_used_either_is_refused_with_both_reasons(bundle: Bundle) -> None:
+    with pytest.raises(BackendError, match=r"'tensorrt' cannot be used .* 'tensorrt_rtx' cannot be used"):
+        open_pipeline(bundle, "tensorrt", fallback="tensorrt_rtx")
+
+
+def test_a_fallback_that_nobody_knows_is_refused_before_it_is_needed(bundle: Bundle) -> None:
+    with pytest.raises(BackendError, match=r"^There is no backend 'onnxrutime'; use auto, .*onnxruntime"):
+        open_pipeline(bundle, "openvino", fallback="onnxrutime")
+
+
+@pytest.mark.usefixtures("without_card")
+def test_a_server_that_is_away_is_waited_for_though_the_fallback_can_never_be_used(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines(monkeypatch, kserve=EngineAway("The server does not answer."))
     with pytest.raises(
-        BackendError, match=r"'tensorrt' cannot be used .* There is no backend 'tpu'; use auto"
-    ):
-        open_pipeline(bundle, "tensorrt", fallback="tpu")
+        EngineAway, match=r"does not answer\. The backend 'tensorrt' cannot be used"
+    ) as raised:
+        open_pipeline(bundle, "kserve", fallback="tensorrt")
+    assert exit_code_of(raised.value) == ExitCode.ENGINE_FAULT
 
 
 def test_a_card_without_fitting_engines_is_warned_of_and_gives_its_memory_back(

@@ -119,6 +119,14 @@ def test_the_terminal_tells_the_same_figures() -> None:
         assert said in text, said
 
 
+def test_a_name_with_brackets_is_told_as_it_is() -> None:
+    console = Console(record=True, width=160)
+    with console.capture() as captured:
+        print_report(report(engines=(engine("mine[v2]"), engine("mine[/v3]", slow=1.5))), console)
+    assert "mine[v2]" in captured.get()
+    assert "mine[/v3]" in captured.get()
+
+
 def test_marks_are_round() -> None:
     assert ticks(0, 100, 5) == [0, 20, 40, 60, 80, 100]
     assert ticks(9.1, 11.2, 4) == [10.0, 11.0]
