@@ -179,11 +179,15 @@ def _provenance(manifest: Manifest) -> str:
 
 
 def _facts(facts: dict[str, Any], indent: str = "") -> Iterator[str]:
-    """A line for each; the facts of an earlier training stand under it."""
+    """A line for each; the facts of other trainings stand under the line that names them."""
     for key, value in facts.items():
         if key == "begun_from":
             yield f"{indent}- an earlier training, from which it began:"
             yield from _facts(value, indent + "  ")
+        elif key == "mean_of":
+            for place, one in enumerate(value, 1):
+                yield f"{indent}- training {place} of {len(value)}, of whose weights it is the mean:"
+                yield from _facts(one, indent + "  ")
         else:
             yield f"{indent}- {key}: {_flat(value)}"
 

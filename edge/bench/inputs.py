@@ -120,7 +120,7 @@ def find_images(folder: Path, count: int) -> list[Path]:
     try:
         paths = sorted(path for path in found if path.is_file())
     except OSError as error:
-        raise BenchError(f"{error.filename} cannot be read ({error.strerror}); correct its rights.") from error
+        raise BenchError(f"{error.filename} cannot be read ({error.strerror}); mend its rights.") from error
     if not paths:
         raise BenchError(f"{folder} holds no image; give a folder of smear images, or none for drawn ones.")
     count = min(count, len(paths))

@@ -238,6 +238,21 @@ def test_the_card_tells_from_which_training_another_began(built: Bundle) -> None
     )
 
 
+def test_the_card_tells_of_which_trainings_a_network_is_the_mean(built: Bundle) -> None:
+    provenance = {"classifier": {"sources": {"pbc": 3}, "mean_of": [{"hue": 1.0}, {"hue": 0.5}]}}
+    card = model_card(built.manifest.model_copy(update={"provenance": provenance}))
+    assert (
+        """
+- sources: pbc 3
+- training 1 of 2, of whose weights it is the mean:
+  - hue: 1
+- training 2 of 2, of whose weights it is the mean:
+  - hue: 0.5
+"""
+        in card
+    )
+
+
 def test_a_one_stage_ultralytics_network_becomes_a_bundle_that_names_cells(
     ultralytics: ModuleType, tmp_path: Path
 ) -> None:
