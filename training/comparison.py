@@ -110,8 +110,10 @@ def verdict(found: Difference, a: str, b: str) -> str:
     if np.isnan(found.difference):
         return f"{a} and {b} cannot be compared: one of them has no score."
     size, p = abs(found.difference), f"p = {found.p:.2g}" if found.p >= 0.001 else "p < 0.001"
-    if found.interval is None:
+    if found.interval is None and size == 0:
         return f"{a} and {b} are alike: no sample of the images tells one from the other."
+    if found.interval is None:  # each source has one image, so that every sample is the same
+        return f"B - A is {found.difference:+.3f}, of too few images to tell {a} and {b} apart."
     low, high = found.interval.low, found.interval.high
     if found.told_apart:
         better, low, high = (b, low, high) if found.difference > 0 else (a, -high, -low)

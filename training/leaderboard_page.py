@@ -244,7 +244,9 @@ def behind(first: Entry, other: Entry) -> Value:
 
 def _of_source(report: Report, source: _Source) -> Value:
     """Accuracy, or recall of detection where the source has no classes."""
-    found = next(one for one in report.sources if one.source == source.source)
+    found = next((one for one in report.sources if one.source == source.source), None)
+    if found is None:  # the same images, evaluated with another provenance.csv
+        return Value("-")
     name = RECALL if source.accuracy is None else ACCURACY
     within = report.intervals.sources.get(source.source, {}).get(name)
     return _value(found.recall if name == RECALL else found.accuracy, within)

@@ -72,4 +72,4 @@ def _draw_mistake(mistake: Mistake, rgb: Image | None, axes: Axes) -> None:
         MISSED: f"{truth}, missed",
         FALSE_DETECTION: f"no cell → {mistake.predicted} {mistake.confidence or 0:.2f}",
     }[mistake.kind]
-    axes.set_title(f"{title}\n{mistake.image}", fontsize=7, color=colour)
+    axes.set_title(f"{title}\n{mistake.image}", fontsize=7, color=colour, parse_math=False)

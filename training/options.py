@@ -13,6 +13,7 @@ from edge.progress import counted
 from training.annotations import AnnotatedImage, read_beside, read_pixels, without_sources
 from training.augment import VARIATIONS
 from training.drawn import drawn_images
+from training.errors import AnnotationError
 from training.loop import Schedule, TrainingError
 from training.out_folder import writing
 
@@ -121,7 +122,7 @@ def read_data(
     """Training images, validation images and schedule of the shared options.
 
     Raises:
-        AnnotationError: as `read_beside` and `without_sources`.
+        AnnotationError: as `read_beside` and `without_sources`, or a box lies outside of its image.
         TrainingError: no image is left to train on or to judge by, or one is for both.
         ImageRejected: one cannot be read.
         OutputUnwritableError: the folder of the run cannot be written.
@@ -140,7 +141,7 @@ def read_data(
                 f"No image is left to {purpose}; leave fewer sources out or give more images."
             )
     for image in counted([*training, *validation], "trying all images", Console(stderr=True)):
-        read_pixels(image)
+        _require_boxes_inside(image, read_pixels(image).shape[:2])
     schedule = Schedule(
         epochs=options["epochs"],
         learning_rate=options["learning_rate"],
@@ -150,6 +151,17 @@ def read_data(
         mixed_precision=mixed_precision,
     )
     return training, validation, schedule
+
+
+def _require_boxes_inside(image: AnnotatedImage, size_hw: Sequence[int]) -> None:
+    height, width = size_hw
+    outside = (image.boxes_xyxy[:, :2] >= (width, height)).any(1)
+    if outside.any():
+        box = ", ".join(f"{corner:g}" for corner in image.boxes_xyxy[outside.argmax()])
+        raise AnnotationError(
+            f"{image.path} is {width} x {height} px and its box {box} lies outside of it; clean the file "
+            "with python -m training.audit first."
+        )
 
 
 def _require_apart(training: Sequence[AnnotatedImage], validation: Sequence[AnnotatedImage]) -> None:

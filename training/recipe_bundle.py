@@ -70,6 +70,11 @@ class Plan:
         self.steps.append(step)
         return step.name
 
+    def let_change(self, name: str, commands: Sequence[tuple[str, ...]]) -> None:
+        """Say that these commands of later steps change in place what the named step makes."""
+        place = next(place for place, step in enumerate(self.steps) if step.name == name)
+        self.steps[place] = replace(self.steps[place], changed_by=tuple(commands))
+
 
 @dataclass(frozen=True, slots=True)
 class _Data:

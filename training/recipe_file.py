@@ -309,7 +309,8 @@ def _require_values(name: str, command: click.Command, values: Mapping[str, Any]
         if option.is_flag != isinstance(value, bool):
             raise RecipeError(f"{name}.{key} is {value!r} and must be {_expected(option)}.")
         try:
-            option.process_value(context, [str(one) for one in value] if option.multiple else str(value))
+            several = value if isinstance(value, list) else [value]
+            option.process_value(context, list(map(str, several)) if option.multiple else str(value))
         except click.BadParameter as error:
             raise RecipeError(f"{name}.{key}: {error.message.rstrip('.')}; mend it.") from error
     return absent

@@ -49,6 +49,7 @@ def _plan_knowledge(plan: Plan, job: Job, built: str) -> str:
     from training.likeness import main as likeness
 
     recipe, last = read_recipe(job.recipe, job.size), built
+    commands: list[tuple[str, ...]] = []
     of_training = excluded_of_training(job.excluded, job.csvs, job.validation_csvs)
     excluded = repeated("--exclude-source", of_training)
     for name, module, command, options, csvs, others in (
@@ -62,8 +63,10 @@ def _plan_knowledge(plan: Plan, job: Job, built: str) -> str:
             f"training.{module}", "--bundle", job.out / "bundle", *repeated("--csv", csvs), *others,
             *as_arguments(command, options), "--out", folder,
         )  # fmt: skip
+        commands.append(words)
         result, inputs = folder / f"{name}.json", tuple(with_provenance(csvs))
         last = plan.add(Step(f"{job.prefix}{name}", words, result, folder, inputs, (last,)))
+    plan.let_change(built, commands)
     return last
 
 

@@ -38,6 +38,7 @@ class Step:
         folder: what the command makes from nothing; None where it adds to what others made.
         inputs: files from outside of the run that it reads.
         needs: names of the steps that come before.
+        changed_by: commands of later steps that change what it makes in place: with others it begins anew.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Step:
     folder: Path | None = None
     inputs: tuple[Path, ...] = ()
     needs: tuple[str, ...] = ()
+    changed_by: tuple[tuple[str, ...], ...] = ()
 
     @property
     def typed(self) -> str:
@@ -153,7 +155,9 @@ class Run:
     def _of(self, step: Step) -> dict[str, Any]:
         """All that the result depends on; the folder of the run may be moved."""
         own = str(self.folder)
+        later = [[word.replace(own, "RUN") for word in command] for command in step.changed_by]
         return {
+            **({"changed_by": later} if later else {}),
             "command": [word.replace(own, "RUN") for word in step.command],
             "inputs": [hashlib.sha256(path.read_bytes()).hexdigest() for path in step.inputs],
             "needs": {name: self._stamp(name).get("done", 0) for name in step.needs},

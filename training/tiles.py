@@ -27,8 +27,6 @@ _LEAST_VISIBLE = 0.35
 
 _LEAST_SIDE_PX = 6
 _MAX_CELLS = 300
-_LONGEST_SIDE_PX = 832
-"""Images are made no larger than this before they are turned and scaled: twice a tile."""
 
 
 class TileDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -65,7 +63,8 @@ class TileDataset(Dataset[tuple[Tensor, Tensor]]):
     def _turned(self, index: int, rng: np.random.Generator) -> tuple[Image, Boxes]:
         image = self.images[index]
         rgb = read_pixels(image)
-        scale = min(_LONGEST_SIDE_PX / max(rgb.shape[:2]), 1.0)
+        longest_px = 2 * self.geometry.tile_size  # what is larger is turned and scaled in vain
+        scale = min(longest_px / max(rgb.shape[:2]), 1.0)
         if scale < 1:
             size_wh = (round(rgb.shape[1] * scale), round(rgb.shape[0] * scale))
             rgb = cv2.resize(rgb, size_wh, interpolation=cv2.INTER_AREA)

@@ -69,6 +69,11 @@ def test_the_better_system_is_named_with_its_lead(tmp_path: Path) -> None:
             Difference(0.8, 0.8, None, 1.0),
             "A and B are alike: no sample of the images tells one from the other.",
         ),
+        # every source has one image, so every sample is the same
+        (
+            Difference(0.99, 0.39, None, 1.0),
+            "B - A is -0.600, of too few images to tell A and B apart.",
+        ),
         (
             Difference(float("nan"), 0.8, None, float("nan")),
             "A and B cannot be compared: one of them has no score.",

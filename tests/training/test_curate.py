@@ -64,6 +64,17 @@ def test_the_trainers_read_what_is_left(
     assert (out / "disagreements.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_row_with_its_corners_the_wrong_way_round_is_refused(
+    folders: tuple[Path, Path], given: Path, tmp_path: Path
+) -> None:
+    name, x1, y1, x2, y2, label = given.read_text().splitlines()[1].split(",")
+    given.write_text(given.read_text() + f"{name},{x2},{y1},{x1},{y2},{label}\n")
+    code, said = run(folders, given, tmp_path / "out")
+    assert code == 78
+    assert f"smears.csv has on line 11 {name},{x2},{y1},{x1},{y2},{label}, which is no box" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_images_that_no_fold_was_trained_without_are_refused(
     folders: tuple[Path, Path], given: Path, tmp_path: Path
 ) -> None:

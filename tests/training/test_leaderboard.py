@@ -126,6 +126,19 @@ class Tags(HTMLParser):
         ]
 
 
+def test_reports_that_name_other_sources_of_the_same_images_share_a_table(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_report(tmp_path / name, share_wrong=0)
+    path = tmp_path / "b/report.json"
+    report = json.loads(path.read_text())
+    for one in report["sources"]:
+        one["source"] = f"clinic of {one['source']}"
+    path.write_text(json.dumps(report))
+    found = board(find_entries([tmp_path])[0])
+    assert [source[0] for source in found.sources] == ["lab0", "lab1", "lab2"]
+    assert [[value.text for value in row.sources] for row in found.rows] == [["1.000"] * 3, ["-"] * 3]
+
+
 def test_the_page_needs_no_other_file_and_no_network(reports: Path) -> None:
     entries, notes = find_entries([reports])
     page = render([board([one for one in entries if one.report.n_images == 30])], notes)

@@ -98,6 +98,16 @@ def test_an_image_that_cannot_be_read_is_told_before_the_training(data: dict[str
         read_data(data)
 
 
+def test_a_box_outside_of_its_image_is_told_before_the_training(data: dict[str, Any]) -> None:
+    with data["csvs"][0].open("a") as file:
+        file.write("train-clinic.jpg,6,7,20,20,LY\n")  # crosses the border
+    read_data(data)
+    with data["csvs"][0].open("a") as file:
+        file.write("train-clinic.jpg,3,8,6,11,LY\n")
+    with pytest.raises(AnnotationError, match=r"clinic\.jpg is 8 x 8 px and its box 3, 8, 6, 11 lies out"):
+        read_data(data)
+
+
 def test_a_source_that_no_image_has_is_refused_with_those_there_are(data: dict[str, Any]) -> None:
     with pytest.raises(
         AnnotationError, match=r"No image is of the source Lab .*; choose from clinic, field, lab\."

@@ -70,6 +70,11 @@ def test_a_key_goes_to_whoever_knows_it(tmp_path: Path) -> None:
     assert one.bundle == {"weight": 0.5, "tta": ["hflip"], "tile_size": 128}
 
 
+def test_one_value_stands_for_a_list_of_one(tmp_path: Path) -> None:
+    text = "[detector.a]\none_stage = true\n[likeness]\nsame_source = 'pool=pbc'"
+    assert read_recipe(write(tmp_path, text), "small").likeness == {"same_source": "pool=pbc"}
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -95,6 +100,8 @@ def test_a_key_goes_to_whoever_knows_it(tmp_path: Path) -> None:
         ("[detector.a]\n[classifier.b]\nmodel = 'no_such'", "classifier.b.model: .*no_such"),
         ("[detector.a]\n[fusion]\nio = 1", r"fusion.io: Extra inputs are not permitted"),
         ("[detector.a]\n[audit]\nside = 3", "audit.side is none of min_side, provenance, without_images"),
+        ("[detector.a]\none_stage = true\n[likeness]\nsame_source = 'pool'", "same_source: 'pool' is not of"),
+        ("[detector.a]\none_stage = true\n[likeness]\nsame_source = 3", "same_source: '3' is not of"),
         ("thresholds = 0.4\n[detector.a]", r"thresholds: Extra inputs are not permitted"),
         ("threshold = 0.4", r"detector: Field required"),
         ("[detector.a", "is no TOML"),

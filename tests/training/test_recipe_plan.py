@@ -10,6 +10,7 @@ from build_engines.recipe import read_recipe as read_ensemble
 from training import detector, recipe
 from training.recipe_file import RecipeError
 from training.recipe_plan import Job, Plan, plan_recipe, plan_without_each_source
+from training.recipe_steps import Run
 
 FOLDED = """
 folds = 2
@@ -156,6 +157,23 @@ def test_a_bundle_is_told_its_training_images_and_calibrated_before_it_is_measur
     assert f"--exclude-source {source}" in commands["likeness"]
     assert "training.calibrate" in commands["calibration"]
     assert "--target-accuracy 0.9" in commands["calibration"]
+
+
+def test_a_bundle_that_is_no_longer_told_something_is_built_anew(job: Job) -> None:
+    """What a bundle was told is in it, so leaving that out takes another bundle."""
+    network = "[detector.a]\none_stage = true"
+    run, stamps = Run(job.out), []
+    for told in ("[likeness]\n[calibration]\n", "[likeness]\n", "", "[likeness]\n"):
+        job.recipe.write_text(told + network)
+        plan = plan_recipe(job)
+        for path, text in plan.files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        [build] = [step for step in plan.steps if step.name == "build"]
+        assert len(build.changed_by) == told.count("[")
+        stamps.append(run._of(build))
+    assert stamps[1] == stamps[3]
+    assert len({str(stamp) for stamp in stamps}) == 3
 
 
 def test_each_source_is_left_out_once_and_all_are_judged_together(job: Job) -> None:

@@ -144,6 +144,12 @@ def test_only_the_first_mistakes_of_each_kind_are_drawn(tmp_path: Path) -> None:
     assert read == expected
 
 
+def test_a_name_that_looks_like_mathematics_is_a_name(tmp_path: Path) -> None:
+    mistake = Mistake(WRONG_CLASS, "smear$_$1.jpg", "lab", (5.0, 5.0, 30.0, 30.0), "LY", "MO", 0.5)
+    draw_mistakes([mistake], grey_image, tmp_path / "mistakes.png")
+    assert (tmp_path / "mistakes.png").stat().st_size
+
+
 def test_nothing_wrong_and_nothing_labelled_can_be_drawn_too(tmp_path: Path) -> None:
     draw_mistakes([], grey_image, tmp_path / "mistakes.png")
     draw_confusion(confusion([], []), tmp_path / "confusion.png")

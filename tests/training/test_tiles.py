@@ -144,6 +144,14 @@ def test_a_tile_as_served_is_the_stations_letterbox(
         check_boxes_on_cells(tile, boxes)
 
 
+@pytest.mark.parametrize("size", [64, SIZE, 1024])
+def test_an_image_is_made_no_smaller_than_twice_a_tile_before_it_is_turned(size: int, tmp_path: Path) -> None:
+    wide = image(tmp_path, "wide.png", (2000, 400), [[100, 100, 300, 300]])
+    dataset = TileDataset([wide], TileGeometry(size), VARIATIONS["none"])
+    rgb, _ = dataset._turned(0, np.random.default_rng(0))
+    assert max(rgb.shape[:2]) == min(2 * size, 2000)
+
+
 def test_what_is_drawn_depends_on_torchs_generator_alone(images: list[AnnotatedImage]) -> None:
     dataset = TileDataset(images, TileGeometry(SIZE), VARIATIONS["strong"], seed=3)
 

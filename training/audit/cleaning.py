@@ -99,12 +99,16 @@ def parse_all(table: Table) -> list[CleanRow]:
     """Every row of a file, in which nothing is wrong.
 
     Raises:
-        AnnotationError: a row has no name, a coordinate that is no number, or a class that is none.
+        AnnotationError: a row has no name, a coordinate that is no number, corners the wrong way round, or a
+            class that is none.
     """
     rows = []
     for row in table.rows:
         try:
-            rows.append(parse(row))
+            x1, y1, x2, y2 = (parsed := parse(row)).box_xyxy
+            if x1 >= x2 or y1 >= y2:
+                raise ValueError("no area")
+            rows.append(parsed)
         except ValueError:
             raise AnnotationError(
                 f"{table.path} has on line {row.line} {row.name or 'no name'},{row.text}, which is no box of "
