@@ -53,16 +53,13 @@ class CapturedGraph:
         Raises:
             EngineAway: CUDA failed; the process must end, and another one may succeed.
         """
-        try:
-            self._call("cuGraphLaunch", self._executable, self._stream)
-        except BackendError as error:
-            raise EngineAway(str(error)) from error
+        self._call("cuGraphLaunch", self._executable, self._stream, kind=EngineAway)
 
     def free(self) -> None:
         """Give it back; it must not be at work."""
         self._call("cuGraphExecDestroy", self._executable)
 
-    def _call(self, name: str, *args: Any) -> Any:
+    def _call(self, name: str, *args: Any, kind: type[BackendError] = BackendError) -> Any:
         """A function of the driver: its only result, or None.
 
         The bindings give a tuple of the error code and the results.
@@ -72,5 +69,5 @@ class CapturedGraph:
         except RuntimeError as error:  # a driver that is older than the bindings lacks some functions
             raise BackendError(f"{name} failed ({error}); update the NVIDIA driver.") from error
         if code != self._driver.CUresult.CUDA_SUCCESS:
-            raise BackendError(f"{name} failed with {code.name}; restart the station.")
+            raise kind(f"{name} failed with {code.name}; restart the station.")
         return results[0] if results else None
