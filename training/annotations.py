@@ -1,7 +1,9 @@
 """Boxes and classes of smear images, read from CSV files in the format of the CytologIA challenge."""
 
+import hashlib
+import json
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,6 +108,19 @@ def read_pixels(image: AnnotatedImage) -> NDArray[np.uint8]:
         ) from error
     except ImageRejected as error:
         raise ImageRejected(error.reason, f"{image.path}: {error.detail}") from error
+
+
+def digests_of(training: Iterable[AnnotatedImage], validation: Iterable[AnnotatedImage]) -> dict[str, str]:
+    """By which a run knows its images again: how many, and a sha256 over source and NAME of each.
+
+    The order does not count, nor how often an image comes.
+    """
+    digests = {}
+    for purpose, images in (("training", training), ("validation", validation)):
+        known = sorted((image.source, image.name) for image in set(images))
+        digest = hashlib.sha256(json.dumps(known).encode()).hexdigest()
+        digests[purpose] = f"{len(known)} images, sha256 {digest[:16]}"
+    return digests
 
 
 def read_boxes(csv_paths: Sequence[Path]) -> pl.DataFrame:
