@@ -67,17 +67,21 @@ def read_annotations(
     boxes = read_boxes(csv_paths)
     known = {} if provenance_csv is None else read_provenance(provenance_csv)
     paths = _find_images(boxes["NAME"].unique(maintain_order=True).to_list(), images_dirs)
-    return [
-        AnnotatedImage(
-            name=name,
-            path=paths[name],
-            boxes_xyxy=rows.select(_CORNERS).to_numpy().astype(np.float32, copy=False),
-            labels=tuple(rows["class"].to_list()),
-            source=source_of(paths[name], known.get(name, {})),
-            together=together_of(known.get(name, {})),
+    images = []
+    for (name,), rows in boxes.group_by("NAME", maintain_order=True):
+        cells = known.get(name, {})
+        source = source_of(paths[name], cells)
+        images.append(
+            AnnotatedImage(
+                name=name,
+                path=paths[name],
+                boxes_xyxy=rows.select(_CORNERS).to_numpy().astype(np.float32, copy=False),
+                labels=tuple(rows["class"].to_list()),
+                source=source,
+                together=together_of(source, cells),
+            )
         )
-        for (name,), rows in boxes.group_by("NAME", maintain_order=True)
-    ]
+    return images
 
 
 def read_beside(csvs: Sequence[Path]) -> list[AnnotatedImage]:

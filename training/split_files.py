@@ -37,7 +37,7 @@ def read_rows(table: Table, known: Provenance, marks: Sequence[str]) -> list[Box
         cells = known.get(row.name, {})
         given = tuple(row.cells[column].strip() for column in COLUMNS)
         source = source_of(paths.get(row.name), cells)
-        rows.append(BoxRow(given, parsed.label, source, together_of(cells, marks)))
+        rows.append(BoxRow(given, parsed.label, source, together_of(source, cells, marks)))
     return rows
 
 
