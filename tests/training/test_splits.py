@@ -268,6 +268,24 @@ def test_a_second_run_goes_where_the_first_went(data: Path, tmp_path: Path) -> N
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.csv")} == written
 
 
+def test_no_fold_of_a_former_split_is_left(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run(data, "--out", out, "--folds", 4).exit_code == 0
+    (out / "fold-1").mkdir()  # of somebody who trains in the same folder
+    kept = [out / name for name in ("fold-1/best.pt", "mine-train.csv", "fold-notes.csv")]
+    for path in kept:
+        path.touch()
+    assert run(data, "--out", out, "--folds", 2).exit_code == 0
+    folds = [f"fold-{fold}-{part}.csv" for fold in (1, 2) for part in ("train", "val")]
+    own = ["fold-notes.csv", "mine-train.csv", "provenance.csv"]
+    assert sorted(path.name for path in out.glob("*.csv")) == sorted([*folds, *own])
+    assert run(data, "--out", out, "--leave-one-source-out").exit_code == 0
+    assert not list(out.glob("fold-?-*.csv"))
+    assert run(data, "--out", out, "--folds", 2).exit_code == 0
+    assert sorted(path.name for path in out.glob("*.csv")) == sorted([*folds, *own])
+    assert all(path.exists() for path in kept)
+
+
 def test_a_folder_that_cannot_be_made_is_named(data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     result = run(data, "--out", tmp_path / "file/out", "--folds", 2)
