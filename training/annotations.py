@@ -1,7 +1,9 @@
 """Boxes and classes of smear images, read from CSV files in the format of the CytologIA challenge."""
 
+import hashlib
+import json
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,17 +67,21 @@ def read_annotations(
     boxes = read_boxes(csv_paths)
     known = {} if provenance_csv is None else read_provenance(provenance_csv)
     paths = _find_images(boxes["NAME"].unique(maintain_order=True).to_list(), images_dirs)
-    return [
-        AnnotatedImage(
-            name=name,
-            path=paths[name],
-            boxes_xyxy=rows.select(_CORNERS).to_numpy().astype(np.float32, copy=False),
-            labels=tuple(rows["class"].to_list()),
-            source=source_of(paths[name], known.get(name, {})),
-            together=together_of(known.get(name, {})),
+    images = []
+    for (name,), rows in boxes.group_by("NAME", maintain_order=True):
+        cells = known.get(name, {})
+        source = source_of(paths[name], cells)
+        images.append(
+            AnnotatedImage(
+                name=name,
+                path=paths[name],
+                boxes_xyxy=rows.select(_CORNERS).to_numpy().astype(np.float32, copy=False),
+                labels=tuple(rows["class"].to_list()),
+                source=source,
+                together=together_of(source, cells),
+            )
         )
-        for (name,), rows in boxes.group_by("NAME", maintain_order=True)
-    ]
+    return images
 
 
 def read_beside(csvs: Sequence[Path]) -> list[AnnotatedImage]:
@@ -106,6 +112,19 @@ def read_pixels(image: AnnotatedImage) -> NDArray[np.uint8]:
         ) from error
     except ImageRejected as error:
         raise ImageRejected(error.reason, f"{image.path}: {error.detail}") from error
+
+
+def digests_of(training: Iterable[AnnotatedImage], validation: Iterable[AnnotatedImage]) -> dict[str, str]:
+    """By which a run knows its images again: how many, and a sha256 over source and NAME of each.
+
+    The order does not count, nor how often an image comes.
+    """
+    digests = {}
+    for purpose, images in (("training", training), ("validation", validation)):
+        known = sorted((image.source, image.name) for image in set(images))
+        digest = hashlib.sha256(json.dumps(known).encode()).hexdigest()
+        digests[purpose] = f"{len(known)} images, sha256 {digest[:16]}"
+    return digests
 
 
 def read_boxes(csv_paths: Sequence[Path]) -> pl.DataFrame:

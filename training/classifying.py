@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 
 from build_engines.checkpoint import Checkpoint, CropGeometry, build_network
 from edge.cells import CELL_CLASSES
+from training.annotations import digests_of
 from training.augment import Variation
 from training.base_weights import BaseWeights, facts_of, take_over
 from training.crops import Cell, CropDataset, balanced_weights, normalised
@@ -155,6 +156,7 @@ def train_classifier(
     fit(
         network, batches=batches, loss=loss, score=score, keep=keep,
         schedule=schedule, folder=folder, base=facts_of(base), resume=resume,
+        images=digests_of((sample.image for sample in samples), (sample.image for sample in known)),
     )  # fmt: skip
     return folder / "best.pt"
 

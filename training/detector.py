@@ -19,7 +19,7 @@ from edge.cli import one_sentence
 from edge.geometry import iou_matrix
 from edge.matching import match_one_to_one
 from training import yolox
-from training.annotations import AnnotatedImage, read_pixels
+from training.annotations import AnnotatedImage, digests_of, read_pixels
 from training.augment import VARIATIONS, Variation
 from training.base_weights import BaseWeights, begin_from, begin_from_ultralytics, facts_of
 from training.loop import Schedule, fit
@@ -93,7 +93,8 @@ def train_yolox(
 
     fit(
         network, batches=batches, loss=loss, score=score, keep=keep,
-        schedule=schedule, folder=folder, base=facts_of(base), resume=resume,
+        schedule=schedule, folder=folder, base=facts_of(base), images=digests_of(training, validation),
+        resume=resume,
     )  # fmt: skip
     return folder / "best.pt"
 

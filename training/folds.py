@@ -135,7 +135,7 @@ def leave_one_source_out(rows: Sequence[BoxRow]) -> list[Pair]:
         if not train:
             raise SplitError(
                 f"Without {source} nothing is left to train on, since all images belong together with "
-                "one of it; group by less."
+                "one of it; group by less, or correct duplicate_group in provenance.csv."
             )
         pairs.append(
             Pair(

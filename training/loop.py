@@ -71,6 +71,7 @@ def fit(
     schedule: Schedule,
     folder: Path,
     base: Mapping[str, Any],
+    images: Mapping[str, str],
     resume: bool = False,
 ) -> None:
     """Train a network in place.
@@ -85,6 +86,8 @@ def fit(
         schedule: see `Schedule`.
         folder: gets `resume.pt` after every epoch and `history.jsonl`, a line an epoch.
         base: what is known of the weights that the network begins with; a run goes on with the same ones.
+        images: digests of those to train on and to judge by, as of `training.annotations.digests_of`; a run
+            goes on with the same ones.
         resume: go on from `resume.pt` if there is one; without it, those of an earlier run are removed.
 
     Raises:
@@ -103,7 +106,7 @@ def fit(
     progress = _Progress()
     last = folder / "resume.pt"
     if resume and last.exists():
-        progress = _load(last, network, averaged, optimizer, base)
+        progress = _load(last, network, averaged, optimizer, base, images)
         log.info("going on after epoch %d of %d", progress.epoch, schedule.epochs)
     else:
         for path in (last, folder / "history.jsonl"):
@@ -135,7 +138,7 @@ def fit(
             progress.best_score, progress.best_epoch = figures["score"], epoch
             keep(averaged.module, figures)
         progress.epoch = epoch + 1
-        _save(last, network, averaged, optimizer, progress, base)
+        _save(last, network, averaged, optimizer, progress, base, images)
         line = {
             "epoch": epoch + 1,
             "loss": float(np.mean(losses)),
@@ -192,6 +195,7 @@ def _save(
     optimizer: torch.optim.Optimizer,
     progress: _Progress,
     base: Mapping[str, Any],
+    images: Mapping[str, str],
 ) -> None:
     state = {
         "network": network.state_dict(),
@@ -199,6 +203,7 @@ def _save(
         "optimizer": optimizer.state_dict(),
         "progress": [progress.epoch, progress.best_score, progress.best_epoch],
         "base": dict(base),
+        "images": dict(images),
     }
     partial = path.with_suffix(".part")
     torch.save(state, partial)
@@ -211,13 +216,14 @@ def _load(
     averaged: AveragedModel,
     optimizer: torch.optim.Optimizer,
     base: Mapping[str, Any],
+    images: Mapping[str, str],
 ) -> _Progress:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict(state["network"])
         averaged.load_state_dict(state["averaged"])
         optimizer.load_state_dict(state["optimizer"])
-        progress, began = _Progress(*state["progress"]), state.get("base")
+        progress, began, shown = _Progress(*state["progress"]), state.get("base"), state.get("images")
     except Exception as error:  # torch has no kind of its own for a damaged file or for other tensors
         raise TrainingError(
             f"{path} is damaged or of another network than the one to train ({type(error).__name__}); resume "
@@ -227,6 +233,7 @@ def _load(
         log.warning("%s does not say with which base weights its run began.", path)
     else:
         require_same_base(began, base, path.parent)
+    require_same_images(shown, images, path)
     return progress
 
 
@@ -240,4 +247,26 @@ def require_same_base(began: Mapping[str, Any], base: Mapping[str, Any], folder:
         raise TrainingError(
             f"The run in {folder} began with another model or other base weights "
             f"({began.get('base_weights', 'none')}); resume it with those, or train into another folder."
+        )
+
+
+def require_same_images(began: Mapping[str, str] | None, images: Mapping[str, str], last: Path) -> None:
+    """Refuse to go on with a run that saw other images, of which its provenance would then not tell.
+
+    Args:
+        began: digests of the images of the run; None if nobody kept them, which is logged.
+        images: those of now, by the same names.
+        last: the file from which the run would go on.
+
+    Raises:
+        TrainingError: the images to train on or those to judge by differ.
+    """
+    if began is None:
+        log.warning("%s does not say which images its run was trained on and judged by.", last)
+    elif other := [name for name, digest in images.items() if began.get(name) != digest]:
+        before, now = ("; ".join(str(one.get(name)) for name in other) for one in (began, images))
+        raise TrainingError(
+            f"The run of {last} began with other {' and '.join(other)} images ({before}) than are given now "
+            f"({now}); resume it with the same files and options, such as --exclude-source and --drawn, or "
+            "train into another folder."
         )

@@ -28,8 +28,8 @@ _OPTIONS = (
     click.option("--drawn", type=click.IntRange(0), default=0, show_default=True,
                  help="Drawn smears to train on, too."),
     click.option("--exclude-source", multiple=True,
-                 help="Leave a source out of training and validation, and other images of its patients and"
-                 " groups of near-duplicates (repeatable)."),
+                 help="Leave a source out of training and validation, and near-duplicates of its images with"
+                 " all images of their patients (repeatable)."),
     click.option("--data-note", multiple=True,
                  help="Origin and licence of the data, a sentence for the model card (repeatable)."),
     click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run."),

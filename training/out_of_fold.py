@@ -32,7 +32,7 @@ def folds_of(splits: Path, bundles: Path) -> list[Fold]:
     """The folds of a folder that training.splits wrote, with the bundles NAME/bundle or NAME of another one.
 
     Raises:
-        AnnotationError: there are none.
+        AnnotationError: there are none, or an image is in two of them; a file cannot be read.
         BundleError: a bundle is missing or damaged.
     """
     files = sorted(splits.glob(f"*{_VALIDATION}"))
@@ -40,6 +40,7 @@ def folds_of(splits: Path, bundles: Path) -> list[Fold]:
         raise AnnotationError(
             f"{splits} has no file *{_VALIDATION}; give a folder that training.splits wrote."
         )
+    _require_one_split(splits, files)
     names = [path.name.removesuffix(_VALIDATION) for path in files]
     return [
         Fold(name, (path,), Bundle.load(_bundle_folder(bundles, name)))
@@ -49,8 +50,24 @@ def folds_of(splits: Path, bundles: Path) -> list[Fold]:
 
 def names_of(fold: Fold) -> list[str]:
     """The NAMEs of its images."""
-    rows = [row for path in fold.csvs for row in read_table(path, path.name).rows]
-    return list(dict.fromkeys(row.name for row in rows))
+    return list(dict.fromkeys(name for path in fold.csvs for name in _names_in(path)))
+
+
+def _names_in(path: Path) -> list[str]:
+    return list(dict.fromkeys(row.name for row in read_table(path, path.name).rows))
+
+
+def _require_one_split(splits: Path, files: Sequence[Path]) -> None:
+    files_of: dict[str, list[str]] = {}
+    for path in files:
+        for name in _names_in(path):
+            files_of.setdefault(name, []).append(path.name)
+    if several := [name for name, own in files_of.items() if len(own) > 1]:
+        raise AnnotationError(
+            f"{len(several)} images of {splits} are in more than one *{_VALIDATION} (first {several[0]}, in "
+            f"{' and '.join(files_of[several[0]])}), so that these are of several splits; run "
+            "training.splits again, or give the folder of one split."
+        )
 
 
 def _bundle_folder(bundles: Path, name: str) -> Path:

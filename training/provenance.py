@@ -9,7 +9,7 @@ from training.errors import AnnotationError
 SOURCE, PATIENT, DUPLICATE_GROUP = "source", "patient", "duplicate_group"
 
 MARKS = (PATIENT, DUPLICATE_GROUP)
-"""Columns whose images are not parted, if nothing else is said."""
+"""Columns whose images are never parted."""
 
 FILE_NAME = "provenance.csv"
 """Looked for beside an annotation file."""
@@ -49,9 +49,17 @@ def source_of(image: Path | None, known: Mapping[str, str]) -> str:
     return known.get(SOURCE) or folder or "unknown"
 
 
-def together_of(known: Mapping[str, str], marks: Sequence[str] = MARKS) -> tuple[str, ...]:
-    """What an image must not be parted from: all images that share one of these texts."""
-    return tuple(f"{mark}\n{known[mark]}" for mark in marks if known.get(mark))
+def together_of(source: str, known: Mapping[str, str], marks: Sequence[str] = MARKS) -> tuple[str, ...]:
+    """What an image must not be parted from: all images that share one of these texts.
+
+    Each source numbers its own patients, so that patient 1 of another one is somebody else. All other marks
+    hold across sources.
+
+    Args:
+        source: of the image, as of `source_of`.
+    """
+    scopes = {PATIENT: f"{source}\n"}
+    return tuple(f"{mark}\n{scopes.get(mark, '')}{known[mark]}" for mark in marks if known.get(mark))
 
 
 def write_provenance(path: Path, rows: Sequence[Mapping[str, str]]) -> None:

@@ -62,5 +62,6 @@ def _sources_of(csvs: Sequence[Path]) -> list[tuple[str, tuple[str, ...]]]:
         images = find_images(names, table.folders)
         for name in names:
             cells = known.get(name, {})
-            found.append((source_of(images.get(name), cells), together_of(cells)))
+            source = source_of(images.get(name), cells)
+            found.append((source, together_of(source, cells)))
     return found

@@ -23,6 +23,9 @@ from training.provenance import (
     write_provenance,
 )
 
+_PAIR_FILE = re.compile(r"(fold-\d+|without-.+)-(train|val)\.csv")
+"""Every name that one of the files of a pair can have."""
+
 
 def read_rows(table: Table, known: Provenance, marks: Sequence[str]) -> list[BoxRow]:
     """The rows of a file, as they are.
@@ -37,7 +40,7 @@ def read_rows(table: Table, known: Provenance, marks: Sequence[str]) -> list[Box
         cells = known.get(row.name, {})
         given = tuple(row.cells[column].strip() for column in COLUMNS)
         source = source_of(paths.get(row.name), cells)
-        rows.append(BoxRow(given, parsed.label, source, together_of(cells, marks)))
+        rows.append(BoxRow(given, parsed.label, source, together_of(source, cells, marks)))
     return rows
 
 
@@ -48,7 +51,17 @@ def write_pairs(
     known: Mapping[Path, Provenance],
     out: Path,
 ) -> None:
-    """All files, with provenance.csv and images/ beside as the trainers look for them."""
+    """All files, with provenance.csv and images/ beside as the trainers look for them.
+
+    Those of a former split are removed: whoever reads a split takes all folds that are there.
+
+    Args:
+        out: an empty folder, or that of a former split.
+
+    Raises:
+        AnnotationError: two images have one NAME, or one cannot be linked.
+        SplitError: two pairs would have files of one name.
+    """
 
     images: dict[str, Path] = {}
     told: dict[str, dict[str, str]] = {}
@@ -67,6 +80,8 @@ def write_pairs(
         raise SplitError(
             f"Two sources would give files of one name, of {', '.join(stems)}; rename one of them."
         )
+    for former in [path for path in out.iterdir() if _PAIR_FILE.fullmatch(path.name)]:
+        former.unlink()
     for pair, stem in zip(pairs, stems, strict=True):
         for part, rows in (("train", pair.train), ("val", pair.val)):
             with (out / f"{stem}-{part}.csv").open("w", newline="", encoding="utf-8") as file:

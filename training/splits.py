@@ -28,8 +28,8 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--group-by",
     "marks",
     multiple=True,
-    help="Column of provenance.csv whose images stay together (repeatable); patient and"
-    " duplicate_group, where they are there, without it.",
+    help="Column of provenance.csv whose images stay together, too (repeatable), beside patient and"
+    " duplicate_group, which always do.",
 )
 @click.option(
     "--provenance",
@@ -50,8 +50,8 @@ def main(
 ) -> None:
     """Split annotations into pairs of files, stratified by class and source, an image never parted.
 
-    All images of one patient stay together, and so do near-duplicates, if provenance.csv tells which they
-    are: that of the cleaned files of training.audit does.
+    All images of one patient of a source stay together, and so do near-duplicates of all sources, if
+    provenance.csv tells which they are: that of the cleaned files of training.audit tells near-duplicates.
     """
     from training.audit.tables import labels_of, read_table
     from training.errors import AnnotationError
@@ -76,7 +76,7 @@ def main(
             f"provenance.csv has no column {', '.join(unknown)} to group by, only "
             f"{', '.join(sorted(columns)) or 'none at all'}; name one of these."
         )
-    used = marks or tuple(mark for mark in MARKS if mark in columns)
+    used = tuple(mark for mark in dict.fromkeys((*MARKS, *marks)) if mark in columns)
     rows = [row for table in tables for row in read_rows(table, known[table.path], used)]
     pairs = leave_one_source_out(rows) if by_source else k_folds(rows, folds or 5, seed)
     prefix = "without-" if by_source else ""

@@ -23,9 +23,9 @@ from build_engines.checkpoint import PROVENANCE, provenance_beside
 from build_engines.families import import_ultralytics
 from edge.cells import CELL_CLASSES
 from edge.geometry import clip_boxes
-from training.annotations import AnnotatedImage, read_pixels
+from training.annotations import AnnotatedImage, digests_of, read_pixels
 from training.augment import Variation, turn, vary_station
-from training.loop import Schedule, TrainingError, require_same_base
+from training.loop import Schedule, TrainingError, require_same_base, require_same_images
 
 import_ultralytics()  # switches its reports off, which it must find switched when it is first imported
 from ultralytics.data.augment import BaseTransform, Compose  # noqa: E402
@@ -93,10 +93,15 @@ def train_ultralytics(
         )
     _require_cards(device)
     last, best = folder / "weights/last.pt", folder / "weights/best.pt"
-    provenance = {**provenance, "model": Path(model).name}
+    classes = _classes_of(training) if one_stage else (LEUKOCYTE,)
+    usable = _usable(training, classes, "training")
+    judged = _usable(validation, classes, "validation")
+    provenance = {**provenance, "model": Path(model).name, "images": digests_of(usable, judged)}
     resume = resume and last.exists()
     if resume:
-        require_same_base(_beginning(provenance_beside(last)), _beginning(provenance), folder)
+        began = provenance_beside(last)
+        require_same_base(_beginning(began), _beginning(provenance), folder)
+        require_same_images(began.get("images"), provenance["images"], last)
         if load_checkpoint(last)[1]["epoch"] < 0:  # what ultralytics writes when a run has ended
             log.info("%s has been trained to its end", folder)
             return best
@@ -105,11 +110,9 @@ def train_ultralytics(
             f"{model} lies where this training writes its own weights; give another folder as --out, or "
             "--resume to go on with its run."
         )
-    classes = _classes_of(training) if one_stage else (LEUKOCYTE,)
-    usable = _usable(training, classes, "training")
     data = write_dataset(
         usable,
-        _usable(validation, classes, "validation"),
+        judged,
         classes,
         folder / "dataset",
         longest_side_px=_LONGEST_SIDE_TILES * tile_size,

@@ -10,7 +10,14 @@ import pytest
 from edge.errors import ImageRejected
 from edge.images import decode
 from tests.real_files import data_path
-from training.annotations import AnnotatedImage, read_annotations, read_beside, read_boxes, read_pixels
+from training.annotations import (
+    AnnotatedImage,
+    digests_of,
+    read_annotations,
+    read_beside,
+    read_boxes,
+    read_pixels,
+)
 from training.errors import AnnotationError
 from training.provenance import source_of
 
@@ -187,3 +194,22 @@ def test_a_damaged_image_is_named(smears: list[AnnotatedImage], tmp_path: Path) 
     with pytest.raises(ImageRejected, match=rf"truncated: {path}: .*; copy") as refusal:
         read_pixels(replace(smears[0], path=path))
     assert refusal.value.reason == "truncated"
+
+
+def test_images_are_known_again_by_source_and_name() -> None:
+    def image(name: str, source: str = "lab", folder: str = "here") -> AnnotatedImage:
+        return AnnotatedImage(name, Path(folder, name), np.zeros((0, 4), np.float32), (), source)
+
+    one, other = image("a.jpg"), image("b.jpg")
+    digests = digests_of([one, other], [other])
+    assert digests.keys() == {"training", "validation"}
+    assert digests["training"].startswith("2 images, sha256 ")
+    assert digests_of([image("b.jpg", folder="there"), one, one], [other]) == digests
+    for others in (
+        [one],
+        [one, image("c.jpg")],
+        [one, image("b.jpg", "clinic")],
+        [one, other, image("b.jpg")],
+    ):
+        assert digests_of(others, [other])["training"] != digests["training"]
+        assert digests_of([one, other], others)["validation"] != digests["validation"]

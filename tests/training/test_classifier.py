@@ -190,6 +190,24 @@ def test_the_command_trains_and_goes_on_where_it_was_stopped(many: Path, tmp_pat
     assert checkpoint.provenance["cells"] == {"PNN": 12, "LY": 12}
 
 
+def test_the_command_does_not_go_on_with_weights_that_saw_what_is_now_left_out(
+    many: Path, tmp_path: Path
+) -> None:
+    names = [line.split(",")[0] for line in many.read_text().splitlines()[1:]]
+    told = "".join(f"{name},{'other' if name in ('2-0.jpg', '2-1.jpg') else 'lab'}\n" for name in names)
+    for folder in (many.parent, many.parent / "judged"):
+        (folder / "provenance.csv").write_text(f"NAME,source\n{told}")
+    out = tmp_path / "run"
+    assert command(many, out, "--epochs", 1).exit_code == 0
+    before = (out / "best.pt").read_bytes()
+    refused = command(many, out, "--epochs", 2, "--resume", "--exclude-source", "other")
+    assert refused.exit_code == 78
+    said = " ".join(refused.output.split())
+    assert "began with other training and validation images (24 images, " in said
+    assert "than are given now (22 images, " in said
+    assert (out / "best.pt").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("options", "geometry", "activation"),
     [

@@ -4,10 +4,14 @@ import json
 import shutil
 from pathlib import Path
 
+import click
+import pytest
 from click.testing import CliRunner
 
 from edge.bundle import MANIFEST
 from training.cross_evaluate import main
+from training.curate import main as curate
+from training.soft_labels import main as soft_labels
 
 
 def run(splits: Path, bundles: Path, out: Path) -> tuple[int, str]:
@@ -40,6 +44,24 @@ def test_a_bundle_that_is_missing_or_has_another_threshold_is_refused(
     code, said = run(splits, bundles, tmp_path / "out")
     assert code == 78
     assert "without-lab1 is no model bundle" in said
+
+
+@pytest.mark.parametrize("command", [main, curate, soft_labels])
+def test_an_image_in_two_folds_is_refused(
+    command: click.Command, folders: tuple[Path, Path], smears_csv: Path, tmp_path: Path
+) -> None:
+    splits, bundles = folders
+    stale = (splits / "without-lab1-val.csv").read_text().splitlines()
+    (splits / "fold-1-val.csv").write_text("\n".join(stale[:3]) + "\n")
+    shutil.copytree(bundles / "without-lab1", bundles / "fold-1")
+    given = ["--splits", splits, "--bundles", bundles, "--out", tmp_path / "out"]
+    more = ["--csv", smears_csv] if command is curate else []
+    result = CliRunner().invoke(command, [*map(str, [*given, *more])])
+    assert result.exit_code == 78
+    said = " ".join(result.output.split())
+    assert f"2 images of {splits} are in more than one *-val.csv (first 4.jpg, in fold-1-val.csv and" in said
+    assert "without-lab1-val.csv), so that these are of several splits; run training.splits again" in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_without_splits_is_refused(tmp_path: Path) -> None:

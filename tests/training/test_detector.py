@@ -91,6 +91,23 @@ def test_the_command_goes_on_where_it_was_stopped(command_run: Path) -> None:
     assert [line["epoch"] for line in history(command_run)] == [1, 2]
 
 
+def test_the_command_does_not_go_on_with_other_images(
+    command_run: Path, smears_csv: Path, copied_csv: Path
+) -> None:
+    fewer = copied_csv.with_name("fewer.csv")
+    fewer.write_text("\n".join(copied_csv.read_text().splitlines()[:-2]) + "\n")
+    arguments = [
+        "--csv", smears_csv, "--validation-csv", fewer, "--tile-size", TILE_SIZE, "--batch-size", 4,
+        "--tiles-per-epoch", 8, "--out", command_run, "--epochs", 3, "--resume",
+    ]  # fmt: skip
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == 78
+    said = " ".join(result.output.split())
+    assert "began with other validation images (8 images, " in said
+    assert "than are given now (6 images, " in said
+    assert len(history(command_run)) == 2
+
+
 def test_its_checkpoint_answers_and_says_where_it_comes_from(command_run: Path, smears: Smears) -> None:
     checkpoint = Checkpoint.load(command_run / "best.pt")
     assert checkpoint.classes == ()

@@ -51,7 +51,7 @@ def run(folder: Path, network: nn.Module | None = None, **changes: Any) -> nn.Mo
     network = network or tiny_network()
     options: dict[str, Any] = {
         "batches": batches, "loss": loss, "score": judged, "keep": lambda network, figures: None,
-        "schedule": SCHEDULE, "folder": folder, "base": {}, **changes,
+        "schedule": SCHEDULE, "folder": folder, "base": {}, "images": {}, **changes,
     }  # fmt: skip
     fit(network, **options)
     return network
@@ -163,6 +163,38 @@ class TestResume:
         torch.save(state, tmp_path / "resume.pt")
         run(tmp_path, resume=True, base={"base_weights": "a.pt"})
         assert "does not say with which base weights its run began" in caplog.text
+
+    @pytest.mark.parametrize(
+        ("now", "said"),
+        [
+            ({"training": "6 images"}, r"other training images \(8 images\) than are given now \(6 images\)"),
+            ({"validation": "5 images"}, r"other validation images \(4 images\) than .* \(5 images\)"),
+            (
+                {"training": "6 images", "validation": "5 images"},
+                r"other training and validation images \(8 images; 4 images\) than .* \(6 images; 5 images\)",
+            ),
+        ],
+    )
+    def test_with_other_images_is_refused(self, now: dict[str, str], said: str, tmp_path: Path) -> None:
+        images = {"training": "8 images", "validation": "4 images"}
+        run(tmp_path, schedule=replace(SCHEDULE, epochs=2), images=images)
+        before = (tmp_path / "resume.pt").read_bytes()
+        with pytest.raises(TrainingError, match=f"{said}; resume it with the same files and options"):
+            run(tmp_path, resume=True, images={**images, **now})
+        assert (tmp_path / "resume.pt").read_bytes() == before
+        run(tmp_path, resume=True, images=images)
+        assert len(history(tmp_path)) == SCHEDULE.epochs
+
+    def test_of_a_run_that_does_not_tell_its_images_goes_on(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        run(tmp_path, schedule=replace(SCHEDULE, epochs=2))
+        state = torch.load(tmp_path / "resume.pt", weights_only=True)
+        del state["images"]
+        torch.save(state, tmp_path / "resume.pt")
+        run(tmp_path, resume=True, images={"training": "8 images"})
+        assert "does not say which images its run was trained on and judged by" in caplog.text
+        assert len(history(tmp_path)) == SCHEDULE.epochs
 
     def test_of_a_run_that_broke_off_at_once_is_not_of_the_one_before_it(self, tmp_path: Path) -> None:
         def breaking(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:

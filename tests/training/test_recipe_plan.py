@@ -95,13 +95,13 @@ def test_a_source_that_is_left_out_is_left_out_of_all_training(job: Job) -> None
 class TestASourceOfValidationImagesAlone:
     @pytest.fixture
     def validated(self, job: Job, tmp_path: Path) -> Job:
-        """Of images of lab to train on and of field to judge by, one patient of each."""
+        """Of images of lab to train on and of field to judge by, one group of near-duplicates of each."""
         header, *rows = job.csvs[0].read_text().splitlines()
         for name, part in (("train", rows[:4]), ("val", rows[4:])):
             (tmp_path / f"{name}.csv").write_text("\n".join([header, *part]) + "\n")
         names = [row.split(",")[0] for row in rows]
         (tmp_path / "provenance.csv").write_text(
-            "NAME,source,patient\n"
+            "NAME,source,duplicate_group\n"
             + "".join(f"{name},{'lab,1' if n < 4 else 'field,2'}\n" for n, name in enumerate(names))
         )
         files = {"csvs": (tmp_path / "train.csv",), "validation_csvs": (tmp_path / "val.csv",)}
@@ -122,7 +122,7 @@ class TestASourceOfValidationImagesAlone:
     def test_is_refused_where_it_has_images_to_train_on_that_do_not_belong_to_those(
         self, validated: Job
     ) -> None:
-        """A fold would see the lab's image of patient 1, whom field has among the validation images."""
+        """A fold would see the lab's images of group 1, which field has among the validation images, too."""
         provenance = validated.csvs[0].with_name("provenance.csv")
         header, first, *rest = provenance.read_text().replace("field,2", "field,1").splitlines()
         provenance.write_text("\n".join([header, first.replace("lab,1", "field,9"), *rest]) + "\n")

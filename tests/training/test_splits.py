@@ -124,17 +124,25 @@ def run(*arguments: object) -> Result:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Twelve images of three sources and five patients, with two near-duplicates across sources."""
+    """Twelve images of three sources, two patients of each by the same numbers.
+
+    Near-duplicates across sources leave five groups that may be parted; a smear joins three of these.
+    """
     names = [f"i{place}" for place in range(12)]
     write_images(tmp_path / "data/images", **{name: jpeg(rgb(place)) for place, name in enumerate(names)})
     rows = [f"{name}.jpg,10,20,90,100,{('LY', 'MO')[place % 2]}" for place, name in enumerate(names)]
     sources = ("north", "south", "west")
+    copies, smear = {0: "i0.jpg", 4: "i0.jpg"}, {4: "s", 5: "s", 11: "s"}
     told = [
-        f"{name}.jpg,{sources[place // 4]},p{place % 5},{'i0.jpg' if place in (0, 4) else ''}"
+        f"{name}.jpg,{sources[place // 4]},p{place % 2},{copies.get(place, '')},{smear.get(place, '')}"
         for place, name in enumerate(names)
     ]
-    write_csv(tmp_path / "data/provenance.csv", *told, header="NAME,source,patient,duplicate_group")
+    write_csv(tmp_path / "data/provenance.csv", *told, header="NAME,source,patient,duplicate_group,smear")
     return write_csv(tmp_path / "data/boxes.csv", *rows)
+
+
+def place_of(name: str) -> int:
+    return int(name[1:-4])
 
 
 def names_in(path: Path) -> set[str]:
@@ -149,23 +157,47 @@ def test_the_trainers_read_what_is_written(data: Path, tmp_path: Path) -> None:
         train, val = (read_beside([out / f"fold-{fold}-{part}.csv"]) for part in ("train", "val"))
         assert len(train) + len(val) == 12
         assert {image.source for image in (*train, *val)} == {"north", "south", "west"}
-        patients = [{int(image.name[1:-4]) % 5 for image in images} for images in (train, val)]
+        patients = [{(image.source, place_of(image.name) % 2) for image in one} for one in (train, val)]
         assert not patients[0] & patients[1]
         names = {image.name for image in val}
         assert ("i0.jpg" in names) == ("i4.jpg" in names)
     assert (out / "images/i3.jpg").resolve() == data.parent / "images/i3.jpg"
     summary = (out / "summary.md").read_text(encoding="utf-8")
     assert "12 boxes on 12 images of boxes.csv" in summary
-    assert "the same image, the same patient, the same duplicate_group (4 groups)" in summary
+    assert "the same image, the same patient, the same duplicate_group (5 groups)" in summary
+
+
+def test_what_is_grouped_by_is_kept_together_besides_patients_and_near_duplicates(
+    data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    result = run(data, "--out", out, "--folds", 2, "--group-by", "smear")
+    assert result.exit_code == 0, result.output
+    assert "the same patient, the same duplicate_group, the same smear (3 groups)" in result.output
+    for fold in (1, 2):
+        places = {place_of(name) for name in names_in(out / f"fold-{fold}-val.csv")}
+        for together in ({0, 2, 4, 5, 6, 7, 9, 11}, {1, 3}, {8, 10}):
+            assert together <= places or not together & places
+
+
+def test_patients_of_two_sources_by_one_number_are_two(data: Path, tmp_path: Path) -> None:
+    names = [f"i{place}.jpg,{'north' if place < 6 else 'south'},{place % 2}" for place in range(12)]
+    write_csv(data.with_name("provenance.csv"), *names, header="NAME,source,patient")
+    result = run(data, "--out", tmp_path / "out", "--leave-one-source-out")
+    assert result.exit_code == 0, result.output
+    assert "(4 groups)" in result.output
+    assert names_in(tmp_path / "out/without-north-train.csv") == {f"i{place}.jpg" for place in range(6, 12)}
+    two = read_beside([data])
+    assert two[0].together == two[2].together != two[6].together
 
 
 def test_one_source_is_left_out_at_a_time(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    result = run(data, "--out", out, "--leave-one-source-out", "--group-by", "duplicate_group")
+    result = run(data, "--out", out, "--leave-one-source-out")
     assert result.exit_code == 0, result.output
     assert names_in(out / "without-north-val.csv") == {f"i{place}.jpg" for place in range(4)}
-    assert names_in(out / "without-north-train.csv") == {f"i{place}.jpg" for place in range(5, 12)}
-    assert "1 boxes of other sources belong to its images and are left out" in result.output
+    assert names_in(out / "without-north-train.csv") == {f"i{place}.jpg" for place in (5, 7, 8, 9, 10, 11)}
+    assert "2 boxes of other sources belong to its images and are left out" in result.output
     assert "west judges MO, LY." in result.output
     assert len(list(out.glob("without-*.csv"))) == 6
 
@@ -179,11 +211,11 @@ def test_without_duplicate_groups_the_summary_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--folds", "9"], "9 folds were asked for, and there are only 4 groups"),
+        (["--folds", "9"], "9 folds were asked for, and there are only 5 groups"),
         (["--folds", "2", "--leave-one-source-out"], "are two ways to split; give one of them"),
         (
             ["--group-by", "slide"],
-            "no column slide to group by, only NAME, duplicate_group, patient, source;",
+            "no column slide to group by, only NAME, duplicate_group, patient, smear, source;",
         ),
         (["--leave-one-source-out"], "nothing is left to train on, since all images belong together"),
     ],
@@ -192,8 +224,8 @@ def test_what_cannot_be_done_ends_with_one_sentence(
     arguments: list[str], message: str, data: Path, tmp_path: Path
 ) -> None:
     if "--leave-one-source-out" in arguments and len(arguments) == 1:
-        names = (f"i{place}.jpg,{'north' if place else 'south'},p" for place in range(12))
-        write_csv(data.parent / "provenance.csv", *names, header="NAME,source,patient")
+        names = (f"i{place}.jpg,{'north' if place else 'south'},copy" for place in range(12))
+        write_csv(data.parent / "provenance.csv", *names, header="NAME,source,duplicate_group")
     result = run(data, "--out", tmp_path / "out", *arguments)
     assert result.exit_code == 78
     assert result.output.startswith("Error: ")
@@ -234,6 +266,24 @@ def test_a_second_run_goes_where_the_first_went(data: Path, tmp_path: Path) -> N
     written = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.csv")}
     assert run(data, "--out", tmp_path / "out", "--folds", 2).output == first.output
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.csv")} == written
+
+
+def test_no_fold_of_a_former_split_is_left(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run(data, "--out", out, "--folds", 4).exit_code == 0
+    (out / "fold-1").mkdir()  # of somebody who trains in the same folder
+    kept = [out / name for name in ("fold-1/best.pt", "mine-train.csv", "fold-notes.csv")]
+    for path in kept:
+        path.touch()
+    assert run(data, "--out", out, "--folds", 2).exit_code == 0
+    folds = [f"fold-{fold}-{part}.csv" for fold in (1, 2) for part in ("train", "val")]
+    own = ["fold-notes.csv", "mine-train.csv", "provenance.csv"]
+    assert sorted(path.name for path in out.glob("*.csv")) == sorted([*folds, *own])
+    assert run(data, "--out", out, "--leave-one-source-out").exit_code == 0
+    assert not list(out.glob("fold-?-*.csv"))
+    assert run(data, "--out", out, "--folds", 2).exit_code == 0
+    assert sorted(path.name for path in out.glob("*.csv")) == sorted([*folds, *own])
+    assert all(path.exists() for path in kept)
 
 
 def test_a_folder_that_cannot_be_made_is_named(data: Path, tmp_path: Path) -> None:

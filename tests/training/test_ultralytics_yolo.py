@@ -70,7 +70,7 @@ def train(yolo: ModuleType, smears: Smears, folder: Path, **changes: Any) -> Pat
         "resume": False,
         **changes,
     }
-    path = yolo.train_ultralytics(smears, smears[:4], **options)
+    path = yolo.train_ultralytics(smears, options.pop("validation", smears[:4]), **options)
     assert isinstance(path, Path)
     return path
 
@@ -125,7 +125,11 @@ def test_base_weights_are_taken_over(yolo: ModuleType, smears: Smears, tmp_path:
 
 @pytest.mark.usefixtures("no_network")
 def test_resume_goes_on_where_the_run_was_broken_off(
-    yolo: ModuleType, smears: Smears, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    yolo: ModuleType,
+    smears: Smears,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     schedule = Schedule(epochs=2, learning_rate=1e-3)
     save_metrics = yolo._LeukocyteTraining.save_metrics
@@ -148,6 +152,19 @@ def test_resume_goes_on_where_the_run_was_broken_off(
     assert train(yolo, smears, tmp_path, schedule=schedule, resume=True).read_bytes() == trained
     with pytest.raises(TrainingError, match=r"began with another model .* \(none\); resume it with those"):
         train(yolo, smears, tmp_path, model="yolo11s.yaml", resume=True)
+    for changes, said in (
+        ({"smears": smears[:6]}, r"other training images \(8 images, .*\) than .* \(6 images, .*; resume it"),
+        ({"validation": smears[2:7]}, r"other validation images \(4 images, .*\) than .* \(5 images, "),
+    ):
+        with pytest.raises(TrainingError, match=said):
+            train(yolo, **{"smears": smears, "folder": tmp_path, "resume": True, **changes})
+    provenance = best.parent / "provenance.json"
+    told = json.loads(provenance.read_text())
+    assert told["images"]["training"].startswith("8 images, sha256 ")
+    provenance.write_text(json.dumps({name: fact for name, fact in told.items() if name != "images"}))
+    train(yolo, smears[:6], tmp_path, resume=True)
+    assert "does not say which images its run was trained on and judged by" in caplog.text
+    assert best.read_bytes() == trained
     with pytest.raises(TrainingError, match=r"best\.pt lies where this training writes its own weights"):
         train(yolo, smears, tmp_path, model=str(best))
 
