@@ -116,8 +116,8 @@ def fails(card: DriverCard, bundle: str) -> Any:
                 pipeline.read(draw_tile(seed).rgb)
                 read += 1
     except BackendError as error:
-        return {"read": read, "said": str(error)}
-    return {"read": read, "said": ""}
+        return {"read": read, "said": str(error), "can_pass": isinstance(error, EngineAway)}
+    return {"read": read, "said": "", "can_pass": False}
 
 
 def refused_by_rtx(card: DriverCard, bundle: str) -> Any:
