@@ -5,6 +5,7 @@ what that is. With checkpoints it builds a bundle; torch is imported only then.
 """
 
 import logging
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,17 @@ _ONLY_ENGINES = (
     "per_layer",
     "triton",
 )
+
+
+def _capabilities(
+    _context: click.Context, _option: click.Parameter, given: tuple[str, ...]
+) -> tuple[str, ...]:
+    for one in given:
+        if not re.fullmatch(r"[0-9]+\.[0-9]", one):
+            raise click.BadParameter(
+                f"{one!r} is no compute capability; give it as NVIDIA does, such as 8.6."
+            )
+    return given
 
 
 @click.command()
@@ -81,6 +93,7 @@ _ONLY_ENGINES = (
     "--compute-capability",
     multiple=True,
     metavar="X.Y",
+    callback=_capabilities,
     help="Engines: cards that tensorrt-rtx builds for, without having one; may be repeated.",
 )
 @click.option(

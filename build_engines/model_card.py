@@ -1,6 +1,7 @@
 """The model card of a bundle: what it was made from, what it reaches, what it must not be used for."""
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from edge.bundle import MANIFEST, Bundle
 from edge.cells import CELL_CLASSES, cell_class
 from edge.errors import EdgeError
 from edge.manifest import ClassifierSpec, DetectorSpec, Manifest, NetworkSpec
+
+log = logging.getLogger(__name__)
 
 CARD = "MODEL_CARD.md"
 _COVERED_CELLS = 50
@@ -44,12 +47,23 @@ def write_model_card(folder: Path) -> None:
 def add_evaluation(folder: Path, evaluation: dict[str, Any], figures_of: str) -> Bundle:
     """Put the figures of an evaluation into a bundle's manifest and card.
 
+    Figures of a bundle of another name go in with a warning: one that was trained without a source may speak
+    for another. Ids are not compared, since every figure changes them.
+
     Args:
         folder: the bundle.
         evaluation: as `training.report.to_json` gives it.
         figures_of: what it was evaluated on, in words; figures of other data in the manifest stay.
     """
     bundle = Bundle.load(folder)
+    own = bundle.manifest.name
+    measured = evaluation.get("about", {}).get("bundle", own)
+    if measured != own:
+        log.warning(
+            "the figures of %s are of %s and go into the card of %s; if that is not meant, replace them by "
+            "those of a report of %s under the same --name",
+            *(figures_of, measured, own, own),
+        )
     kept = {key: value for key, value in evaluation.items() if key not in _NOT_IN_THE_CARD}
     if within := kept.pop("intervals", None):
         kept[f"intervals_of_{100 * within['confidence']:g}_%"] = {
@@ -155,12 +169,13 @@ def _classes(manifest: Manifest) -> str:
 
 def _training_cells(manifest: Manifest) -> dict[str, int]:
     """The most that any network which names cells was trained on: they may share their images."""
-    kind = "classifier" if manifest.classifiers else "detector"
     cells: dict[str, int] = {}
-    for part, facts in manifest.provenance.items():
-        if part.split()[0] == kind:
-            for code, count in facts.get("cells", {}).items():
-                cells[code] = max(cells.get(code, 0), count)
+    for spec in manifest.networks:
+        if isinstance(spec, DetectorSpec) and not (spec.names_classes and spec.class_weight > 0):
+            continue
+        facts = manifest.provenance.get(Path(spec.graph.fp32).stem.replace("-", " "), {})
+        for code, count in facts.get("cells", {}).items():
+            cells[code] = max(cells.get(code, 0), count)
     return cells
 
 
@@ -209,7 +224,7 @@ def _accuracy(figures: dict[str, Any]) -> str:
     for key, value in figures.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
             lines += ["", f"{key.replace('_', ' ')}:", "", *_table(value), ""]
-        elif value:
+        elif value or value == 0:
             lines.append(f"- {key.replace('_', ' ')}: {_flat(value)}")
     return "\n".join(lines)
 
@@ -238,6 +253,7 @@ def _gates(manifest: Manifest) -> str:
 @click.option("--name", required=True, help="What was evaluated on, in words.")
 def main(bundle: Path, evaluation: Path, name: str) -> None:
     """Write the figures of an evaluation into a bundle's manifest and model card."""
+    logging.basicConfig(format="%(message)s")
     try:
         changed = add_evaluation(bundle, read_evaluation(evaluation), name)
     except EdgeError as error:

@@ -227,9 +227,16 @@ def test_what_cannot_be_built_here_is_told_in_one_sentence(folder: Path, args: l
         (["--detector", "d.pt", "--out", "o", "--target", "tensorrt"], "engines come after it"),
         (["--detector", "d.pt", "--out", "o", "--check"], "--check is for engines"),
         (["--classifier", "c.pt"], "--classifier is for a bundle, which needs --detector"),
+        *(
+            (
+                ["--target", "tensorrt-rtx", "--compute-capability", wrong],
+                f"{wrong!r} is no compute capability",
+            )
+            for wrong in ("sm_86", "86", "8", "8.6.0", "1.20", "8.x", "", "-8.6")
+        ),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(args: list[str], said: str) -> None:
+def test_options_that_mean_nothing_or_do_not_go_together_are_refused(args: list[str], said: str) -> None:
     assert said in run(*args, code=2)
 
 

@@ -1,5 +1,6 @@
 """Weights in 16 bits, without changing what a network computes."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import onnxruntime as ort
 import pytest
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from build_engines.checkpoint import yolox_network
 from build_engines.compact import store_half, with_half_weights
@@ -37,23 +38,132 @@ def yolox() -> nn.Module:
     return trained(yolox_network(0.33, 0.25, True, 1))
 
 
-@pytest.mark.parametrize("make", [classifier, yolox])
+def coatnet() -> nn.Module:
+    """Its `stem.conv2` feeds a batch-norm and the shortcut around it."""
+    return small_maxxvit("coatnet_pico_rw_224", stem_width=(8, 16), embed_dim=(16, 32, 32, 32))
+
+
+def maxvit() -> nn.Module:
+    return small_maxxvit("maxvit_rmlp_pico_rw_256", stem_width=(16, 32), embed_dim=(32, 32, 32, 32))
+
+
+def small_maxxvit(name: str, **widths: tuple[int, ...]) -> nn.Module:
+    torch.manual_seed(0)
+    return trained(timm.create_model(name, num_classes=5, img_size=96, depths=(1, 1, 1, 1), **widths))
+
+
+class Block(nn.Module):
+    """Two convolutions and two batch-norms, joined as `join` says."""
+
+    def __init__(self, join: "Callable[[Block, Tensor], Tensor | tuple[Tensor, ...]]") -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.convs = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(2))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(3) for _ in range(2))
+        self.join = join
+
+    def forward(self, planes: Tensor) -> Tensor | tuple[Tensor, ...]:
+        return self.join(self, planes)
+
+
+def with_shortcut(block: Block, planes: Tensor) -> Tensor:
+    made = block.convs[0](planes)
+    return made + block.norms[0](made)
+
+
+def with_a_view_as_shortcut(block: Block, planes: Tensor) -> Tensor:
+    made = block.convs[0](planes)
+    return torch.cat([made.flatten(1), block.norms[0](made).flatten(1)], 1)
+
+
+def changed_in_place(block: Block, planes: Tensor) -> Tensor:
+    return block.norms[0](block.convs[0](planes).relu_())
+
+
+def convolution_used_twice(block: Block, planes: Tensor) -> Tensor:
+    return block.norms[0](block.convs[0](planes)) + block.norms[1](block.convs[0](planes.flip(2)))
+
+
+def norm_used_twice(block: Block, planes: Tensor) -> Tensor:
+    return block.norms[0](block.convs[0](planes)) + block.norms[0](block.convs[1](planes))
+
+
+def two_norms_of_one(block: Block, planes: Tensor) -> Tensor:
+    made = block.convs[0](planes)
+    return block.norms[0](made) * block.norms[1](made)
+
+
+def returned_too(block: Block, planes: Tensor) -> tuple[Tensor, ...]:
+    made = block.convs[0](planes)
+    return made, block.norms[0](made)
+
+
+def strays(network: nn.Module, other: nn.Module, example: Tensor) -> float:
+    """The largest difference of their answers as a part of the largest answer."""
+    with torch.inference_mode():
+        before, after = network(example), other(example)
+    pairs = zip(before, after, strict=True) if isinstance(before, tuple) else [(before, after)]
+    return max(((one - two).abs().max() / one.abs().max()).item() for one, two in pairs)
+
+
+def norms_of(network: nn.Module) -> list[nn.BatchNorm2d]:
+    return [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+def is_folded(norm: nn.BatchNorm2d) -> bool:
+    return bool((norm.weight == 1).all() and (norm.running_mean == 0).all())
+
+
+@pytest.mark.parametrize("make", [classifier, yolox, coatnet, maxvit])
 def test_folding_and_rounding_keep_the_function(make: "type[nn.Module]") -> None:
     network, example = make(), torch.rand(2, 3, 96, 96)
     compact = with_half_weights(network, example)
-    with torch.inference_mode():
-        before, after = network(example), compact(example)
-    assert (before - after).abs().max() < 0.01 * before.abs().max()
-    assert not torch.equal(before, after)  # the weights were rounded
+    assert 0 < strays(network, compact, example) < 0.01  # the weights were rounded
     for name, weights in compact.state_dict().items():
         assert torch.equal(weights, weights.to(torch.float16).to(weights.dtype)), name
 
 
-def test_every_batch_norm_behind_a_convolution_is_folded() -> None:
-    compact = with_half_weights(yolox(), torch.rand(1, 3, 96, 96))
-    norms = [module for module in compact.modules() if isinstance(module, nn.BatchNorm2d)]
+@pytest.mark.parametrize("make", [classifier, yolox])
+def test_every_batch_norm_behind_a_convolution_is_folded(
+    make: "type[nn.Module]", caplog: pytest.LogCaptureFixture
+) -> None:
+    norms = norms_of(with_half_weights(make(), torch.rand(1, 3, 96, 96)))
     assert norms
-    assert all((norm.weight == 1).all() and (norm.running_mean == 0).all() for norm in norms)
+    assert all(map(is_folded, norms))
+    assert not caplog.records
+
+
+def test_only_the_batch_norm_beside_a_shortcut_is_kept() -> None:
+    block = with_half_weights(coatnet(), torch.zeros(1, 3, 96, 96)).stages[0].blocks[0]
+    assert [is_folded(norm) for norm in (block.pre_norm, block.norm1, block.norm2)] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    "join",
+    [
+        with_shortcut,
+        with_a_view_as_shortcut,
+        changed_in_place,
+        convolution_used_twice,
+        norm_used_twice,
+        two_norms_of_one,
+    ],
+)
+def test_a_batch_norm_is_kept_where_folding_would_change_what_others_get(
+    join: "Callable[[Block, Tensor], Tensor]", caplog: pytest.LogCaptureFixture
+) -> None:
+    network, example = trained(Block(join)), torch.rand(2, 3, 16, 16)
+    compact = with_half_weights(network, torch.zeros(1, 3, 16, 16))
+    assert strays(network, compact, example) < 0.01
+    assert not any(map(is_folded, norms_of(compact)))
+    assert not caplog.records
+
+
+def test_a_network_that_strays_all_the_same_keeps_its_batch_norms(caplog: pytest.LogCaptureFixture) -> None:
+    network, example = trained(Block(returned_too)), torch.rand(2, 3, 16, 16)
+    compact = with_half_weights(network, torch.zeros(1, 3, 16, 16))
+    assert strays(network, compact, example) < 0.01
+    assert caplog.messages == ["folding the batch-norms of Block would change its answers, so it keeps them"]
 
 
 def test_the_given_network_is_left_as_it_is() -> None:
