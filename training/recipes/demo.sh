@@ -16,6 +16,13 @@ smears=$data/smears
 bundle=edge/demo/bundle
 [ -z "$left_out" ] || bundle=$run/bundle
 
+# Classes of cells that their collections leave unnamed, as CSV files beside the images.
+by_eye=$run/classes-by-eye
+mkdir -p "$by_eye"
+cp training/recipes/classes-by-eye/*.csv "$by_eye"
+ln -sfn "$(realpath "$smears/images")" "$by_eye/images"
+ln -sf "$(realpath "$smears/provenance.csv")" "$by_eye"
+
 common=(
     --csv "$smears/train.csv" --csv "$data/pool/train.csv"
     --validation-csv "$smears/val.csv"
@@ -26,6 +33,11 @@ common=(
     --data-note "Smears drawn by this project."
     --resume
 )
+named=(
+    --csv "$by_eye/train.csv" --validation-csv "$by_eye/val.csv"
+    --data-note "Classes that this project gave by eye, without a hematologist, to cells of draaslan and Raabin-WBC."
+    --model tf_efficientnet_lite0 --crop-size 192
+)
 # On two cores one thread for each of two trainings side by side is faster than two threads for each in turn.
 export OMP_NUM_THREADS=1
 python -m training.detector "${common[@]}" \
@@ -34,14 +46,21 @@ python -m training.detector "${common[@]}" \
     --epochs 16 --tiles-per-epoch 1500 --drawn 300 --out "$run/detector" &
 detector=$!
 trap 'kill $detector 2>/dev/null || true' EXIT
-python -m training.classifier "${common[@]}" \
-    --pretrained "$weights/tf_efficientnet_lite0_timm.pth" --model tf_efficientnet_lite0 \
-    --crop-size 192 --variation extreme --epochs 14 --drawn 600 --out "$run/classifier-extreme"
+python -m training.classifier "${common[@]}" "${named[@]}" \
+    --pretrained "$weights/tf_efficientnet_lite0_timm.pth" --variation extreme --epochs 14 --drawn 600 \
+    --out "$run/classifier-extreme"
 wait $detector
-# The last epoch takes blur and cut-off cells: docs/decisions/stations-beyond-the-training-images.md.
-OMP_NUM_THREADS=2 python -m training.classifier "${common[@]}" \
-    --pretrained "$run/classifier-extreme/best.pt" --model tf_efficientnet_lite0 --learning-rate 0.0002 \
-    --crop-size 192 --variation widest --epochs 1 --ema-decay 0.99 --drawn 300 --workers 1 --out "$run/classifier"
+# Blur and cells that a border cuts off: docs/decisions/stations-beyond-the-training-images.md.
+last_epoch() { # seed, variation, learning rate
+    OMP_NUM_THREADS=2 python -m training.classifier "${common[@]}" "${named[@]}" \
+        --pretrained "$run/classifier-extreme/best.pt" --seed "$1" --variation "$2" --learning-rate "$3" \
+        --epochs 1 --ema-decay 0.99 --drawn 300 --workers 1 --out "$run/classifier-$1"
+}
+last_epoch 0 widest 0.0002
+last_epoch 1 widest 0.0005
+last_epoch 2 extreme 0.0002
+last_epoch 3 widest 0.0002
+python -m training.soup "$run"/classifier-[0-3]/best.pt --out "$run/classifier"
 
 python build_engines/build.py --detector "$run/detector/best.pt" --classifier "$run/classifier/best.pt" \
     --images "$smears/images" --name demo --threshold 0.4 --out "$bundle"
