@@ -46,7 +46,7 @@ chaos-quick: $(VENV)/developer ## The same at a tenth or less of the size
 archive-proof: ## edge-archive on a cluster of two nodes with workers and a node killed; one worker and two
 	$(MAKE) chaos ONLY=archive
 
-train-demo: $(VENV)/developer ## Train and build the embedded bundle anew (an hour and a half on two cores)
+train-demo: $(VENV)/developer ## Train and build the embedded bundle anew (an hour and three quarters on two cores)
 	PATH=$(abspath $(BIN)):$$PATH training/recipes/demo.sh runs/demo
 
 RECIPES = blog thomine xueer mpware edge

@@ -3,8 +3,8 @@
 Rules:
     JPEG          without its end marker: truncated (damaged if the tail is zeros). With it: damaged if a
                   page (4096 bytes) of the coded pixels is zeros, a foreign marker stands among them, or
-                  libjpeg meets code that it cannot read or that ends too early. A few bytes before a marker,
-                  which some cameras write, and all after the end marker are tolerated.
+                  libjpeg meets code that it cannot read or that ends too early. Bytes between the headers, a
+                  few at the end of the pixels, and all after the end marker are tolerated.
     PNG           a chunk that is cut, or no end chunk: truncated; a wrong checksum: damaged.
     TIFF, BMP     shorter than the header says: truncated. Zero tail: see `_check_zero_tail`. Each strip of a
                   JPEG in a TIFF is looked at like a JPEG; fax codings are unsupported.
@@ -44,20 +44,23 @@ _JPEG_MARKER_AFTER_PIXELS = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _JPEG_AFTER_SCAN = frozenset({0xC4, 0xCC, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE})
 _JPEG_SPARE_BYTES = re.compile(r"(\d+) extraneous bytes before marker")
 _JPEG_MOST_SPARE_BYTES = 64
-"""Before a marker; images of CytologIA have 27."""
+"""At the end of a scan; images of CytologIA have 27."""
+_JPEG_NOTES = frozenset({*range(0xE0, 0xEE), 0xEF, 0xFE})
+"""APP0 to APP15 and COM, but for APP14, which tells the colours: metadata, colour profiles, previews."""
 _JPEG_STANDALONE = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})
 
 
-def check_jpeg(data: bytes) -> None:
-    """Walk over the markers to the end marker."""
-    at, scans = 2, 0
+def check_jpeg(data: bytes) -> list[slice]:
+    """Walk over the markers to the end marker; where what the pixels need lies, all else is left out."""
+    at, scans, needed = 2, 0, [slice(0, 2)]
     while (at := data.find(b"\xff", at)) >= 0 and at + 1 < len(data):
         marker = data[at + 1]
         if marker == 0xD9 and scans:
-            return
+            return [*needed, slice(at, at + 2)]
         if marker == 0xFF or marker in _JPEG_STANDALONE:
             at += 1 if marker == 0xFF else 2
             continue
+        began = at
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
         if marker == 0xDA:
             scans += 1
@@ -65,6 +68,7 @@ def check_jpeg(data: bytes) -> None:
             if after_pixels is None:
                 break
             start, at = at, after_pixels.start()
+            needed.append(slice(began, at))
             if data[at + 1] not in _JPEG_AFTER_SCAN:
                 raise _refusal("damaged", f"marker 0x{data[at + 1]:02x} stands among the pixels at byte {at}")
             # A lost page does so always, and in a progressive or optimised JPEG half a million flat pixels.
@@ -74,21 +78,24 @@ def check_jpeg(data: bytes) -> None:
                     f"{_PAGE_BYTES} or more bytes of the pixels are 0 from byte {hole}, as where a page was "
                     "lost or a large area is white; copy the file again, or export it as PNG",
                 )
+        elif marker not in _JPEG_NOTES:
+            needed.append(slice(began, at))
     if data.endswith(bytes(16)):
         raise _refusal("damaged", f"the JPEG has {len(data)} bytes, the last ones 0, and no end marker")
     raise _refusal("truncated", f"the JPEG has {len(data)} bytes and no end marker")
 
 
-def lost_pixels(warning: str) -> str | None:
-    """What libjpeg warns of if pixels are lost, None for what is harmless.
+def tells_of_lost_pixels(warning: str) -> bool:
+    """Whether libjpeg warns of more than a few spare bytes: a stream that got out of step leaves many over.
 
-    A stream that got out of step leaves many bytes over before the next marker.
+    Args:
+        warning: of the parts that `check_jpeg` finds, since libjpeg tells the first one only, and one of a
+            colour profile or of bytes between the headers would hide it.
     """
     spare = _JPEG_SPARE_BYTES.search(warning)
-    is_lost = "Corrupt JPEG data" in warning or "Premature end" in warning
-    if not is_lost or (spare is not None and int(spare[1]) <= _JPEG_MOST_SPARE_BYTES):
-        return None
-    return warning
+    if spare is not None:
+        return int(spare[1]) > _JPEG_MOST_SPARE_BYTES
+    return "Corrupt JPEG data" in warning or "Premature end" in warning
 
 
 def check_png(data: bytes) -> None:

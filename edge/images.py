@@ -18,7 +18,7 @@ What counts as damage, and what damage cannot be seen, is said in `edge.image_da
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -40,7 +40,7 @@ from edge.image_damage import (
     check_png,
     check_tiff_directory,
     check_tiff_pixels,
-    lost_pixels,
+    tells_of_lost_pixels,
 )
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"})
@@ -120,9 +120,8 @@ def decode(data: bytes, limits: ImageLimits = _DEFAULT_LIMITS) -> NDArray[np.uin
 
 
 def _decode(data: bytes, kind: str, limits: ImageLimits) -> NDArray[np.uint8]:
-    if kind == "JPEG":
-        check_jpeg(data)
-    elif kind == "PNG":
+    needed = check_jpeg(data) if kind == "JPEG" else []
+    if kind == "PNG":
         check_png(data)
     elif kind == "TIFF":
         check_tiff_directory(data)
@@ -139,7 +138,7 @@ def _decode(data: bytes, kind: str, limits: ImageLimits) -> NDArray[np.uint8]:
         check_tiff_pixels(image, data)
     elif isinstance(image, BmpImageFile):
         check_bmp_pixels(image, data)
-    if isinstance(image, JpegImageFile) and (rgb := _upright_jpeg(image, data)) is not None:
+    if isinstance(image, JpegImageFile) and (rgb := _upright_jpeg(image, data, needed)) is not None:
         return rgb
     image.load()
     with suppress(Exception):  # an unreadable EXIF block loses no pixel, and cells have no upright
@@ -147,24 +146,33 @@ def _decode(data: bytes, kind: str, limits: ImageLimits) -> NDArray[np.uint8]:
     return _to_rgb(image, kind)
 
 
-def _upright_jpeg(image: JpegImageFile, data: bytes) -> NDArray[np.uint8] | None:
-    """The pixels of an upright grey or RGB JPEG, None for others and where libjpeg finds harmless faults.
+def _upright_jpeg(image: JpegImageFile, data: bytes, needed: Sequence[slice]) -> NDArray[np.uint8] | None:
+    """The pixels of an upright grey or RGB JPEG; None for others and where libjpeg finds harmless faults.
 
     Pillow has the same pixels, in 1.5 times the time, and drops the warnings, so every JPEG comes by here.
     """
+    colours = "CMYK" if image.mode == "CMYK" else "RGB"
     try:
-        rgb: NDArray[np.uint8] = simplejpeg.decode_jpeg(
-            data, "CMYK" if image.mode == "CMYK" else "RGB", strict=True
-        )
-    except ValueError as fault:
-        if (said := lost_pixels(str(fault))) is not None:
-            raise _refusal("damaged", f"the JPEG decoder says {said}") from fault
+        rgb: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colours, strict=True)
+    except ValueError:
+        _require_all_pixels(b"".join(data[part] for part in needed), colours)
         return None
     with suppress(Exception):  # an unreadable EXIF block
         if image.mode in ("L", "RGB") and image.getexif().get(_ORIENTATION, _UPRIGHT) == _UPRIGHT:
             rgb.flags.writeable = False
             return rgb
     return None
+
+
+def _require_all_pixels(jpeg: bytes, colours: str) -> None:
+    try:
+        simplejpeg.decode_jpeg(jpeg, colours, strict=True)
+    except ValueError as fault:
+        if tells_of_lost_pixels(str(fault)):
+            raise _refusal("damaged", f"the JPEG decoder says {fault}") from fault
+        if "subsampling" in str(fault):
+            said = "the file is a JPEG of rare subsampling, in which damage cannot be told"
+            raise _refusal("unsupported", said) from fault
 
 
 def _check_tiles(image: TiffImageFile, limits: ImageLimits) -> None:

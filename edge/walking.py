@@ -36,7 +36,7 @@ def require_entry(folder: Path) -> None:
     Raises:
         PermissionError: the folder may be listed and not entered.
     """
-    if not os.access(folder, os.X_OK) and folder.is_dir():
+    if not os.access(folder, os.X_OK, effective_ids=True) and folder.is_dir():
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 

@@ -115,13 +115,16 @@ def read_pixels(image: AnnotatedImage) -> NDArray[np.uint8]:
 
 
 def digests_of(training: Iterable[AnnotatedImage], validation: Iterable[AnnotatedImage]) -> dict[str, str]:
-    """By which a run knows its images again: how many, and a sha256 over source and NAME of each.
+    """By which a run knows its images again: how many, and a sha256 over source, NAME, boxes and classes.
 
     The order does not count, nor how often an image comes.
     """
     digests = {}
     for purpose, images in (("training", training), ("validation", validation)):
-        known = sorted((image.source, image.name) for image in set(images))
+        known = sorted(
+            json.dumps([image.source, image.name, image.labels, image.boxes_xyxy.tolist()])
+            for image in set(images)
+        )
         digest = hashlib.sha256(json.dumps(known).encode()).hexdigest()
         digests[purpose] = f"{len(known)} images, sha256 {digest[:16]}"
     return digests

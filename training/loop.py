@@ -266,7 +266,7 @@ def require_same_images(began: Mapping[str, str] | None, images: Mapping[str, st
     elif other := [name for name, digest in images.items() if began.get(name) != digest]:
         before, now = ("; ".join(str(one.get(name)) for name in other) for one in (began, images))
         raise TrainingError(
-            f"The run of {last} began with other {' and '.join(other)} images ({before}) than are given now "
-            f"({now}); resume it with the same files and options, such as --exclude-source and --drawn, or "
-            "train into another folder."
+            f"The run of {last} began with other {' and '.join(other)} images or annotations ({before}) than "
+            f"are given now ({now}); resume it with the same files and options, such as --exclude-source and "
+            "--drawn, or train into another folder."
         )

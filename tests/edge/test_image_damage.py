@@ -23,6 +23,16 @@ from tests.edge.drawn_files import (
 )
 
 JPEG = encode(smear(360, 360), "JPEG", quality=90)
+TABLES_AT = JPEG.index(b"\xff\xdb")
+TWICE = b"ICC_PROFILE\0\x01\x01" + bytes(200)
+PROFILE = b"\xff\xe2" + (len(TWICE) + 2).to_bytes(2, "big") + TWICE
+WARNED_OF = {
+    "spare bytes": JPEG[:TABLES_AT] + bytes(100) + JPEG[TABLES_AT:],
+    "version": JPEG[:11] + b"\x03" + JPEG[12:],
+    "profile": JPEG[:TABLES_AT] + PROFILE * 2 + JPEG[TABLES_AT:],
+}
+"""Whole images of which libjpeg warns: no pixel is lost."""
+
 EVERY_FORMAT = {
     "jpeg": JPEG,
     "progressive": encode(smear(), "JPEG", progressive=True),
@@ -67,8 +77,26 @@ def test_bytes_around_the_markers_of_a_jpeg_are_tolerated() -> None:
         JPEG + bytes(5000),
         JPEG[:-2] + bytes(range(27)) + JPEG[-2:],  # before the end marker
         JPEG[:2] + b"\xff" * 9 + JPEG[2:],  # fill bytes
+        *WARNED_OF.values(),
     ):
         np.testing.assert_array_equal(decode(tolerated), expected)
+
+
+@pytest.mark.parametrize("name", ["spare bytes", "version", "profile"])
+def test_promise_22_a_harmless_warning_hides_no_damage(name: str) -> None:
+    """libjpeg tells the first warning only."""
+    data = WARNED_OF[name]
+    rejected = refusal(data[: len(data) - len(JPEG) // 2] + b"\xff\xd9")
+    assert rejected.reason == "damaged"
+    assert "premature end of data" in rejected.detail
+
+
+def test_promise_22_a_subsampling_that_hides_damage_is_unsupported() -> None:
+    at = JPEG.index(b"\xff\xc0") + 11
+    assert JPEG[at] == 0x22
+    rejected = refusal(JPEG[:at] + b"\x31" + JPEG[at + 1 :])
+    assert rejected.reason == "unsupported"
+    assert "rare subsampling" in rejected.detail
 
 
 def mid_grey(width: int, height: int) -> bytes:

@@ -336,7 +336,8 @@ def not_to_be_entered(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A double of the right that `chmod a-x` takes away, which root has all the same."""
     real = os.access
     monkeypatch.setattr(
-        "edge.walking.os.access", lambda path, mode: Path(path).name != name and real(path, mode)
+        "edge.walking.os.access",
+        lambda path, mode, **how: Path(path).name != name and real(path, mode, **how),
     )
 
 

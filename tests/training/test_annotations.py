@@ -196,7 +196,7 @@ def test_a_damaged_image_is_named(smears: list[AnnotatedImage], tmp_path: Path) 
     assert refusal.value.reason == "truncated"
 
 
-def test_images_are_known_again_by_source_and_name() -> None:
+def test_images_are_known_again_by_source_name_boxes_and_classes() -> None:
     def image(name: str, source: str = "lab", folder: str = "here") -> AnnotatedImage:
         return AnnotatedImage(name, Path(folder, name), np.zeros((0, 4), np.float32), (), source)
 
@@ -205,6 +205,10 @@ def test_images_are_known_again_by_source_and_name() -> None:
     assert digests.keys() == {"training", "validation"}
     assert digests["training"].startswith("2 images, sha256 ")
     assert digests_of([image("b.jpg", folder="there"), one, one], [other]) == digests
+    boxed = replace(other, boxes_xyxy=np.float32([[1, 2, 3, 4]]), labels=("LY",))
+    named = replace(boxed, labels=(None,))
+    moved = replace(boxed, boxes_xyxy=np.float32([[1, 2, 3, 5]]))
+    assert len({digests_of([one, last], [])["training"] for last in (other, boxed, named, moved)}) == 4
     for others in (
         [one],
         [one, image("c.jpg")],

@@ -203,7 +203,7 @@ def test_the_command_does_not_go_on_with_weights_that_saw_what_is_now_left_out(
     refused = command(many, out, "--epochs", 2, "--resume", "--exclude-source", "other")
     assert refused.exit_code == 78
     said = " ".join(refused.output.split())
-    assert "began with other training and validation images (24 images, " in said
+    assert "began with other training and validation images or annotations (24 images, " in said
     assert "than are given now (22 images, " in said
     assert (out / "best.pt").read_bytes() == before
 

@@ -103,7 +103,7 @@ def test_the_command_does_not_go_on_with_other_images(
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert result.exit_code == 78
     said = " ".join(result.output.split())
-    assert "began with other validation images (8 images, " in said
+    assert "began with other validation images or annotations (8 images, " in said
     assert "than are given now (6 images, " in said
     assert len(history(command_run)) == 2
 

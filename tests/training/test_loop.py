@@ -167,11 +167,18 @@ class TestResume:
     @pytest.mark.parametrize(
         ("now", "said"),
         [
-            ({"training": "6 images"}, r"other training images \(8 images\) than are given now \(6 images\)"),
-            ({"validation": "5 images"}, r"other validation images \(4 images\) than .* \(5 images\)"),
+            (
+                {"training": "6 images"},
+                r"other training images or annotations \(8 images\) than are given now \(6 images\)",
+            ),
+            (
+                {"validation": "5 images"},
+                r"other validation images or annotations \(4 images\) than .* \(5 images\)",
+            ),
             (
                 {"training": "6 images", "validation": "5 images"},
-                r"other training and validation images \(8 images; 4 images\) than .* \(6 images; 5 images\)",
+                r"other training and validation images or annotations \(8 images; 4 images\) than .*"
+                r" \(6 images; 5 images\)",
             ),
         ],
     )

@@ -60,9 +60,9 @@ last_epoch 0 widest 0.0002
 last_epoch 1 widest 0.0005
 last_epoch 2 extreme 0.0002
 last_epoch 3 widest 0.0002
-python -m training.soup "$run"/classifier-[0-3]/best.pt --out "$run/classifier"
+python -m training.soup "$run"/classifier-[0-3]/best.pt --out "$run/classifier-mean"
 
-python build_engines/build.py --detector "$run/detector/best.pt" --classifier "$run/classifier/best.pt" \
+python build_engines/build.py --detector "$run/detector/best.pt" --classifier "$run/classifier-mean/best.pt" \
     --images "$smears/images" --name demo --threshold 0.4 --out "$bundle"
 
 python -m training.likeness --bundle "$bundle" --same-source pool=pbc ${left_out:+--exclude-source "$left_out"} \
@@ -77,4 +77,8 @@ if [ -n "$left_out" ]; then
     every=(--csv "$smears/train.csv" --csv "$smears/val.csv")
     every+=(--csv "$smears/detection_only_train.csv" --csv "$smears/detection_only_val.csv")
     evaluate "all images of $left_out, none of which it was trained on" held-out "${every[@]}" --source "$left_out"
+    if [[ "$left_out" == raabin_txl || "$left_out" == bcd ]]; then # elsewhere without classes
+        evaluate "the cells of $left_out that were named by eye" held-out-by-eye \
+            --csv "$by_eye/train.csv" --csv "$by_eye/val.csv" --source "$left_out"
+    fi
 fi
