@@ -11,7 +11,7 @@ Rules:
     alpha         composited over white. A BMP whose alpha is 0 everywhere has no alpha: it is opaque.
     pages         the first page of a TIFF, the first picture of an animated PNG or multi-picture JPEG.
     unsupported   float, 32-bit, 12-bit and signed samples, 16-bit white-is-zero, Lab, run-length BMP,
-                  16-bit PNG with a transparent colour.
+                  16-bit PNG with a transparent colour, JPEG of a subsampling that TurboJPEG does not know.
 
 What counts as damage, and what damage cannot be seen, is said in `edge.image_damage`.
 """
