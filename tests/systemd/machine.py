@@ -109,7 +109,8 @@ class Machine:
 
     def _enter(self) -> list[str]:
         namespaces = ("--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup")
-        return ["nsenter", f"--target={self._pid}", *namespaces]
+        path = f"{os.environ['PATH']}:/usr/sbin:/sbin"  # useradd lies there, and not every user's PATH does
+        return ["nsenter", f"--target={self._pid}", *namespaces, "env", f"PATH={path}"]
 
     def _first_process(self) -> int:
         children = Path(f"/proc/{self._boot.pid}/task/{self._boot.pid}/children")
