@@ -173,8 +173,7 @@ def _training_cells(manifest: Manifest) -> dict[str, int]:
     for spec in manifest.networks:
         if isinstance(spec, DetectorSpec) and not (spec.names_classes and spec.class_weight > 0):
             continue
-        facts = manifest.provenance.get(Path(spec.graph.fp32).stem.replace("-", " "), {})
-        for code, count in facts.get("cells", {}).items():
+        for code, count in manifest.training_of(spec).get("cells", {}).items():
             cells[code] = max(cells.get(code, 0), count)
     return cells
 

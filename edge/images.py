@@ -18,7 +18,7 @@ What counts as damage, and what damage cannot be seen, is said in `edge.image_da
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -120,8 +120,9 @@ def decode(data: bytes, limits: ImageLimits = _DEFAULT_LIMITS) -> NDArray[np.uin
 
 
 def _decode(data: bytes, kind: str, limits: ImageLimits) -> NDArray[np.uint8]:
-    needed = check_jpeg(data) if kind == "JPEG" else []
-    if kind == "PNG":
+    if kind == "JPEG":
+        check_jpeg(data)
+    elif kind == "PNG":
         check_png(data)
     elif kind == "TIFF":
         check_tiff_directory(data)
@@ -138,7 +139,7 @@ def _decode(data: bytes, kind: str, limits: ImageLimits) -> NDArray[np.uint8]:
         check_tiff_pixels(image, data)
     elif isinstance(image, BmpImageFile):
         check_bmp_pixels(image, data)
-    if isinstance(image, JpegImageFile) and (rgb := _upright_jpeg(image, data, needed)) is not None:
+    if isinstance(image, JpegImageFile) and (rgb := _upright_jpeg(image, data)) is not None:
         return rgb
     image.load()
     with suppress(Exception):  # an unreadable EXIF block loses no pixel, and cells have no upright
@@ -146,7 +147,7 @@ def _decode(data: bytes, kind: str, limits: ImageLimits) -> NDArray[np.uint8]:
     return _to_rgb(image, kind)
 
 
-def _upright_jpeg(image: JpegImageFile, data: bytes, needed: Sequence[slice]) -> NDArray[np.uint8] | None:
+def _upright_jpeg(image: JpegImageFile, data: bytes) -> NDArray[np.uint8] | None:
     """The pixels of an upright grey or RGB JPEG; None for others and where libjpeg finds harmless faults.
 
     Pillow has the same pixels, in 1.5 times the time, and drops the warnings, so every JPEG comes by here.
@@ -155,7 +156,7 @@ def _upright_jpeg(image: JpegImageFile, data: bytes, needed: Sequence[slice]) ->
     try:
         rgb: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colours, strict=True)
     except ValueError:
-        _require_all_pixels(b"".join(data[part] for part in needed), colours)
+        _require_all_pixels(b"".join(data[part] for part in check_jpeg(data)), colours)
         return None
     with suppress(Exception):  # an unreadable EXIF block
         if image.mode in ("L", "RGB") and image.getexif().get(_ORIENTATION, _UPRIGHT) == _UPRIGHT:

@@ -241,6 +241,12 @@ class Manifest(_Part):
         """All of them: the detectors, then the classifiers."""
         return (*self.detectors, *self.classifiers)
 
+    def training_of(self, spec: NetworkSpec) -> dict[str, Any]:
+        """What `provenance` tells of a network, under the name of its graph; empty if that is nothing."""
+        name = spec.graph.fp32.removesuffix(".onnx").replace("-", " ")
+        told: dict[str, Any] = self.provenance.get(name, {})
+        return told
+
     def dump(self) -> str:
         """The text of the file: what is the default is not in it."""
         return self.model_dump_json(indent=1, exclude_defaults=True) + "\n"

@@ -126,10 +126,9 @@ def _of_graph(path: Path) -> BaseWeights:
     spec = next((one for one in manifest.networks if path.name in (one.graph.fp32, one.graph.fp16)), None)
     if spec is None:
         raise TrainingError(f"{path} is no network of the bundle in its folder; give one of the bundle's.")
-    key = Path(spec.graph.fp32).stem.replace("-", " ")
     names = spec in manifest.classifiers or spec.names_classes
     classes = (spec.classes or manifest.classes) if names else ()
-    return BaseWeights(path, weights_of_graph(path), classes, manifest.provenance.get(key, {}))
+    return BaseWeights(path, weights_of_graph(path), classes, manifest.training_of(spec))
 
 
 def take_over(network: nn.Module, tensors: dict[str, Tensor], calibrate: Callable[[], object]) -> list[str]:

@@ -53,8 +53,9 @@ def names_of(fold: Fold) -> list[str]:
     return list(dict.fromkeys(name for path in fold.csvs for name in _names_in(path)))
 
 
-def _names_in(path: Path) -> list[str]:
-    return list(dict.fromkeys(row.name for row in read_table(path, path.name).rows))
+def _names_in(path: Path) -> dict[str, None]:
+    """Each once, in order."""
+    return dict.fromkeys(row.name for row in read_table(path, path.name).rows)
 
 
 def _require_one_split(splits: Path, files: Sequence[Path]) -> None:

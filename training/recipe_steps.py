@@ -154,11 +154,11 @@ class Run:
 
     def _of(self, step: Step) -> dict[str, Any]:
         """All that the result depends on; the folder of the run may be moved."""
-        own = str(self.folder)
-        later = [[word.replace(own, "RUN") for word in command] for command in step.changed_by]
+        own, commands = str(self.folder), (step.command, *step.changed_by)
+        command, *later = ([word.replace(own, "RUN") for word in words] for words in commands)
         return {
             **({"changed_by": later} if later else {}),
-            "command": [word.replace(own, "RUN") for word in step.command],
+            "command": command,
             "inputs": [hashlib.sha256(path.read_bytes()).hexdigest() for path in step.inputs],
             "needs": {name: self._stamp(name).get("done", 0) for name in step.needs},
         }
