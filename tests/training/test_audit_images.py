@@ -164,6 +164,36 @@ def test_a_changed_copy_is_found_and_no_other_cell_taken_for_it(how: str, tmp_pa
     assert page.count("data:image/jpeg;base64,") == 2
 
 
+def told_groups(out: Path) -> dict[str, str]:
+    return {row["NAME"]: row["duplicate_group"] for row in rows_of(out / "cleaned/provenance.csv")}
+
+
+def test_groups_that_were_given_stay_and_take_in_what_is_found(tmp_path: Path) -> None:
+    files = {"a": jpeg(rgb(0)), "b": jpeg(rgb(1)), "c": jpeg(rgb(2)), "d": jpeg(rgb(3)), "e": jpeg(rgb(4))}
+    write_images(tmp_path / "images", **files, f=jpeg(rgb(0), quality=40), g=jpeg(rgb(2)))
+    names = [f"{name}.jpg" for name in "abcdefg"]
+    path = write_csv(tmp_path / "boxes.csv", *(f"{name},{BOX},LY" for name in names))
+    # a and f look alike; g has the bytes of c, which stays.
+    given = ("b.jpg,lab,slide", "a.jpg,lab,slide", "d.jpg,lab,other", "g.jpg,lab,other")
+    write_csv(tmp_path / "provenance.csv", *given, header="NAME,source,duplicate_group")
+    assert run(path, "--out", tmp_path / "out").exit_code == 0
+    told = {**dict.fromkeys(("a.jpg", "b.jpg", "f.jpg"), "slide"), "c.jpg": "other", "d.jpg": "other"}
+    assert told_groups(tmp_path / "out") == {**told, "e.jpg": ""}
+    listed = {row["NAME"]: row["duplicate_group"] for row in rows_of(tmp_path / "out/images.csv")}
+    assert listed == {**told, "e.jpg": "", "g.jpg": "other"}
+    run(path, "--out", tmp_path / "unseen", "--without-images")
+    assert told_groups(tmp_path / "unseen")["b.jpg"] == "slide"
+
+
+def test_groups_of_two_folders_have_names_of_their_own(tmp_path: Path) -> None:
+    for place, folder in enumerate(("p1", "p2")):
+        files = {"001": jpeg(rgb(place)), "002": jpeg(rgb(place), quality=40)}
+        write_images(tmp_path / "images" / folder, **files)
+    names = [f"{folder}/{name}.jpg" for folder in ("p1", "p2") for name in ("001", "002")]
+    run(write_csv(tmp_path / "boxes.csv", *(f"{name},{BOX},LY" for name in names)), "--out", tmp_path / "out")
+    assert told_groups(tmp_path / "out") == {name: f"{name[:2]}/001.jpg" for name in names}
+
+
 def test_images_of_one_grey_level_look_like_nothing() -> None:
     assert near_duplicates([np.full((32, 32), grey, np.uint8) for grey in (0, 90, 90)]) == []
     assert near_duplicates([]) == []

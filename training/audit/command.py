@@ -56,7 +56,7 @@ def main(
     from training.audit.page import print_faults, render
     from training.audit.run import audit
     from training.audit.tables import labels_of, read_table
-    from training.audit.writing import write_changes, write_cleaned, write_images
+    from training.audit.writing import duplicate_groups, write_changes, write_cleaned, write_images
     from training.errors import AnnotationError
     from training.out_folder import require_own, writing
     from training.provenance import provenance_of
@@ -87,12 +87,13 @@ def main(
     sizes = {path: _sizes(rows) for path, rows in known.items()}
     found = audit(tables, where, images, sizes, min_side)
     findings = findings_of(found, known, sizes)
+    groups = duplicate_groups(found, known)
     with writing(out):
         (out / REPORT).write_text(render(findings, partial(example_of, found)), encoding="utf-8")
-        write_cleaned(found, known, out / "cleaned")
+        write_cleaned(found, known, groups, out / "cleaned")
         write_changes(found.changes, out / "changes.csv")
         if images:
-            write_images(found, out / "images.csv")
+            write_images(found, groups, out / "images.csv")
     print_faults(findings, Console())
     click.echo(f"Report: {out / REPORT}\nCleaned files: {out / 'cleaned'}")
 

@@ -10,6 +10,7 @@ from training.audit.cleaning import Cleaned, number_text
 from training.audit.faults import Change
 from training.audit.run import Audit
 from training.errors import AnnotationError
+from training.groups import groups_sharing
 from training.image_links import link_images
 from training.provenance import DUPLICATE_GROUP, FILE_NAME, SOURCE, Provenance, source_of, write_provenance
 
@@ -27,8 +28,36 @@ def write_changes(changes: Iterable[Change], path: Path) -> None:
     )
 
 
-def write_images(found: Audit, path: Path) -> None:
-    """One line for every image that was looked at."""
+def duplicate_groups(found: Audit, provenance: Mapping[Path, Provenance]) -> dict[Path | str, str]:
+    """The duplicate_group of each image that has one, by its path, by NAME where it was not looked at.
+
+    Images that look alike and those of one given group are of one group. It is called as it was given (of
+    several names the first), else by the NAME of its first image.
+    """
+    names: dict[Path | str, str] = {}
+    given: dict[Path | str, list[str]] = {}
+    for one in found.tables:
+        paths, known = found.paths.get(one.table.path, {}), provenance.get(one.table.path, {})
+        for name in dict.fromkeys(row.name for row in one.table.rows):
+            at = paths.get(name, name)
+            names.setdefault(at, name)
+            if group := known.get(name, {}).get(DUPLICATE_GROUP):
+                given.setdefault(at, []).append(group)
+    names |= {at: at.name for at in found.images if at not in names}
+    marks = [[*given.get(at, ()), *([found.groups[at]] if at in found.groups else ())] for at in names]
+    numbers = dict(zip(names, groups_sharing(marks).tolist(), strict=True))
+    called = [(numbers[at], group) for at in names for group in given.get(at, ())]
+    called += [(numbers[at], name) for at, name in names.items() if at in found.groups]
+    first = dict(reversed(called))
+    return {at: first[number] for at, number in numbers.items() if number in first}
+
+
+def write_images(found: Audit, groups: Mapping[Path | str, str], path: Path) -> None:
+    """One line for every image that was looked at.
+
+    Args:
+        groups: as of `duplicate_groups`.
+    """
     names = {at: name for table in found.tables for name, at in found.paths.get(table.table.path, {}).items()}
     given: Counter[Path] = Counter()
     kept: Counter[Path] = Counter()
@@ -51,7 +80,6 @@ def write_images(found: Audit, path: Path) -> None:
     rows = []
     for at, image in found.images.items():
         status = "repaired" if image.repaired else "unreadable" if image.refusal else "whole"
-        group = found.groups.get(at)
         rows.append(
             (
                 names.get(at, at.name),
@@ -62,14 +90,19 @@ def write_images(found: Audit, path: Path) -> None:
                 image.repair or image.refusal or "",
                 given[at],
                 kept[at],
-                names.get(group, group.name) if group else "",
+                groups.get(at, ""),
             )
         )
     _write(path, header, rows)
 
 
-def write_cleaned(found: Audit, provenance: Mapping[Path, Provenance], folder: Path) -> None:
+def write_cleaned(
+    found: Audit, provenance: Mapping[Path, Provenance], groups: Mapping[Path | str, str], folder: Path
+) -> None:
     """The cleaned files, with provenance.csv and images/ as the trainers look for them.
+
+    Args:
+        groups: as of `duplicate_groups`.
 
     Raises:
         AnnotationError: two images that were kept share a NAME, so that one folder cannot hold both.
@@ -85,9 +118,9 @@ def write_cleaned(found: Audit, provenance: Mapping[Path, Provenance], folder: P
                     f"{images[name]} and {at} are two images of one NAME; rename one of them, or audit "
                     "their files apart."
                 )
-            group = found.groups.get(at) if at else None
+            group = groups.get(at or name)
             cells = {**known.get(name, {}), "NAME": name, SOURCE: source_of(at, known.get(name, {}))}
-            told[name] = cells | ({DUPLICATE_GROUP: group.name} if group else {})
+            told[name] = cells | ({DUPLICATE_GROUP: group} if group else {})
     repaired = {name: data for name, at in images.items() if (data := found.images[at].repaired) is not None}
     links = {name: at for name, at in images.items() if name not in repaired}
     write_folder(found.tables, list(told.values()), links, repaired.items(), folder)
