@@ -70,7 +70,7 @@ def read_annotations(
     images = []
     for (name,), rows in boxes.group_by("NAME", maintain_order=True):
         cells = known.get(name, {})
-        source = source_of(paths[name], cells)
+        source = source_of(paths[name], name, cells)
         images.append(
             AnnotatedImage(
                 name=name,

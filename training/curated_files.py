@@ -109,4 +109,4 @@ class GivenFile:
 def _image(rows: Sequence[CleanRow], path: Path, known: Mapping[str, str]) -> AnnotatedImage:
     labels = tuple(None if row.label == LEUKOCYTE_WITHOUT_CLASS else row.label for row in rows)
     boxes = np.array([row.box_xyxy for row in rows], np.float32)
-    return AnnotatedImage(rows[0].name, path, boxes, labels, source_of(path, known))
+    return AnnotatedImage(rows[0].name, path, boxes, labels, source_of(path, rows[0].name, known))

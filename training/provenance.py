@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from training.errors import AnnotationError
 
@@ -43,10 +43,20 @@ def provenance_of(csv_path: Path, given: Path | None) -> Provenance:
     return read_provenance(given or beside)
 
 
-def source_of(image: Path | None, known: Mapping[str, str]) -> str:
-    """The source by provenance, else the name of the folder that holds the image's folder, else unknown."""
-    folder = image.absolute().parent.resolve().parent.name if image else ""
-    return known.get(SOURCE) or folder or "unknown"
+def source_of(image: Path | None, name: str, known: Mapping[str, str]) -> str:
+    """The source by provenance, else the name of the folder that holds the image's images/, else unknown.
+
+    Args:
+        image: where it is, None if it is nowhere.
+        name: its NAME, with the sub-folders of images/ in which it lies; an absolute one tells of none.
+        known: its cells of provenance.csv.
+    """
+    if known.get(SOURCE):
+        return known[SOURCE]
+    if image is None:
+        return "unknown"
+    depth = 1 if PurePath(name).is_absolute() else len(PurePath(name).parts)
+    return image.absolute().parents[depth - 1].resolve().parent.name or "unknown"
 
 
 def together_of(source: str, known: Mapping[str, str], marks: Sequence[str] = MARKS) -> tuple[str, ...]:

@@ -62,6 +62,6 @@ def _sources_of(csvs: Sequence[Path]) -> list[tuple[str, tuple[str, ...]]]:
         images = find_images(names, table.folders)
         for name in names:
             cells = known.get(name, {})
-            source = source_of(images.get(name), cells)
+            source = source_of(images.get(name), name, cells)
             found.append((source, together_of(source, cells)))
     return found

@@ -39,7 +39,7 @@ def read_rows(table: Table, known: Provenance, marks: Sequence[str]) -> list[Box
     for row, parsed in zip(table.rows, parse_all(table), strict=True):
         cells = known.get(row.name, {})
         given = tuple(row.cells[column].strip() for column in COLUMNS)
-        source = source_of(paths.get(row.name), cells)
+        source = source_of(paths.get(row.name), row.name, cells)
         rows.append(BoxRow(given, parsed.label, source, together_of(source, cells, marks)))
     return rows
 
@@ -74,7 +74,7 @@ def write_pairs(
                 )
         for name in dict.fromkeys(row.name for row in table.rows):
             cells = known[table.path].get(name, {})
-            told[name] = {**cells, "NAME": name, SOURCE: source_of(images.get(name), cells)}
+            told[name] = {**cells, "NAME": name, SOURCE: source_of(images.get(name), name, cells)}
     stems = [prefix + re.sub(r"[^\w.-]+", "_", pair.name) for pair in pairs]
     if len(set(stems)) < len(stems):
         raise SplitError(

@@ -102,7 +102,23 @@ def test_a_link_is_of_the_source_whose_folder_it_lies_in(tmp_path: Path, images:
     path = csv_of(tmp_path, "a.jpg,1,2,3,4,LY")
     for folder, source in (("ours", "ours"), ("theirs", "lab")):
         (a,) = read_annotations([path], [tmp_path / folder / "images"])
-        assert a.source == source_of(a.path, {}) == source
+        assert a.source == source_of(a.path, a.name, {}) == source
+
+
+def test_an_image_in_a_sub_folder_is_of_the_source_that_holds_images(tmp_path: Path) -> None:
+    names = ("p1/a.jpg", "p1/deeper/../a.jpg", "p1/deeper/a.jpg", "./a.jpg")
+    for lab in ("north", "south"):
+        (tmp_path / lab / "images/p1/deeper").mkdir(parents=True)
+        for name in names:
+            (tmp_path / lab / "images" / name).touch()
+        path = csv_of(tmp_path / lab, *(f"{name},1,2,3,4,LY" for name in names))
+        csv_of(tmp_path / lab, "p1/a.jpg,7", name="provenance.csv", header="NAME,patient")
+        found = read_beside([path])
+        assert [image.source for image in found] == [lab] * 4
+        assert found[0].together == (f"patient\n{lab}\n7",)
+        elsewhere = str(tmp_path / lab / "images/a.jpg")
+        assert source_of(Path(elsewhere), elsewhere, {}) == lab
+    assert source_of(None, "p1/a.jpg", {}) == "unknown"
 
 
 def test_images_are_looked_for_in_every_folder(tmp_path: Path, images: Path) -> None:

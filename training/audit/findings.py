@@ -54,7 +54,8 @@ def findings_of(
             at = paths.get(row.name)
             written = sizes_wh.get(one.table.path, {}).get(row.name)
             sizes.append(found.images[at].size_wh if at else written)
-            sources.append(source_of(at, provenance.get(one.table.path, {}).get(row.name, {})))
+            told = provenance.get(one.table.path, {}).get(row.name, {})
+            sources.append(source_of(at, row.name, told))
     return Findings(
         tables=found.tables,
         changes=found.changes,

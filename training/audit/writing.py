@@ -119,7 +119,7 @@ def write_cleaned(
                     "their files apart."
                 )
             group = groups.get(at or name)
-            cells = {**known.get(name, {}), "NAME": name, SOURCE: source_of(at, known.get(name, {}))}
+            cells = {**known.get(name, {}), "NAME": name, SOURCE: source_of(at, name, known.get(name, {}))}
             told[name] = cells | ({DUPLICATE_GROUP: group} if group else {})
     repaired = {name: data for name, at in images.items() if (data := found.images[at].repaired) is not None}
     links = {name: at for name, at in images.items() if name not in repaired}
