@@ -126,7 +126,7 @@ def digests_of(training: Iterable[AnnotatedImage], validation: Iterable[Annotate
             for image in set(images)
         )
         digest = hashlib.sha256(json.dumps(known).encode()).hexdigest()
-        digests[purpose] = f"{len(known)} images, sha256 {digest[:16]}"
+        digests[f"{purpose} annotations"] = f"{len(known)} images, sha256 {digest[:16]}"
     return digests
 
 

@@ -1,6 +1,7 @@
 """Weights that a training begins from: from elsewhere, of an earlier training, or of a bundle."""
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -44,6 +45,13 @@ def facts_of(base: BaseWeights | None) -> dict[str, Any]:
         **({"base_weights_sha256": base.sha256} if base.sha256 else {}),
         **({"begun_from": base.provenance} if base.provenance else {}),
     }
+
+
+def digest_of(base: BaseWeights | None) -> str:
+    """By which a run knows its base weights again: their name, and a sha256 over what is known of them."""
+    if base is None:
+        return "none"
+    return f"{base.path.name}, sha256 {hashlib.sha256(json.dumps(facts_of(base)).encode()).hexdigest()[:16]}"
 
 
 def begin_from(path: Path | None, left_out: Sequence[str]) -> BaseWeights | None:

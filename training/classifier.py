@@ -19,7 +19,7 @@ from training.base_weights import begin_from
 from training.classifying import train_classifier
 from training.crops import cells_of
 from training.objective import LOSSES, Objective
-from training.options import data_options, read_data, start_logging, variation_options
+from training.options import data_options, defining_options, read_data, start_logging, variation_options
 from training.targets import SoftLabels
 from training.whole_images import alone, whole_images_of
 
@@ -169,6 +169,7 @@ def main(model: str, pretrained: Path | None, variation: str, hue: float, batch_
             "hue": hue,
             **({"soft_labels": soft_labels.name, "soft_weight": soft_weight} if soft_labels else {}),
         },
+        options=defining_options(),
         objective=Objective(
             **{name: options[name] for name in ("loss", "focal_gamma", "mixup", "cutmix")},
         ),

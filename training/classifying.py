@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from build_engines.checkpoint import Checkpoint, CropGeometry, build_network
 from edge.cells import CELL_CLASSES
 from training.annotations import digests_of
 from training.augment import Variation
-from training.base_weights import BaseWeights, facts_of, take_over
+from training.base_weights import BaseWeights, digest_of, facts_of, take_over
 from training.crops import Cell, CropDataset, balanced_weights, normalised
 from training.loop import Schedule, TrainingError, fit
 from training.metric import macro_f1
@@ -59,6 +59,7 @@ def train_classifier(
     batch_size: int,
     folder: Path,
     provenance: dict[str, Any],
+    options: Mapping[str, Any],
     objective: Objective = PLAIN,
     soft: SoftLabels | None = None,
     soft_weight: float = 0.0,
@@ -73,6 +74,7 @@ def train_classifier(
             probable is held against the cell's. Those of classes that no sample has are left out with a line
             in the log.
         base: weights to begin with; without them the network is new.
+        options: of the command, with which alone a run goes on, as of `training.options.defining_options`.
         soft, soft_weight: of a teacher, see `training.targets.targets_of`.
     """
     torch.manual_seed(schedule.seed)
@@ -153,10 +155,11 @@ def train_classifier(
             activation=objective.activation,
         ).save(folder / "best.pt")
 
+    annotations = digests_of((sample.image for sample in samples), (sample.image for sample in known))
     fit(
         network, batches=batches, loss=loss, score=score, keep=keep,
-        schedule=schedule, folder=folder, base=facts_of(base), resume=resume,
-        images=digests_of((sample.image for sample in samples), (sample.image for sample in known)),
+        schedule=schedule, folder=folder, began={**annotations, "base weights": digest_of(base), **options},
+        resume=resume,
     )  # fmt: skip
     return folder / "best.pt"
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from edge.matching import match_one_to_one
 from training import yolox
 from training.annotations import AnnotatedImage, digests_of, read_pixels
 from training.augment import VARIATIONS, Variation
-from training.base_weights import BaseWeights, begin_from, begin_from_ultralytics, facts_of
+from training.base_weights import BaseWeights, begin_from, begin_from_ultralytics, digest_of, facts_of
 from training.loop import Schedule, fit
-from training.options import data_options, read_data, start_logging, variation_options
+from training.options import data_options, defining_options, read_data, start_logging, variation_options
 from training.tiles import TileDataset, source_weights
 
 log = logging.getLogger(__name__)
@@ -44,10 +44,15 @@ def train_yolox(
     tiles_per_epoch: int,
     folder: Path,
     provenance: dict[str, Any],
+    options: Mapping[str, Any],
     workers: int = 2,
     resume: bool = False,
 ) -> Path:
-    """Train a one-class YOLOX and keep the best network as `best.pt` in `folder`; returns its path."""
+    """Train a one-class YOLOX and keep the best network as `best.pt` in `folder`; returns its path.
+
+    Args:
+        options: of the command, with which alone a run goes on, as of `training.options.defining_options`.
+    """
     torch.manual_seed(schedule.seed)
     network = build_network("yolox", architecture, 0)
     network.head.initialize_biases(1e-2)
@@ -93,8 +98,8 @@ def train_yolox(
 
     fit(
         network, batches=batches, loss=loss, score=score, keep=keep,
-        schedule=schedule, folder=folder, base=facts_of(base), images=digests_of(training, validation),
-        resume=resume,
+        schedule=schedule, folder=folder, resume=resume,
+        began={**digests_of(training, validation), "base weights": digest_of(base), **options},
     )  # fmt: skip
     return folder / "best.pt"
 
@@ -231,8 +236,8 @@ def main(model: str, pretrained: Path | None, tile_size: int, variation: str, hu
 
         best = train_ultralytics(
             training, validation, model=model, tile_size=tile_size, one_stage=one_stage,
-            variation=varied, schedule=schedule, batch_size=batch_size, folder=data["out"],
-            provenance={**provenance, **facts_of(base)}, device=device, workers=data["workers"],
+            variation=varied, schedule=schedule, batch_size=batch_size, folder=data["out"], base=base,
+            provenance=provenance, options=defining_options(), device=device, workers=data["workers"],
             resume=data["resume"],
         )  # fmt: skip
     else:
@@ -248,6 +253,7 @@ def main(model: str, pretrained: Path | None, tile_size: int, variation: str, hu
             tiles_per_epoch=tiles_per_epoch,
             folder=data["out"],
             provenance=provenance,
+            options=defining_options(),
             workers=data["workers"],
             resume=data["resume"],
         )

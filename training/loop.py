@@ -70,8 +70,7 @@ def fit(
     keep: Callable[[nn.Module, dict[str, float]], None],
     schedule: Schedule,
     folder: Path,
-    base: Mapping[str, Any],
-    images: Mapping[str, str],
+    began: Mapping[str, Any],
     resume: bool = False,
 ) -> None:
     """Train a network in place.
@@ -85,9 +84,8 @@ def fit(
         keep: called with the averaged network each time that it is the best so far.
         schedule: see `Schedule`.
         folder: gets `resume.pt` after every epoch and `history.jsonl`, a line an epoch.
-        base: what is known of the weights that the network begins with; a run goes on with the same ones.
-        images: digests of those to train on and to judge by, as of `training.annotations.digests_of`; a run
-            goes on with the same ones.
+        began: what defines the training, by name: annotations, base weights, options, each as a text or
+            number by which it is known again; a run goes on with the same ones.
         resume: go on from `resume.pt` if there is one; without it, those of an earlier run are removed.
 
     Raises:
@@ -106,7 +104,7 @@ def fit(
     progress = _Progress()
     last = folder / "resume.pt"
     if resume and last.exists():
-        progress = _load(last, network, averaged, optimizer, base, images)
+        progress = _load(last, network, averaged, optimizer, began)
         log.info("going on after epoch %d of %d", progress.epoch, schedule.epochs)
     else:
         for path in (last, folder / "history.jsonl"):
@@ -138,7 +136,7 @@ def fit(
             progress.best_score, progress.best_epoch = figures["score"], epoch
             keep(averaged.module, figures)
         progress.epoch = epoch + 1
-        _save(last, network, averaged, optimizer, progress, base, images)
+        _save(last, network, averaged, optimizer, progress, began)
         line = {
             "epoch": epoch + 1,
             "loss": float(np.mean(losses)),
@@ -194,16 +192,14 @@ def _save(
     averaged: AveragedModel,
     optimizer: torch.optim.Optimizer,
     progress: _Progress,
-    base: Mapping[str, Any],
-    images: Mapping[str, str],
+    began: Mapping[str, Any],
 ) -> None:
     state = {
         "network": network.state_dict(),
         "averaged": averaged.state_dict(),
         "optimizer": optimizer.state_dict(),
         "progress": [progress.epoch, progress.best_score, progress.best_epoch],
-        "base": dict(base),
-        "images": dict(images),
+        "began": dict(began),
     }
     partial = path.with_suffix(".part")
     torch.save(state, partial)
@@ -215,58 +211,42 @@ def _load(
     network: nn.Module,
     averaged: AveragedModel,
     optimizer: torch.optim.Optimizer,
-    base: Mapping[str, Any],
-    images: Mapping[str, str],
+    began: Mapping[str, Any],
 ) -> _Progress:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+        require_same_beginning(state.get("began", {}), began, path)
         network.load_state_dict(state["network"])
         averaged.load_state_dict(state["averaged"])
         optimizer.load_state_dict(state["optimizer"])
-        progress, began, shown = _Progress(*state["progress"]), state.get("base"), state.get("images")
+        return _Progress(*state["progress"])
+    except TrainingError:
+        raise
     except Exception as error:  # torch has no kind of its own for a damaged file or for other tensors
         raise TrainingError(
             f"{path} is damaged or of another network than the one to train ({type(error).__name__}); resume "
             "with the model and the classes that it was trained with, or train into another folder."
         ) from error
-    if began is None:
-        log.warning("%s does not say with which base weights its run began.", path)
-    else:
-        require_same_base(began, base, path.parent)
-    require_same_images(shown, images, path)
-    return progress
 
 
-def require_same_base(began: Mapping[str, Any], base: Mapping[str, Any], folder: Path) -> None:
-    """Refuse to go on with a run that began with other weights, of which its provenance would then tell.
-
-    Raises:
-        TrainingError: what is known of the weights differs.
-    """
-    if json.dumps(began) != json.dumps(base):  # a figure that is no number equals nothing, itself neither
-        raise TrainingError(
-            f"The run in {folder} began with another model or other base weights "
-            f"({began.get('base_weights', 'none')}); resume it with those, or train into another folder."
-        )
-
-
-def require_same_images(began: Mapping[str, str] | None, images: Mapping[str, str], last: Path) -> None:
-    """Refuse to go on with a run that saw other images, of which its provenance would then not tell.
+def require_same_beginning(began: Mapping[str, Any], now: Mapping[str, Any], last: Path) -> None:
+    """Refuse to go on with a run that began otherwise, of which its provenance would then not tell.
 
     Args:
-        began: digests of the images of the run; None if nobody kept them, which is logged.
-        images: those of now, by the same names.
+        began: what the run began with, by name; what it did not keep is logged.
+        now: what is given now, by the same names.
         last: the file from which the run would go on.
 
     Raises:
-        TrainingError: the images to train on or those to judge by differ.
+        TrainingError: one of them differs.
     """
-    if began is None:
-        log.warning("%s does not say which images its run was trained on and judged by.", last)
-    elif other := [name for name, digest in images.items() if began.get(name) != digest]:
-        before, now = ("; ".join(str(one.get(name)) for name in other) for one in (began, images))
+    if unknown := [name for name in now if name not in began]:
+        log.warning("%s does not say with which %s its run began.", last, ", ".join(unknown))
+    # As JSON, in which ultralytics' runs keep them: it makes lists of tuples.
+    if other := [name for name in now if name in began and json.dumps(began[name]) != json.dumps(now[name])]:
+        before, after = ("; ".join(str(one[name]) for name in other) for one in (began, now))
         raise TrainingError(
-            f"The run of {last} began with other {' and '.join(other)} images or annotations ({before}) than "
-            f"are given now ({now}); resume it with the same files and options, such as --exclude-source and "
-            "--drawn, or train into another folder."
+            f"The run of {last} began with other {', '.join(other)} ({before}) than are given now ({after}); "
+            "resume it with the same files and options, such as --exclude-source and --drawn, or train into "
+            "another folder."
         )

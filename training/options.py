@@ -1,5 +1,6 @@
 """The options that both trainers share: data, schedule, output."""
 
+import hashlib
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
@@ -151,6 +152,24 @@ def read_data(
         mixed_precision=mixed_precision,
     )
     return training, validation, schedule
+
+
+_MAY_CHANGE = {"epochs", "patience", "workers", "device", "resume", "out", "data_note"}
+_KNOWN_BY_CONTENT = {"csvs", "validation_csvs", "exclude_source", "drawn", "pretrained"}
+"""By `training.annotations.digests_of` and `training.base_weights.digest_of`."""
+
+
+def defining_options() -> dict[str, Any]:
+    """By which a run knows its options again: their values, of files name and sha256, by option."""
+    return {
+        f"--{name.replace('_', '-')}": _digest_of(value) if isinstance(value, Path) else value
+        for name, value in click.get_current_context().params.items()
+        if name not in _MAY_CHANGE | _KNOWN_BY_CONTENT
+    }
+
+
+def _digest_of(path: Path) -> str:
+    return f"{path.name}, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
 
 
 def _require_boxes_inside(image: AnnotatedImage, size_hw: Sequence[int]) -> None:

@@ -25,7 +25,8 @@ from edge.cells import CELL_CLASSES
 from edge.geometry import clip_boxes
 from training.annotations import AnnotatedImage, digests_of, read_pixels
 from training.augment import Variation, turn, vary_station
-from training.loop import Schedule, TrainingError, require_same_base, require_same_images
+from training.base_weights import BaseWeights, digest_of, facts_of
+from training.loop import Schedule, TrainingError, require_same_beginning
 
 import_ultralytics()  # switches its reports off, which it must find switched when it is first imported
 from ultralytics.data.augment import BaseTransform, Compose  # noqa: E402
@@ -55,7 +56,9 @@ def train_ultralytics(
     schedule: Schedule,
     batch_size: int,
     folder: Path,
+    base: BaseWeights | None,
     provenance: dict[str, Any],
+    options: Mapping[str, Any],
     device: str | None = None,
     workers: int = 2,
     resume: bool = False,
@@ -76,11 +79,12 @@ def train_ultralytics(
         schedule: see `Schedule`; the moving average is ultralytics' own.
         batch_size: tiles a step.
         folder: gets the dataset, the weights and `results.csv`, a line an epoch.
-        provenance: of the data and of the base weights, for the model card; `sources` becomes that of the
-            images that can be used.
+        base: what is known of the base weights, as of `training.base_weights.begin_from_ultralytics`.
+        provenance: of the data, for the model card; `sources` becomes that of the images that can be used.
+        options: of the command, with which alone a run goes on, as of `training.options.defining_options`.
         device: "cpu", or the numbers of CUDA cards, "0" or "0,1", over which ultralytics' own launcher
             spreads each batch; None: the first card, or the CPU where there is none.
-        resume: go on from `weights/last.pt` if there is one; its schedule then holds, but for the patience.
+        resume: go on from `weights/last.pt` if there is one; its number of epochs then holds.
             Without it, the weights of an earlier run are removed.
 
     Raises:
@@ -96,12 +100,13 @@ def train_ultralytics(
     classes = _classes_of(training) if one_stage else (LEUKOCYTE,)
     usable = _usable(training, classes, "training")
     judged = _usable(validation, classes, "validation")
-    provenance = {**provenance, "model": Path(model).name, "images": digests_of(usable, judged)}
+    name = Path(model).name
+    began = {
+        **digests_of(usable, judged), "base weights": digest_of(base), **options, "--model": name,
+    }  # fmt: skip
     resume = resume and last.exists()
     if resume:
-        began = provenance_beside(last)
-        require_same_base(_beginning(began), _beginning(provenance), folder)
-        require_same_images(began.get("images"), provenance["images"], last)
+        require_same_beginning(provenance_beside(last).get("began", {}), began, last)
         if load_checkpoint(last)[1]["epoch"] < 0:  # what ultralytics writes when a run has ended
             log.info("%s has been trained to its end", folder)
             return best
@@ -161,6 +166,9 @@ def train_ultralytics(
             path.unlink(missing_ok=True)
     facts = {
         **provenance,
+        **facts_of(base),
+        "model": name,
+        "began": began,
         "sources": dict(Counter(image.source for image in usable)),
         "schedule": {name: value for name, value in asdict(schedule).items() if name != "ema_decay"},
         **(
@@ -171,10 +179,6 @@ def train_ultralytics(
     (best.parent / PROVENANCE).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8")
     _LeukocyteTraining(overrides=settings).train()
     return best
-
-
-def _beginning(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: provenance[name] for name in ("model", "base_weights", "begun_from") if name in provenance}
 
 
 def _require_cards(device: str | None) -> None:

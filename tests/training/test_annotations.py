@@ -218,18 +218,19 @@ def test_images_are_known_again_by_source_name_boxes_and_classes() -> None:
 
     one, other = image("a.jpg"), image("b.jpg")
     digests = digests_of([one, other], [other])
-    assert digests.keys() == {"training", "validation"}
-    assert digests["training"].startswith("2 images, sha256 ")
+    assert digests.keys() == {"training annotations", "validation annotations"}
+    assert digests["training annotations"].startswith("2 images, sha256 ")
     assert digests_of([image("b.jpg", folder="there"), one, one], [other]) == digests
     boxed = replace(other, boxes_xyxy=np.float32([[1, 2, 3, 4]]), labels=("LY",))
     named = replace(boxed, labels=(None,))
     moved = replace(boxed, boxes_xyxy=np.float32([[1, 2, 3, 5]]))
-    assert len({digests_of([one, last], [])["training"] for last in (other, boxed, named, moved)}) == 4
+    every = [digests_of([one, last], []) for last in (other, boxed, named, moved)]
+    assert len({digests["training annotations"] for digests in every}) == 4
     for others in (
         [one],
         [one, image("c.jpg")],
         [one, image("b.jpg", "clinic")],
         [one, other, image("b.jpg")],
     ):
-        assert digests_of(others, [other])["training"] != digests["training"]
-        assert digests_of([one, other], others)["validation"] != digests["validation"]
+        assert digests_of(others, [other])["training annotations"] != digests["training annotations"]
+        assert digests_of([one, other], others)["validation annotations"] != digests["validation annotations"]

@@ -51,6 +51,7 @@ def train(cells: Sequence[Cell], validation: Sequence[Cell], folder: Path, **cha
         "batch_size": 4,
         "folder": folder,
         "provenance": {"data": ["drawn"]},
+        "options": {},
         "workers": 0,
         **changes,
     }
@@ -203,9 +204,41 @@ def test_the_command_does_not_go_on_with_weights_that_saw_what_is_now_left_out(
     refused = command(many, out, "--epochs", 2, "--resume", "--exclude-source", "other")
     assert refused.exit_code == 78
     said = " ".join(refused.output.split())
-    assert "began with other training and validation images or annotations (24 images, " in said
+    assert "began with other training annotations, validation annotations (24 images, " in said
     assert "than are given now (22 images, " in said
     assert (out / "best.pt").read_bytes() == before
+
+
+def test_the_command_goes_on_with_the_options_that_define_its_training_only(
+    many: Path, tmp_path: Path
+) -> None:
+    header, *rows = many.read_text().splitlines()
+    header, *rows = header.replace("class", "LY,PNN"), *(f"{row.rsplit(',', 1)[0]},0.9,0.1" for row in rows)
+    soft = tmp_path / "soft.csv"
+    soft.write_text("\n".join([header, *rows]) + "\n")
+    out, kept = tmp_path / "run", ["--soft-labels", soft]
+    assert command(many, out, *kept, "--epochs", 1).exit_code == 0
+    before = (out / "resume.pt").read_bytes()
+    for options, said in (
+        (["--crop-size", 64], "other --crop-size (32) than are given now (64); resume it with the same"),
+        (["--loss", "focal", "--seed", 3], "--loss, --seed (cross_entropy; 0) than are given now (focal; 3)"),
+        (["--variation", "mild", "--hue", 0], "--variation, --hue (extreme; 1.0) than are given now (mild;"),
+        (["--normalise-by", "model"], "--normalise-by (crop) than are given now (model)"),
+        (["--learning-rate", 0.1, "--bf16"], "--learning-rate, --bf16 (0.001; False) than are given now"),
+        (["--model", "test_resnet"], f"--model ({MODEL}) than are given now (test_resnet)"),
+    ):
+        result = command(many, out, *kept, "--epochs", 2, "--resume", *options)
+        assert result.exit_code == 78
+        assert said in " ".join(result.output.split())
+    soft.write_text("\n".join([header, *rows[::-1], rows[0]]) + "\n")
+    result = command(many, out, *kept, "--epochs", 2, "--resume")
+    assert result.exit_code == 78
+    assert "other --soft-labels (soft.csv, sha256 " in " ".join(result.output.split())
+    assert (out / "resume.pt").read_bytes() == before
+    soft.write_text("\n".join([header, *rows]) + "\n")
+    may_change = ["--epochs", 2, "--patience", 7, "--workers", 0, "--data-note", "told better"]
+    result = command(many, out, *kept, "--resume", *may_change)
+    assert result.exit_code == 0, result.output
 
 
 @pytest.mark.parametrize(

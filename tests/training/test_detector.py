@@ -15,7 +15,7 @@ from edge.images import decode
 from training import yolox
 from training.annotations import AnnotatedImage
 from training.augment import VARIATIONS
-from training.base_weights import read_base_weights
+from training.base_weights import facts_of, read_base_weights
 from training.detector import detection_figures, main, train_yolox
 from training.loop import Schedule
 
@@ -39,6 +39,7 @@ def train(smears: Smears, folder: Path, **changes: Any) -> Path:
         "tiles_per_epoch": 8,
         "folder": folder,
         "provenance": {"data": ["drawn"]},
+        "options": {},
         "workers": 0,
         **changes,
     }
@@ -103,8 +104,22 @@ def test_the_command_does_not_go_on_with_other_images(
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert result.exit_code == 78
     said = " ".join(result.output.split())
-    assert "began with other validation images or annotations (8 images, " in said
+    assert "began with other validation annotations (8 images, " in said
     assert "than are given now (6 images, " in said
+    assert len(history(command_run)) == 2
+
+
+def test_the_command_does_not_go_on_with_other_options(
+    command_run: Path, smears_csv: Path, copied_csv: Path
+) -> None:
+    arguments = [
+        "--csv", smears_csv, "--validation-csv", copied_csv, "--tile-size", 128, "--batch-size", 2,
+        "--tiles-per-epoch", 8, "--out", command_run, "--epochs", 3, "--resume",
+    ]  # fmt: skip
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == 78
+    said = "began with other --tile-size, --batch-size (96; 4) than are given now (128; 2); resume"
+    assert said in " ".join(result.output.split())
     assert len(history(command_run)) == 2
 
 
@@ -197,8 +212,8 @@ def test_an_ultralytics_run_gets_the_notes_on_its_data(
         "sources": {smears_csv.parent.name: 8},
         "variation": "strong",
         "hue": 0.0,
-        "base_weights": "none",
     }
+    assert facts_of(given["base"]) == {"base_weights": "none"}
     assert (given["variation"], given["device"]) == (replace(VARIATIONS["strong"], hue=0.0), "0,1")
 
 
@@ -208,7 +223,7 @@ class TestWeightsOfUltralytics:
         (tmp_path / "provenance.json").write_text(json.dumps(before))
         result = ultralytics(*files, "--model", tmp_path / "best.pt")
         assert result.exit_code == 0, result.output
-        facts = given["provenance"]
+        facts = facts_of(given["base"])
         assert (facts["base_weights"], facts["begun_from"]) == ("best.pt", before)
         refused = ultralytics(*files, "--model", tmp_path / "best.pt", "--exclude-source", "bccd")
         assert refused.exit_code == 78
@@ -219,8 +234,7 @@ class TestWeightsOfUltralytics:
     ) -> None:
         result = ultralytics(*files, "--model", "yolo11n.pt")
         assert result.exit_code == 0, result.output
-        assert given["provenance"]["base_weights"] == "yolo11n.pt"
-        assert "begun_from" not in given["provenance"]
+        assert facts_of(given["base"]) == {"base_weights": "yolo11n.pt"}
 
     @pytest.mark.parametrize(("content", "said"), [("{", "cannot be read as JSON"), ("[]", "no provenance")])
     def test_with_a_damaged_provenance_are_refused(

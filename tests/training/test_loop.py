@@ -51,7 +51,7 @@ def run(folder: Path, network: nn.Module | None = None, **changes: Any) -> nn.Mo
     network = network or tiny_network()
     options: dict[str, Any] = {
         "batches": batches, "loss": loss, "score": judged, "keep": lambda network, figures: None,
-        "schedule": SCHEDULE, "folder": folder, "base": {}, "images": {}, **changes,
+        "schedule": SCHEDULE, "folder": folder, "began": {}, **changes,
     }  # fmt: skip
     fit(network, **options)
     return network
@@ -145,62 +145,46 @@ class TestResume:
             run(tmp_path, resume=True)
 
     @pytest.mark.parametrize(
-        "base", [{"base_weights": "none"}, {"base_weights": "a.pt", "begun_from": {"b": 2}}]
-    )
-    def test_with_other_base_weights_is_refused(self, base: dict[str, Any], tmp_path: Path) -> None:
-        began = {"base_weights": "a.pt", "begun_from": {"b": 1, "figure": math.nan}}
-        run(tmp_path, schedule=replace(SCHEDULE, epochs=2), base=began)
-        with pytest.raises(TrainingError, match=r"other base weights \(a\.pt\); resume it with those"):
-            run(tmp_path, resume=True, base=base)
-        run(tmp_path, resume=True, base={**began})
-
-    def test_of_a_run_that_does_not_tell_its_base_weights_goes_on(
-        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        run(tmp_path)
-        state = torch.load(tmp_path / "resume.pt", weights_only=True)
-        del state["base"]
-        torch.save(state, tmp_path / "resume.pt")
-        run(tmp_path, resume=True, base={"base_weights": "a.pt"})
-        assert "does not say with which base weights its run began" in caplog.text
-
-    @pytest.mark.parametrize(
         ("now", "said"),
         [
+            ({"base weights": "none"}, r"other base weights \(a\.pt\) than are given now \(none\)"),
+            ({"--crop-size": 192}, r"other --crop-size \(160\) than are given now \(192\)"),
             (
-                {"training": "6 images"},
-                r"other training images or annotations \(8 images\) than are given now \(6 images\)",
-            ),
-            (
-                {"validation": "5 images"},
-                r"other validation images or annotations \(4 images\) than .* \(5 images\)",
-            ),
-            (
-                {"training": "6 images", "validation": "5 images"},
-                r"other training and validation images or annotations \(8 images; 4 images\) than .*"
-                r" \(6 images; 5 images\)",
+                {"training annotations": "6 images", "--bf16": False},
+                r"other training annotations, --bf16 \(8 images; True\) than .* \(6 images; False\)",
             ),
         ],
     )
-    def test_with_other_images_is_refused(self, now: dict[str, str], said: str, tmp_path: Path) -> None:
-        images = {"training": "8 images", "validation": "4 images"}
-        run(tmp_path, schedule=replace(SCHEDULE, epochs=2), images=images)
+    def test_of_a_run_that_began_otherwise_is_refused(
+        self, now: dict[str, Any], said: str, tmp_path: Path
+    ) -> None:
+        began = {
+            "training annotations": "8 images", "base weights": "a.pt", "--crop-size": 160, "--bf16": True,
+            "--mean": (0.5, 0.5),
+        }  # fmt: skip
+        run(tmp_path, schedule=replace(SCHEDULE, epochs=2), began=began)
         before = (tmp_path / "resume.pt").read_bytes()
         with pytest.raises(TrainingError, match=f"{said}; resume it with the same files and options"):
-            run(tmp_path, resume=True, images={**images, **now})
+            run(tmp_path, resume=True, began={**began, **now})
         assert (tmp_path / "resume.pt").read_bytes() == before
-        run(tmp_path, resume=True, images=images)
+        run(tmp_path, resume=True, began=began)
         assert len(history(tmp_path)) == SCHEDULE.epochs
 
-    def test_of_a_run_that_does_not_tell_its_images_goes_on(
+    def test_with_another_network_tells_the_option_that_makes_it_another(self, tmp_path: Path) -> None:
+        run(tmp_path, schedule=replace(SCHEDULE, epochs=2), began={"--model": "narrow"})
+        wider = nn.Sequential(nn.Linear(4, 9), nn.BatchNorm1d(9), nn.ReLU(), nn.Linear(9, 1))
+        with pytest.raises(TrainingError, match=r"other --model \(narrow\) than are given now \(wide\)"):
+            run(tmp_path, wider, resume=True, began={"--model": "wide"})
+
+    def test_of_a_run_that_does_not_tell_how_it_began_goes_on(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         run(tmp_path, schedule=replace(SCHEDULE, epochs=2))
         state = torch.load(tmp_path / "resume.pt", weights_only=True)
-        del state["images"]
+        del state["began"]
         torch.save(state, tmp_path / "resume.pt")
-        run(tmp_path, resume=True, images={"training": "8 images"})
-        assert "does not say which images its run was trained on and judged by" in caplog.text
+        run(tmp_path, resume=True, began={"base weights": "a.pt", "--loss": "focal"})
+        assert "does not say with which base weights, --loss its run began" in caplog.text
         assert len(history(tmp_path)) == SCHEDULE.epochs
 
     def test_of_a_run_that_broke_off_at_once_is_not_of_the_one_before_it(self, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from build_engines.networks import load_networks
 from edge.images import decode
 from training.annotations import AnnotatedImage
 from training.augment import VARIATIONS
+from training.base_weights import BaseWeights
 from training.loop import Schedule, TrainingError
 
 pytestmark = [
@@ -66,7 +67,9 @@ def train(yolo: ModuleType, smears: Smears, folder: Path, **changes: Any) -> Pat
         "schedule": Schedule(epochs=1, learning_rate=1e-3),
         "batch_size": 4,
         "folder": folder,
-        "provenance": {"data": ["drawn"], "variation": "strong", "base_weights": "none"},
+        "base": None,
+        "provenance": {"data": ["drawn"], "variation": "strong"},
+        "options": {"--hue": 1.0},
         "resume": False,
         **changes,
     }
@@ -150,20 +153,22 @@ def test_resume_goes_on_where_the_run_was_broken_off(
 
     trained = best.read_bytes()
     assert train(yolo, smears, tmp_path, schedule=schedule, resume=True).read_bytes() == trained
-    with pytest.raises(TrainingError, match=r"began with another model .* \(none\); resume it with those"):
+    with pytest.raises(TrainingError, match=r"other --model \(yolo11n\.yaml\) than .* \(yolo11s\.yaml\)"):
         train(yolo, smears, tmp_path, model="yolo11s.yaml", resume=True)
     for changes, said in (
-        ({"smears": smears[:6]}, r"training images or annotations \(8 images, .*\) than .* \(6 images"),
-        ({"validation": smears[2:7]}, r"validation images or annotations \(4 .*\) than .* \(5 images"),
+        ({"smears": smears[:6]}, r"training annotations \(8 images, .*\) than .* \(6 images"),
+        ({"validation": smears[2:7]}, r"validation annotations \(4 .*\) than .* \(5 images"),
+        ({"base": BaseWeights(Path("a.pt"), {})}, r"base weights \(none\) than .* \(a\.pt, sha256 "),
+        ({"options": {"--hue": 0.5}}, r"--hue \(1\.0\) than are given now \(0\.5\)"),
     ):
         with pytest.raises(TrainingError, match=said):
             train(yolo, **{"smears": smears, "folder": tmp_path, "resume": True, **changes})
     provenance = best.parent / "provenance.json"
     told = json.loads(provenance.read_text())
-    assert told["images"]["training"].startswith("8 images, sha256 ")
-    provenance.write_text(json.dumps({name: fact for name, fact in told.items() if name != "images"}))
+    assert told["began"]["training annotations"].startswith("8 images, sha256 ")
+    provenance.write_text(json.dumps({name: fact for name, fact in told.items() if name != "began"}))
     train(yolo, smears[:6], tmp_path, resume=True)
-    assert "does not say which images its run was trained on and judged by" in caplog.text
+    assert "does not say with which training annotations, " in caplog.text
     assert best.read_bytes() == trained
     with pytest.raises(TrainingError, match=r"best\.pt lies where this training writes its own weights"):
         train(yolo, smears, tmp_path, model=str(best))
