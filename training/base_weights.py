@@ -54,6 +54,23 @@ def digest_of(base: BaseWeights | None) -> str:
     return f"{base.path.name}, sha256 {hashlib.sha256(json.dumps(facts_of(base)).encode()).hexdigest()[:16]}"
 
 
+def require_elsewhere(base: Path, *written: Path) -> None:
+    """Refuse base weights that the training would write over, after which no run could begin with them.
+
+    Args:
+        base: where they are.
+        written: the weights that the training writes.
+
+    Raises:
+        TrainingError: `base` is one of them.
+    """
+    if base.resolve() in [path.resolve() for path in written]:
+        raise TrainingError(
+            f"{base} lies where this training writes its own weights; give another folder as --out, or "
+            "--resume its run with the weights that it began with."
+        )
+
+
 def begin_from(path: Path | None, left_out: Sequence[str]) -> BaseWeights | None:
     """Read base weights, if there are any, and make sure that they never saw what the training leaves out.
 

@@ -18,7 +18,7 @@ from build_engines.checkpoint import Checkpoint, CropGeometry, build_network
 from edge.cells import CELL_CLASSES
 from training.annotations import digests_of
 from training.augment import Variation
-from training.base_weights import BaseWeights, digest_of, facts_of, take_over
+from training.base_weights import BaseWeights, digest_of, facts_of, require_elsewhere, take_over
 from training.crops import Cell, CropDataset, balanced_weights, normalised
 from training.loop import Schedule, TrainingError, fit
 from training.metric import macro_f1
@@ -76,7 +76,13 @@ def train_classifier(
         base: weights to begin with; without them the network is new.
         options: of the command, with which alone a run goes on, as of `training.options.defining_options`.
         soft, soft_weight: of a teacher, see `training.targets.targets_of`.
+
+    Raises:
+        TrainingError: a class has too few validation cells, base weights do not fit or lie where `best.pt`
+            goes; else as `training.loop.fit`.
     """
+    if base is not None:
+        require_elsewhere(base.path, folder / "best.pt")
     torch.manual_seed(schedule.seed)
     present = {label for sample in samples for label in sample.cells}
     classes = tuple(c.code for c in CELL_CLASSES if c.code in present)

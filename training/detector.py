@@ -21,7 +21,14 @@ from edge.matching import match_one_to_one
 from training import yolox
 from training.annotations import AnnotatedImage, digests_of, read_pixels
 from training.augment import VARIATIONS, Variation
-from training.base_weights import BaseWeights, begin_from, begin_from_ultralytics, digest_of, facts_of
+from training.base_weights import (
+    BaseWeights,
+    begin_from,
+    begin_from_ultralytics,
+    digest_of,
+    facts_of,
+    require_elsewhere,
+)
 from training.loop import Schedule, fit
 from training.options import data_options, defining_options, read_data, start_logging, variation_options
 from training.tiles import TileDataset, source_weights
@@ -52,7 +59,12 @@ def train_yolox(
 
     Args:
         options: of the command, with which alone a run goes on, as of `training.options.defining_options`.
+
+    Raises:
+        TrainingError: base weights do not fit or lie where `best.pt` goes; else as `training.loop.fit`.
     """
+    if base is not None:
+        require_elsewhere(base.path, folder / "best.pt")
     torch.manual_seed(schedule.seed)
     network = build_network("yolox", architecture, 0)
     network.head.initialize_biases(1e-2)

@@ -25,7 +25,7 @@ from edge.cells import CELL_CLASSES
 from edge.geometry import clip_boxes
 from training.annotations import AnnotatedImage, digests_of, read_pixels
 from training.augment import Variation, turn, vary_station
-from training.base_weights import BaseWeights, digest_of, facts_of
+from training.base_weights import BaseWeights, digest_of, facts_of, require_elsewhere
 from training.loop import Schedule, TrainingError, require_same_beginning
 
 import_ultralytics()  # switches its reports off, which it must find switched when it is first imported
@@ -97,6 +97,7 @@ def train_ultralytics(
         )
     _require_cards(device)
     last, best = folder / "weights/last.pt", folder / "weights/best.pt"
+    require_elsewhere(Path(model), last, best)
     classes = _classes_of(training) if one_stage else (LEUKOCYTE,)
     usable = _usable(training, classes, "training")
     judged = _usable(validation, classes, "validation")
@@ -110,11 +111,6 @@ def train_ultralytics(
         if load_checkpoint(last)[1]["epoch"] < 0:  # what ultralytics writes when a run has ended
             log.info("%s has been trained to its end", folder)
             return best
-    elif Path(model).resolve() in (last.resolve(), best.resolve()):
-        raise TrainingError(
-            f"{model} lies where this training writes its own weights; give another folder as --out, or "
-            "--resume to go on with its run."
-        )
     data = write_dataset(
         usable,
         judged,

@@ -236,6 +236,10 @@ def test_the_command_goes_on_with_the_options_that_define_its_training_only(
     assert "other --soft-labels (soft.csv, sha256 " in " ".join(result.output.split())
     assert (out / "resume.pt").read_bytes() == before
     soft.write_text("\n".join([header, *rows]) + "\n")
+    overwritten = command(many, out, *kept, "--epochs", 2, "--pretrained", out / "best.pt")
+    assert overwritten.exit_code == 78
+    assert "best.pt lies where this training writes its own weights" in " ".join(overwritten.output.split())
+    assert (out / "resume.pt").read_bytes() == before
     may_change = ["--epochs", 2, "--patience", 7, "--workers", 0, "--data-note", "told better"]
     result = command(many, out, *kept, "--resume", *may_change)
     assert result.exit_code == 0, result.output

@@ -123,6 +123,23 @@ def test_the_command_does_not_go_on_with_other_options(
     assert len(history(command_run)) == 2
 
 
+@pytest.mark.parametrize("more", [[], ["--resume"]])
+def test_the_command_does_not_begin_with_what_it_writes_over(
+    more: list[str], command_run: Path, smears_csv: Path, copied_csv: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to(command_run)
+    before = {path: path.read_bytes() for path in command_run.iterdir()}
+    arguments = [
+        "--csv", smears_csv, "--validation-csv", copied_csv, "--tile-size", TILE_SIZE, "--batch-size", 4,
+        "--tiles-per-epoch", 8, "--out", command_run, "--pretrained", tmp_path / "link/best.pt", *more,
+    ]  # fmt: skip
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == 78
+    said = "best.pt lies where this training writes its own weights; give another folder as --out"
+    assert said in " ".join(result.output.split())
+    assert {path: path.read_bytes() for path in command_run.iterdir()} == before
+
+
 def test_its_checkpoint_answers_and_says_where_it_comes_from(command_run: Path, smears: Smears) -> None:
     checkpoint = Checkpoint.load(command_run / "best.pt")
     assert checkpoint.classes == ()
