@@ -33,8 +33,8 @@ from ultralytics.data.augment import BaseTransform, Compose  # noqa: E402
 from ultralytics.data.dataset import YOLODataset  # noqa: E402
 from ultralytics.models.yolo.detect import DetectionTrainer  # noqa: E402
 from ultralytics.nn.tasks import load_checkpoint  # noqa: E402
-from ultralytics.utils import YAML  # noqa: E402
-from ultralytics.utils.torch_utils import strip_optimizer  # noqa: E402
+from ultralytics.utils import LOCAL_RANK, RANK, YAML  # noqa: E402
+from ultralytics.utils.torch_utils import strip_optimizer, torch_distributed_zero_first  # noqa: E402
 
 log = logging.getLogger(__name__)
 
@@ -349,5 +349,7 @@ class _LeukocyteTraining(DetectionTrainer):
 
     def final_eval(self) -> None:
         """Make the checkpoints small. ultralytics would also read the data anew, font and all."""
-        for path in (self.last, self.best):
-            strip_optimizer(path)
+        with torch_distributed_zero_first(LOCAL_RANK):  # the other processes wait for the first
+            if RANK in {-1, 0}:
+                for path in (self.last, self.best):
+                    strip_optimizer(path)

@@ -236,6 +236,18 @@ class TestSeveralCards:
         assert dataset.variation == replace(VARIATIONS["mild"], hue=0.0)
         assert not again.args.resume
 
+    @pytest.mark.parametrize(("rank", "written"), [(-1, True), (0, True), (1, False)])
+    def test_only_the_first_process_makes_the_checkpoints_small(
+        self, rank: int, written: bool, yolo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made_small: list[Path] = []
+        monkeypatch.setattr(yolo, "strip_optimizer", made_small.append)
+        monkeypatch.setattr(yolo, "RANK", rank, raising=False)
+        trainer = object.__new__(yolo._LeukocyteTraining)
+        trainer.last, trainer.best = tmp_path / "last.pt", tmp_path / "best.pt"
+        trainer.final_eval()
+        assert made_small == ([trainer.last, trainer.best] if written else [])
+
     @pytest.mark.parametrize("device", ["0,97", "gpu"])
     def test_a_card_that_is_not_there_is_refused(
         self, device: str, yolo: ModuleType, smears: Smears, tmp_path: Path
