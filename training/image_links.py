@@ -12,8 +12,8 @@ def stays_inside(name: str) -> bool:
     return not path.is_absolute() and ".." not in path.parts
 
 
-def link_images(paths: Mapping[str, Path], folder: Path) -> None:
-    """Make a symbolic link by NAME to each file. Links that lead nowhere are replaced, and nothing else.
+def require_places(paths: Mapping[str, Path], folder: Path) -> None:
+    """Make sure that `link_images` can make all of its links, before anything is written.
 
     Raises:
         AnnotationError: a NAME leads out of the folder, or another file has it there.
@@ -22,10 +22,20 @@ def link_images(paths: Mapping[str, Path], folder: Path) -> None:
         if not stays_inside(name):
             raise AnnotationError(f"The NAME {name!r} leads out of its folder; give a plain file name.")
         link, target = folder / name, path.resolve()
-        if link.exists():
-            if link.resolve() != target:
-                raise AnnotationError(f"{link} is not {target}, whose place it has; give an empty folder.")
-            continue
-        link.unlink(missing_ok=True)
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(target)
+        if link.exists() and link.resolve() != target:
+            raise AnnotationError(f"{link} is not {target}, whose place it has; give an empty folder.")
+
+
+def link_images(paths: Mapping[str, Path], folder: Path) -> None:
+    """Make a symbolic link by NAME to each file. Links that lead nowhere are replaced, and nothing else.
+
+    Raises:
+        AnnotationError: as `require_places`, and no link was made.
+    """
+    require_places(paths, folder)
+    for name, path in paths.items():
+        link = folder / name
+        if not link.exists():
+            link.unlink(missing_ok=True)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path.resolve())

@@ -12,7 +12,7 @@ from training.audit.looking import find_images
 from training.audit.tables import Table
 from training.errors import AnnotationError
 from training.folds import BoxRow, Pair, SplitError, groups_of, shortfalls
-from training.image_links import link_images
+from training.image_links import link_images, require_places
 from training.provenance import (
     DUPLICATE_GROUP,
     FILE_NAME,
@@ -22,6 +22,9 @@ from training.provenance import (
     together_of,
     write_provenance,
 )
+
+SUMMARY = "summary.md"
+"""By which a folder is known as that of a former split."""
 
 _PAIR_FILE = re.compile(r"(fold-\d+|without-.+)-(train|val)\.csv")
 """Every name that one of the files of a pair can have."""
@@ -49,18 +52,20 @@ def write_pairs(
     prefix: str,
     tables: Sequence[Table],
     known: Mapping[Path, Provenance],
+    text: str,
     out: Path,
 ) -> None:
-    """All files, with provenance.csv and images/ beside as the trainers look for them.
+    """All files, with the summary, provenance.csv and images/ beside as the trainers look for them.
 
     Those of a former split are removed: whoever reads a split takes all folds that are there.
 
     Args:
+        text: of the summary.
         out: an empty folder, or that of a former split.
 
     Raises:
-        AnnotationError: two images have one NAME, or one cannot be linked.
-        SplitError: two pairs would have files of one name.
+        AnnotationError: two images have one NAME, or one cannot be linked; nothing was written.
+        SplitError: two pairs would have files of one name; nothing was written.
     """
 
     images: dict[str, Path] = {}
@@ -80,6 +85,8 @@ def write_pairs(
         raise SplitError(
             f"Two sources would give files of one name, of {', '.join(stems)}; rename one of them."
         )
+    require_places(images, out / "images")
+    (out / SUMMARY).write_text(text, encoding="utf-8")
     for former in [path for path in out.iterdir() if _PAIR_FILE.fullmatch(path.name)]:
         former.unlink()
     for pair, stem in zip(pairs, stems, strict=True):

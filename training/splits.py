@@ -6,9 +6,6 @@ import click
 
 from edge.cli import one_sentence
 
-SUMMARY = "summary.md"
-"""By which a folder is known as that of a former split."""
-
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -58,7 +55,7 @@ def main(
     from training.folds import SplitError, k_folds, leave_one_source_out
     from training.out_folder import require_own, writing
     from training.provenance import MARKS, provenance_of
-    from training.split_files import read_rows, summary, write_pairs
+    from training.split_files import SUMMARY, read_rows, summary, write_pairs
 
     if folds is not None and by_source:
         raise SplitError("--folds and --leave-one-source-out are two ways to split; give one of them.")
@@ -82,8 +79,7 @@ def main(
     prefix = "without-" if by_source else ""
     text = summary(rows, pairs, [path.name for path in csvs], used, by_source, seed)
     with writing(out):
-        (out / SUMMARY).write_text(text, encoding="utf-8")
-        write_pairs(pairs, prefix, tables, known, out)
+        write_pairs(pairs, prefix, tables, known, text, out)
     click.echo(text.rstrip())
 
 

@@ -135,6 +135,19 @@ def test_two_images_of_one_name_are_not_mixed(tmp_path: Path) -> None:
     result = run(tmp_path / "north/boxes.csv", tmp_path / "south/boxes.csv", "--out", tmp_path / "out")
     assert result.exit_code == 78
     assert "are two images of one NAME; rename one of them" in " ".join(result.output.split())
+    assert not any((tmp_path / "out").iterdir())
+
+
+def test_an_image_whose_place_is_taken_changes_nothing(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", a=jpeg(rgb(0)), b=jpeg(rgb(1)))
+    path = write_csv(tmp_path / "boxes.csv", f"a.jpg,{BOX},LY")
+    run(path, "--out", tmp_path / "out")
+    write_images(tmp_path / "out/cleaned/images", b=jpeg(rgb(2)))
+    before = {one: one.read_bytes() for one in (tmp_path / "out").rglob("*") if one.is_file()}
+    result = run(write_csv(path, f"a.jpg,{BOX},LY", f"b.jpg,{BOX},LY"), "--out", tmp_path / "out")
+    assert result.exit_code == 78
+    assert "whose place it has; give an empty folder" in " ".join(result.output.split())
+    assert {one: one.read_bytes() for one in (tmp_path / "out").rglob("*") if one.is_file()} == before
 
 
 CHANGED = {

@@ -286,6 +286,25 @@ def test_no_fold_of_a_former_split_is_left(data: Path, tmp_path: Path) -> None:
     assert all(path.exists() for path in kept)
 
 
+@pytest.mark.parametrize("clash", ["image", "source"])
+def test_a_split_that_is_refused_leaves_the_former_one(clash: str, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run(data, "--out", out, "--folds", 2).exit_code == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    if clash == "image":
+        other = write_csv(tmp_path / "other/boxes.csv", *data.read_text().splitlines()[1:])
+        write_images(other.parent / "images", i0=jpeg(rgb(5)))
+        result = run(other, "--out", out, "--folds", 3)
+    else:
+        names = (f"i{place}.jpg,lab{' ' if place else '/'}1" for place in range(12))
+        write_csv(data.parent / "provenance.csv", *names, header="NAME,source")
+        result = run(data, "--out", out, "--leave-one-source-out")
+    assert result.exit_code == 78
+    said = {"image": "whose place it has; give an empty folder", "source": "give files of one name"}[clash]
+    assert said in " ".join(result.output.split())
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
 def test_a_folder_that_cannot_be_made_is_named(data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     result = run(data, "--out", tmp_path / "file/out", "--folds", 2)

@@ -56,7 +56,13 @@ def main(
     from training.audit.page import print_faults, render
     from training.audit.run import audit
     from training.audit.tables import labels_of, read_table
-    from training.audit.writing import duplicate_groups, write_changes, write_cleaned, write_images
+    from training.audit.writing import (
+        duplicate_groups,
+        kept_images,
+        write_changes,
+        write_cleaned,
+        write_images,
+    )
     from training.errors import AnnotationError
     from training.out_folder import require_own, writing
     from training.provenance import provenance_of
@@ -89,8 +95,9 @@ def main(
     findings = findings_of(found, known, sizes)
     groups = duplicate_groups(found, known)
     with writing(out):
+        kept = kept_images(found, out / "cleaned")
         (out / REPORT).write_text(render(findings, partial(example_of, found)), encoding="utf-8")
-        write_cleaned(found, known, groups, out / "cleaned")
+        write_cleaned(found, known, groups, kept, out / "cleaned")
         write_changes(found.changes, out / "changes.csv")
         if images:
             write_images(found, groups, out / "images.csv")

@@ -11,7 +11,7 @@ from training.audit.faults import Change
 from training.audit.run import Audit
 from training.errors import AnnotationError
 from training.groups import groups_sharing
-from training.image_links import link_images
+from training.image_links import link_images, require_places
 from training.provenance import DUPLICATE_GROUP, FILE_NAME, SOURCE, Provenance, source_of, write_provenance
 
 
@@ -96,21 +96,18 @@ def write_images(found: Audit, groups: Mapping[Path | str, str], path: Path) -> 
     _write(path, header, rows)
 
 
-def write_cleaned(
-    found: Audit, provenance: Mapping[Path, Provenance], groups: Mapping[Path | str, str], folder: Path
-) -> None:
-    """The cleaned files, with provenance.csv and images/ as the trainers look for them.
+def kept_images(found: Audit, folder: Path) -> dict[str, Path]:
+    """Where each image is that was kept, by NAME.
 
     Args:
-        groups: as of `duplicate_groups`.
+        folder: of the cleaned files; nothing is written.
 
     Raises:
-        AnnotationError: two images that were kept share a NAME, so that one folder cannot hold both.
+        AnnotationError: two of them share a NAME, or another file has it in the folder.
     """
     images: dict[str, Path] = {}
-    told: dict[str, dict[str, str]] = {}
     for one in found.tables:
-        paths, known = found.paths.get(one.table.path, {}), provenance.get(one.table.path, {})
+        paths = found.paths.get(one.table.path, {})
         for name in dict.fromkeys(row.name for row in one.rows):
             at = paths.get(name)
             if at and images.setdefault(name, at) != at:
@@ -118,12 +115,37 @@ def write_cleaned(
                     f"{images[name]} and {at} are two images of one NAME; rename one of them, or audit "
                     "their files apart."
                 )
+    require_places(_links(found, images), folder / "images")
+    return images
+
+
+def write_cleaned(
+    found: Audit,
+    provenance: Mapping[Path, Provenance],
+    groups: Mapping[Path | str, str],
+    images: Mapping[str, Path],
+    folder: Path,
+) -> None:
+    """The cleaned files, with provenance.csv and images/ as the trainers look for them.
+
+    Args:
+        groups: as of `duplicate_groups`.
+        images: as of `kept_images`.
+    """
+    told: dict[str, dict[str, str]] = {}
+    for one in found.tables:
+        paths, known = found.paths.get(one.table.path, {}), provenance.get(one.table.path, {})
+        for name in dict.fromkeys(row.name for row in one.rows):
+            at = paths.get(name)
             group = groups.get(at or name)
             cells = {**known.get(name, {}), "NAME": name, SOURCE: source_of(at, name, known.get(name, {}))}
             told[name] = cells | ({DUPLICATE_GROUP: group} if group else {})
     repaired = {name: data for name, at in images.items() if (data := found.images[at].repaired) is not None}
-    links = {name: at for name, at in images.items() if name not in repaired}
-    write_folder(found.tables, list(told.values()), links, repaired.items(), folder)
+    write_folder(found.tables, list(told.values()), _links(found, images), repaired.items(), folder)
+
+
+def _links(found: Audit, images: Mapping[str, Path]) -> dict[str, Path]:
+    return {name: at for name, at in images.items() if found.images[at].repaired is None}
 
 
 def write_folder(
