@@ -33,8 +33,8 @@ def run_once(
     """Give every file an answer; show a bar on a terminal.
 
     Args:
-        images: files, and folders whose files are taken with all sub-folders; those are the samples. Links,
-            pipes and devices are not opened; the log names them.
+        images: files, and folders whose files are taken with all sub-folders; see `find_files`. Links, pipes
+            and devices are not opened; the log names them.
         out: gets the CSV files, the journal in `.edge`, and the annotated copies in `annotated`.
         pipeline: what reads the images.
         overlays: save annotated copies.
@@ -43,10 +43,10 @@ def run_once(
         The answers, without the pixels.
 
     Raises:
-        StationError: there is no file, or a folder may not be read.
+        StationError: there is no file, two would have the same name and sample, or a folder may not be read.
         BackendError: the engine failed; another run goes on behind the last answer.
     """
-    waiting = list(find_files(images, out, tell_apart=True))
+    waiting = list(find_files(images, out))
     if not waiting:
         raise StationError(f"{', '.join(map(str, images))} holds no file; name files or a folder with files.")
     console = Console(stderr=True)
@@ -66,21 +66,23 @@ def run_once(
     return list(results.values())
 
 
-def find_files(images: Sequence[Path], out: Path, *, tell_apart: bool = False) -> Iterator[Arrival]:
+def samples_have_folders(images: Sequence[Path]) -> bool:
+    """Whether samples begin with the name of the folder given: it is not the only one, or not alone."""
+    return len(images) > 1 and any(given.is_dir() for given in images)
+
+
+def find_files(images: Sequence[Path], out: Path) -> Iterator[Arrival]:
     """Files in the order of their names, each once; not what a run wrote to `out`.
 
-    The sample is the folder of a file relative to the folder given.
-
-    Args:
-        tell_apart: name and sample must tell a file from all others: of several folders given, their names
-            come before the samples.
+    The sample is the folder of a file relative to the folder given; see `samples_have_folders`. Name and
+    sample tell a file from all others.
 
     Raises:
         StationError: two files would have the same name and sample; a folder may not be read.
     """
     seen: set[Path] = set()
     named: dict[tuple[str, str], Path] = {}
-    tell_apart = tell_apart and len(images) > 1
+    with_folders = samples_have_folders(images)
     for given in images:
         for path in sorted(_files(given, out.resolve())) if given.is_dir() else [given]:
             place = path.parent.resolve() / path.name  # a link is not the file that it leads to
@@ -91,10 +93,10 @@ def find_files(images: Sequence[Path], out: Path, *, tell_apart: bool = False) -
                 log.error("%r is no regular file and was not opened.", str(path))
                 continue
             folder = path.parent.relative_to(given) if given.is_dir() else Path()
-            if tell_apart and given.is_dir():
+            if with_folders and given.is_dir():
                 folder = given.resolve().name / folder
             sample = "" if folder == Path() else folder.as_posix()
-            if tell_apart and (first := named.setdefault((sample, path.name), path)) is not path:
+            if len(images) > 1 and (first := named.setdefault((sample, path.name), path)) is not path:
                 raise StationError(
                     f"{first} and {path} would have the same NAME and sample; give a folder that holds both, "
                     "or read them into two output folders."

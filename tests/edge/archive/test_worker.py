@@ -137,7 +137,7 @@ def test_a_machine_that_is_lost_with_its_scratch_folder_loses_no_row(images: Pat
 
 def test_of_two_workers_with_the_same_part_one_is_too_late(images: Path, tmp_path: Path) -> None:
     store = ArchiveStore(tmp_path / "out")
-    store.manifest("demo-1a2b3c4d5e6f", 1)
+    store.manifest("demo-1a2b3c4d5e6f", 1, samples_have_folders=False)
     (part,) = plan(list_files([images], tmp_path / "out"), 1, set(), [])
     written = []
     for scratch in ("one-machine", "another"):
