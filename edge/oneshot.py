@@ -14,10 +14,12 @@ from rich.table import Table
 from edge.cells import leukocytes_in_words
 from edge.desk import Reader
 from edge.errors import StationError
+from edge.journal import Journal
 from edge.opening import MAX_TRIES
 from edge.outputs import open_desk
 from edge.overlay import save_overlay
 from edge.records import State
+from edge.results import escape, image_cells
 from edge.tasks import Arrival, ImageResult
 from edge.walking import is_ignored, require_entry
 
@@ -25,6 +27,8 @@ log = logging.getLogger(__name__)
 
 _OWN_NAMES = ("results*.csv*", "images*.csv*", "annotated")
 """What a run itself writes into its output folder; the rest of it begins with a dot."""
+_READ = (State.DONE, State.EMPTY, State.DUPLICATE)
+"""Of images; what never was one may have the same name in every folder."""
 
 
 def run_once(
@@ -43,7 +47,8 @@ def run_once(
         The answers, without the pixels.
 
     Raises:
-        StationError: there is no file, two would have the same name and sample, or a folder may not be read.
+        StationError: there is no file, two would have the same name and sample, also one that an earlier run
+            read into `out`, or a folder may not be read.
         BackendError: the engine failed; another run goes on behind the last answer.
     """
     waiting = list(find_files(images, out))
@@ -52,9 +57,10 @@ def run_once(
     console = Console(stderr=True)
     results: dict[Path, ImageResult] = {}
     with (
-        open_desk(pipeline, out, keep_pixels=overlays) as (desk, _),
+        open_desk(pipeline, out, keep_pixels=overlays) as (desk, journal),
         Progress(console=console, disable=not console.is_terminal, transient=True) as bar,
     ):
+        _require_own_names(waiting, journal)
         reading = bar.add_task("reading", total=len(waiting))
         for _ in range(MAX_TRIES):  # there is no later in a run that ends
             for result in desk.process_all(waiting):
@@ -97,11 +103,48 @@ def find_files(images: Sequence[Path], out: Path) -> Iterator[Arrival]:
                 folder = given.resolve().name / folder
             sample = "" if folder == Path() else folder.as_posix()
             if len(images) > 1 and (first := named.setdefault((sample, path.name), path)) is not path:
-                raise StationError(
-                    f"{first} and {path} would have the same NAME and sample; give a folder that holds both, "
-                    "or read them into two output folders."
-                )
+                raise _same_name(first, path)
             yield Arrival(path, sample)
+
+
+def _require_own_names(waiting: Sequence[Arrival], journal: Journal) -> None:
+    """Name and sample must tell a file also from those that earlier runs read, but for one that was moved.
+
+    Raises:
+        StationError: they do not.
+    """
+    paths = {os.path.abspath(one.path): one for one in waiting}  # noqa: PTH100, as the desk has it
+    asked = {
+        (escape(os.fsencode(one.path.name)), escape(os.fsencode(one.sample))): path
+        for path, one in paths.items()
+    }
+    answered: set[str] = set()
+    alike: list[tuple[str, str]] = []
+    for former, row in journal.image_rows():
+        if former in paths:
+            answered.add(former)
+            continue
+        cells = image_cells(row)
+        path = asked.get((cells["NAME"], cells["sample"]))
+        if path is not None and cells["status"] in _READ:
+            alike.append((former, path))
+    for former, path in alike:
+        if path not in answered and _are_two(former, path):
+            raise _same_name(former, path)
+
+
+def _are_two(former: str, path: str) -> bool:
+    try:
+        return not Path(former).samefile(path)
+    except OSError:
+        return False  # it was moved
+
+
+def _same_name(first: object, second: object) -> StationError:
+    return StationError(
+        f"{first} and {second} would have the same NAME and sample; give a folder that holds both, or read "
+        "them into two output folders."
+    )
 
 
 def _files(folder: Path, out: Path) -> Iterator[Path]:
