@@ -88,6 +88,7 @@ class Opener:
         task.watch.lap("read")
         sha256 = task.sha256 = None if task.data is None else hashlib.sha256(task.data).digest()
         known = journal.latest(path)
+        task.is_new_version = known is not None
         # Files that are not read are told by their size, on which alone their answer depends. A journal that
         # was made anew knows no stamps.
         if (
@@ -127,6 +128,7 @@ class Opener:
 
     def _unreadable(self, task: Task, error: OSError) -> None:
         path, known = task.path, self._journal.latest(task.path)
+        task.is_new_version = known is not None
         is_gone = isinstance(error, FileNotFoundError | NotADirectoryError)
         reason = _name_of(error)
         if is_gone and task.arrival.was_there:
