@@ -5,9 +5,8 @@ its graphs or, where it is geometry, in `manifest.json`. So the station knows no
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.resources import files
 from itertools import chain, count, takewhile
 from pathlib import Path
@@ -19,6 +18,7 @@ from pydantic import ValidationError
 
 from edge.errors import BundleError
 from edge.manifest import SCHEMA_VERSION, ClassifierSpec, DetectorSpec, Manifest
+from edge.records import FileStamp
 
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
@@ -26,10 +26,17 @@ GOLDEN = "golden.npz"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose manifest is understood and whose files are whole."""
+    """A bundle whose manifest is understood and whose files are whole.
+
+    Attributes:
+        id: name and hash of the manifest, which holds the hash of all else: stands on every result row.
+        stamps: which version of each file that was, by name.
+    """
 
     path: Path
     manifest: Manifest
+    id: str
+    stamps: Mapping[str, FileStamp]
 
     @classmethod
     def load(cls, path: Path) -> "Bundle":
@@ -39,6 +46,7 @@ class Bundle:
             BundleError: something is missing, damaged or of another schema.
         """
         try:
+            stamps = {MANIFEST: FileStamp.of((path / MANIFEST).stat())}
             text = (path / MANIFEST).read_bytes()
         except OSError as error:
             raise BundleError(
@@ -55,13 +63,25 @@ class Bundle:
                 "bundle with this version."
             ) from error
         for name, expected in manifest.sha256.items():
-            _check_file(path / name, expected)
-        return cls(path, manifest)
+            stamps[name] = _check_file(path / name, expected)
+        return cls(path, manifest, f"{manifest.name}-{hashlib.sha256(text).hexdigest()[:12]}", stamps)
 
-    @cached_property
-    def id(self) -> str:
-        """Name and hash of the manifest, which holds the hash of all else: stands on every result row."""
-        return f"{self.manifest.name}-{hashlib.sha256((self.path / MANIFEST).read_bytes()).hexdigest()[:12]}"
+    def require_unchanged(self) -> None:
+        """Make sure that what was read of the files since `load` is what it found.
+
+        Raises:
+            BundleError: one of them was replaced.
+        """
+        for name, stamp in self.stamps.items():
+            try:
+                is_same = FileStamp.of((self.path / name).stat()) == stamp
+            except OSError:
+                is_same = False
+            if not is_same:
+                raise BundleError(
+                    f"{self.path / name} was replaced while the bundle {self.id} was opened; start again "
+                    "when all files of the new one are there."
+                )
 
     @property
     def detector(self) -> DetectorSpec:
@@ -194,8 +214,10 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _check_file(path: Path, expected: str) -> None:
+def _check_file(path: Path, expected: str) -> FileStamp:
+    """Compare a file with its hash; the version of it that was compared."""
     try:
+        stamp = FileStamp.of(path.stat())
         found = file_sha256(path)
     except OSError as error:
         raise BundleError(
@@ -206,3 +228,4 @@ def _check_file(path: Path, expected: str) -> None:
             f"{path} has sha256 {found[:12]}… but the manifest says {expected[:12]}…; "
             "copy or rebuild the bundle."
         )
+    return stamp

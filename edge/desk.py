@@ -341,5 +341,5 @@ def _result_of(task: Task) -> ImageResult:
     assert verdict is not None
     return ImageResult(
         *(task.path, task.arrival.sample, verdict.state, verdict.reason, True),
-        *(verdict.findings, dict(task.watch.stage_ms), task.rgb, verdict.unlikeness),
+        *(verdict.findings, dict(task.watch.stage_ms), task.rgb, verdict.unlikeness, task.is_new_version),
     )

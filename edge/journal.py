@@ -64,6 +64,15 @@ class Journal:
             entry.state not in (State.PENDING, State.VANISHED) and entry.reason not in REASONS_THAT_MAY_PASS
         )
 
+    def image_rows(self) -> Iterator[tuple[str, bytes]]:
+        """Path of every image that was answered, and its row in images.csv; in the order of the rows."""
+        with as_journal_errors(self.path):
+            for path, row in self._db.execute(
+                "SELECT path, data FROM writes JOIN images ON images.id = image_id WHERE output = 'images' "
+                "ORDER BY writes.id"
+            ):
+                yield os.fsdecode(path), row
+
     def pending_paths(self) -> list[Path]:
         """Files that were begun and have no final answer."""
         with as_journal_errors(self.path):

@@ -14,10 +14,12 @@ from rich.table import Table
 from edge.cells import leukocytes_in_words
 from edge.desk import Reader
 from edge.errors import StationError
+from edge.journal import Journal
 from edge.opening import MAX_TRIES
 from edge.outputs import open_desk
 from edge.overlay import save_overlay
 from edge.records import State
+from edge.results import escape, image_cells
 from edge.tasks import Arrival, ImageResult
 from edge.walking import is_ignored, require_entry
 
@@ -25,6 +27,8 @@ log = logging.getLogger(__name__)
 
 _OWN_NAMES = ("results*.csv*", "images*.csv*", "annotated")
 """What a run itself writes into its output folder; the rest of it begins with a dot."""
+_READ = (State.DONE, State.EMPTY, State.DUPLICATE)
+"""Of images; what never was one may have the same name in every folder."""
 
 
 def run_once(
@@ -33,8 +37,8 @@ def run_once(
     """Give every file an answer; show a bar on a terminal.
 
     Args:
-        images: files, and folders whose files are taken with all sub-folders; those are the samples. Links,
-            pipes and devices are not opened; the log names them.
+        images: files, and folders whose files are taken with all sub-folders; see `find_files`. Links, pipes
+            and devices are not opened; the log names them.
         out: gets the CSV files, the journal in `.edge`, and the annotated copies in `annotated`.
         pipeline: what reads the images.
         overlays: save annotated copies.
@@ -43,18 +47,20 @@ def run_once(
         The answers, without the pixels.
 
     Raises:
-        StationError: there is no file, or a folder may not be read.
+        StationError: there is no file, two would have the same name and sample, also one that an earlier run
+            read into `out`, or a folder may not be read.
         BackendError: the engine failed; another run goes on behind the last answer.
     """
-    waiting = list(find_files(images, out, tell_apart=True))
+    waiting = list(find_files(images, out))
     if not waiting:
         raise StationError(f"{', '.join(map(str, images))} holds no file; name files or a folder with files.")
     console = Console(stderr=True)
     results: dict[Path, ImageResult] = {}
     with (
-        open_desk(pipeline, out, keep_pixels=overlays) as (desk, _),
+        open_desk(pipeline, out, keep_pixels=overlays) as (desk, journal),
         Progress(console=console, disable=not console.is_terminal, transient=True) as bar,
     ):
+        _require_own_names(waiting, journal)
         reading = bar.add_task("reading", total=len(waiting))
         for _ in range(MAX_TRIES):  # there is no later in a run that ends
             for result in desk.process_all(waiting):
@@ -66,21 +72,23 @@ def run_once(
     return list(results.values())
 
 
-def find_files(images: Sequence[Path], out: Path, *, tell_apart: bool = False) -> Iterator[Arrival]:
+def samples_have_folders(images: Sequence[Path]) -> bool:
+    """Whether samples begin with the name of the folder given: it is not the only one, or not alone."""
+    return len(images) > 1 and any(given.is_dir() for given in images)
+
+
+def find_files(images: Sequence[Path], out: Path) -> Iterator[Arrival]:
     """Files in the order of their names, each once; not what a run wrote to `out`.
 
-    The sample is the folder of a file relative to the folder given.
-
-    Args:
-        tell_apart: name and sample must tell a file from all others: of several folders given, their names
-            come before the samples.
+    The sample is the folder of a file relative to the folder given; see `samples_have_folders`. Name and
+    sample tell a file from all others.
 
     Raises:
         StationError: two files would have the same name and sample; a folder may not be read.
     """
     seen: set[Path] = set()
     named: dict[tuple[str, str], Path] = {}
-    tell_apart = tell_apart and len(images) > 1
+    with_folders = samples_have_folders(images)
     for given in images:
         for path in sorted(_files(given, out.resolve())) if given.is_dir() else [given]:
             place = path.parent.resolve() / path.name  # a link is not the file that it leads to
@@ -91,15 +99,52 @@ def find_files(images: Sequence[Path], out: Path, *, tell_apart: bool = False) -
                 log.error("%r is no regular file and was not opened.", str(path))
                 continue
             folder = path.parent.relative_to(given) if given.is_dir() else Path()
-            if tell_apart and given.is_dir():
+            if with_folders and given.is_dir():
                 folder = given.resolve().name / folder
             sample = "" if folder == Path() else folder.as_posix()
-            if tell_apart and (first := named.setdefault((sample, path.name), path)) is not path:
-                raise StationError(
-                    f"{first} and {path} would have the same NAME and sample; give a folder that holds both, "
-                    "or read them into two output folders."
-                )
+            if len(images) > 1 and (first := named.setdefault((sample, path.name), path)) is not path:
+                raise _same_name(first, path)
             yield Arrival(path, sample)
+
+
+def _require_own_names(waiting: Sequence[Arrival], journal: Journal) -> None:
+    """Name and sample must tell a file also from those that earlier runs read, but for one that was moved.
+
+    Raises:
+        StationError: they do not.
+    """
+    paths = {os.path.abspath(one.path): one for one in waiting}  # noqa: PTH100, as the desk has it
+    asked = {
+        (escape(os.fsencode(one.path.name)), escape(os.fsencode(one.sample))): path
+        for path, one in paths.items()
+    }
+    answered: set[str] = set()
+    alike: list[tuple[str, str]] = []
+    for former, row in journal.image_rows():
+        if former in paths:
+            answered.add(former)
+            continue
+        cells = image_cells(row)
+        path = asked.get((cells["NAME"], cells["sample"]))
+        if path is not None and cells["status"] in _READ:
+            alike.append((former, path))
+    for former, path in alike:
+        if path not in answered and _are_two(former, path):
+            raise _same_name(former, path)
+
+
+def _are_two(former: str, path: str) -> bool:
+    try:
+        return not Path(former).samefile(path)
+    except OSError:
+        return False  # it was moved
+
+
+def _same_name(first: object, second: object) -> StationError:
+    return StationError(
+        f"{first} and {second} would have the same NAME and sample; give a folder that holds both, or read "
+        "them into two output folders."
+    )
 
 
 def _files(folder: Path, out: Path) -> Iterator[Path]:

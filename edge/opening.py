@@ -88,9 +88,15 @@ class Opener:
         task.watch.lap("read")
         sha256 = task.sha256 = None if task.data is None else hashlib.sha256(task.data).digest()
         known = journal.latest(path)
-        is_known = known is not None and known.sha256 == sha256 and known.state in _REMEMBERED
-        # Without bytes to compare, only a journal made anew, which knows no stamps, is believed.
-        if known is not None and is_known and (sha256 is not None or known.stamp is None):
+        task.is_new_version = known is not None
+        # Files that are not read are told by their size, on which alone their answer depends. A journal that
+        # was made anew knows no stamps.
+        if (
+            known is not None
+            and known.state in _REMEMBERED
+            and known.sha256 == sha256
+            and (known.stamp is None or known.stamp.size_bytes == task.stamp.size_bytes)
+        ):
             journal.touch(known.image_id, task.stamp)
             task.result = self._known(task)
             return
@@ -122,6 +128,7 @@ class Opener:
 
     def _unreadable(self, task: Task, error: OSError) -> None:
         path, known = task.path, self._journal.latest(task.path)
+        task.is_new_version = known is not None
         is_gone = isinstance(error, FileNotFoundError | NotADirectoryError)
         reason = _name_of(error)
         if is_gone and task.arrival.was_there:

@@ -67,15 +67,19 @@ def encode_jpeg(rgb: Image, quality: int = 90) -> bytes:
 def save_overlay(folder: Path, result: "ImageResult") -> None:
     """Save the annotated copy of an image that was read, as `folder/sample/name.jpg`; whole or not at all.
 
-    A copy is no promise: one that cannot be written is logged, and the rows stand without it.
+    A new version of a file that is not read takes away the copy of the one before. A copy is no promise: one
+    that cannot be written or removed is logged, and the rows stand without it.
     """
-    if result.rgb is None or not result.is_new:
+    if not result.is_new or (result.rgb is None and not result.is_new_version):
         return
     target = folder / result.sample / f"{result.path.name}.jpg"
     partial = target.with_name(f".{target.name}.part")
     try:
+        if result.rgb is None:
+            target.unlink(missing_ok=True)
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(encode_jpeg(annotate(result.rgb, result.findings)))
         partial.replace(target)
     except OSError as error:
-        log.error("The annotated copy %r cannot be written (%s).", str(target), error.strerror)
+        log.error("The annotated copy %r cannot be written or removed (%s).", str(target), error.strerror)

@@ -25,7 +25,7 @@ from edge.bundle import Bundle, Golden
 from edge.cells import Finding
 from edge.classification import Classifier
 from edge.detection import Detector
-from edge.errors import BackendError, EngineAway
+from edge.errors import BackendError, BundleError, EngineAway
 from edge.fusion import Detections, fuse
 from edge.geometry import Boxes, iou_matrix
 from edge.likeness import Likeness
@@ -247,6 +247,7 @@ def open_pipeline(
 
     Raises:
         BackendError: no engine, or none with the known answers.
+        BundleError: its known answers cannot be read, or files of it were replaced since it was loaded.
     """
     tries = [(name, precision) for name in (AUTO_BACKEND_NAMES if backend == "auto" else [backend])]
     if fallback is not None:
@@ -295,7 +296,7 @@ def _open_on(engine: Backend, bundle: Bundle, precision: str) -> Pipeline:
             if engine.has_lanes and (cpu_threads() or len(os.sched_getaffinity(0))) > 1:
                 try:
                     pipeline.crowd = _tested(engine, bundle, candidate, golden, in_lanes=True)
-                except BackendError:
+                except (BackendError, BundleError):
                     pipeline.close()
                     raise
         except BackendError as refusal:
@@ -326,6 +327,7 @@ def _tested(
             session = engine.open(bundle.path, spec, precision, in_lanes=in_lanes)
             refused.callback(session.close)
             sessions.append(session)
+        bundle.require_unchanged()
         require_known_answers(sessions, golden, bundle.manifest.thresholds.detection, precision)
         refused.pop_all()
     builds = "".join(session.build for session in sessions)

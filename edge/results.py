@@ -87,6 +87,12 @@ def image_row(name: bytes, sample: bytes, sha256: bytes | None, answer: Answer) 
     return csv_bytes([row])
 
 
+def image_cells(row: bytes) -> dict[str, str]:
+    """The cells of what `image_row` gave, by column; an older version's row is without the last ones."""
+    (cells,) = csv.reader(io.StringIO(row.decode("utf-8"), newline=""))
+    return dict(zip(IMAGE_COLUMNS, cells, strict=False))
+
+
 def csv_bytes(rows: Iterable[Iterable[object]]) -> bytes:
     """Rows as bytes; cells are quoted where they hold a comma, a quote, CR or LF."""
     text = io.StringIO()

@@ -36,6 +36,7 @@ class ImageResult:
         stage_ms: milliseconds by stage.
         rgb: the decoded image, uint8 [H, W, 3]; None if it was not decoded, or was not to be kept.
         unlikeness: from the training images; None if it was not compared.
+        is_new_version: the path was known before, with other bytes or without an answer.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class ImageResult:
     stage_ms: dict[str, float] = field(default_factory=dict)
     rgb: NDArray[np.uint8] | None = None
     unlikeness: Unlikeness | None = None
+    is_new_version: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class Task:
     """One file on its way.
 
     Attributes:
+        is_new_version: as `ImageResult.is_new_version`.
         is_apart: not claimed; it is opened again when what is in hand is recorded.
         verdict: what will be recorded.
         result: what is given; without a verdict, nothing is recorded.
@@ -74,6 +77,7 @@ class Task:
     sha256: bytes | None = None
     data: bytes | None = None
     claim: Entry | None = None
+    is_new_version: bool = False
     is_apart: bool = False
     decoding: Future[NDArray[np.uint8]] | None = None
     reading: Future[Verdict] | None = None

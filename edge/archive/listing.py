@@ -47,7 +47,8 @@ def list_files(images: Sequence[Path], out: Path) -> list[tuple[bytes, bytes]]:
     """Absolute path and sample of every file, in the order in which `edge-run` reads them.
 
     Raises:
-        StationError: there is no file, a folder may not be read, or `out` lies in one of them.
+        StationError: there is no file, two would have the same name and sample, a folder may not be read, or
+            `out` lies in one of them.
     """
     for given in images:
         if given.is_dir() and out.resolve().is_relative_to(given.resolve()):

@@ -18,6 +18,7 @@ from edge.archive.worker import Order, PartReader, as_row, scratch_of
 from edge.bundle import Bundle, embedded_bundle
 from edge.errors import ArchiveError
 from edge.locks import locked_folder
+from edge.oneshot import samples_have_folders
 
 _LINE_EVERY_S = 30.0
 _CARD_BACKENDS = ("tensorrt", "tensorrt_rtx")
@@ -51,7 +52,7 @@ def read_archive(images: Sequence[Path], out: Path, engines: Engines, address: s
     """Give every file an answer; show a bar on a terminal, and plain lines elsewhere.
 
     Args:
-        images: files, and folders whose files are taken with all sub-folders, which are the samples.
+        images: files, and folders whose files are taken with all sub-folders; see `edge.oneshot.find_files`.
         out: see `edge.archive.store`.
         address: of a Ray cluster; None starts one on this machine.
 
@@ -65,7 +66,7 @@ def read_archive(images: Sequence[Path], out: Path, engines: Engines, address: s
     with locked_folder(out, ".archive.lock"):
         files = list_files(images, out)
         store = ArchiveStore(out)
-        manifest = store.manifest(bundle.id, partition_count(len(files)))
+        manifest = store.manifest(bundle.id, partition_count(len(files)), samples_have_folders(images))
         with _Bar("looking", len(files)) as bar:
             parts = plan(files, manifest.partitions, store.settled(), store.parts(), bar.advance)
         if not parts:

@@ -1,6 +1,6 @@
 """The output folder of an archive: parts, each of them whole or not there.
 
-    OUT/archive.json               which bundle reads, into how many partitions
+    OUT/archive.json               which bundle reads, into how many partitions, and how samples are named
     OUT/parts/00042-0/             what the first run gave for partition 42: results.parquet,
                                    images.parquet, results.csv, images.csv
     OUT/parts/00042-1/             what a later run added to it
@@ -42,6 +42,8 @@ class ArchiveManifest(BaseModel):
         archive_id: names the workers' scratch folders.
         bundle: its id. Another bundle is another archive.
         partitions: how many; the files of an image's partition are told by `edge.archive.listing`.
+        samples_have_folders: as `edge.oneshot.samples_have_folders`. Older versions, which did not write it,
+            named all samples without.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -50,6 +52,7 @@ class ArchiveManifest(BaseModel):
     archive_id: str
     bundle: str
     partitions: int
+    samples_have_folders: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +80,12 @@ class ArchiveStore:
         self._parts = out / "parts"
         self._unfinished = out / ".unfinished"
 
-    def manifest(self, bundle: str, partitions: int) -> ArchiveManifest:
+    def manifest(self, bundle: str, partitions: int, samples_have_folders: bool) -> ArchiveManifest:
         """What stands in the folder, or what is given, which then stands there.
 
         Raises:
-            StationError: another bundle reads into this folder, or the manifest cannot be understood.
+            StationError: another bundle reads into this folder, samples are named otherwise in it, or the
+                manifest cannot be understood.
             OutputUnwritableError, OutputFullError: the folder cannot be written.
         """
         path = self.out / MANIFEST
@@ -90,7 +94,12 @@ class ArchiveStore:
             self.sweep()
             self._unfinished.mkdir(exist_ok=True)
             if not path.exists():
-                given = ArchiveManifest(archive_id=uuid.uuid4().hex, bundle=bundle, partitions=partitions)
+                given = ArchiveManifest(
+                    archive_id=uuid.uuid4().hex,
+                    bundle=bundle,
+                    partitions=partitions,
+                    samples_have_folders=samples_have_folders,
+                )
                 _write(self._unfinished / MANIFEST, given.model_dump_json(indent=1).encode() + b"\n")
                 (self._unfinished / MANIFEST).rename(path)
                 fsync_folder(self.out)
@@ -105,6 +114,16 @@ class ArchiveStore:
             raise StationError(
                 f"{str(self.out)!r} has the answers of the bundle {found.bundle}, not of {bundle}; give "
                 "another --out, or the bundle that it was begun with."
+            )
+        if found.samples_have_folders != samples_have_folders:
+            have, would, give = (
+                ("begin", "would not", "all folders at once")
+                if found.samples_have_folders
+                else ("do not begin", "would", "one folder alone")
+            )
+            raise StationError(
+                f"the samples in {str(self.out)!r} {have} with the names of the folders given, those of this "
+                f"run {would}; give {give}, or another --out."
             )
         return found
 

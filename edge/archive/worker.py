@@ -6,7 +6,6 @@ an image may stop the engine. When the last file has its answer the part is publ
 started again on the same machine goes on behind the last answer.
 """
 
-import csv
 import logging
 import os
 import shutil
@@ -35,7 +34,7 @@ from edge.opening import MAX_TRIES
 from edge.outputs import open_desk
 from edge.pipeline import Pipeline, open_pipeline
 from edge.records import Answer, State
-from edge.results import unescape
+from edge.results import image_cells, unescape
 from edge.stopwatch import Stopwatch
 
 _SHARED_MEMORY = Path("/dev/shm")
@@ -210,15 +209,14 @@ def read_part(engine: Engine, store: ArchiveStore, part: Part, scratch: Path) ->
     folder = scratch / str(part.name)
     pending = 0
     with open_desk(engine, folder) as (desk, journal):
-        adopted = _adopt(journal, store, part.name)
+        _adopt(journal, store, part.name)
         for path, sample in part.files:
             state = _answer(desk, engine, Path(os.fsdecode(path)), os.fsdecode(sample))
             pending += state is State.PENDING
-    answered = _answered(folder, adopted)
+    answered = _answered(folder)
     if answered:
-        csv_files = [folder / "results.csv", folder / "images.csv"]
         tables = images_table(answered), results_table(answered, engine.classes)
-        store.publish(part.name, *tables, csv_files)
+        store.publish(part.name, *tables, sorted(folder.glob("*.csv")))
     shutil.rmtree(folder, ignore_errors=True)
     (scratch / f"{part.name}.starts").unlink(missing_ok=True)
     return pending
@@ -238,8 +236,8 @@ def _answer(desk: Desk, engine: Engine, path: Path, sample: str) -> State:
     return state
 
 
-def _adopt(journal: Journal, store: ArchiveStore, name: PartName) -> int:
-    """Let the journal know what earlier parts of the partition say; how many images that are."""
+def _adopt(journal: Journal, store: ArchiveStore, name: PartName) -> None:
+    """Let the journal know what earlier parts of the partition say."""
     earlier = [
         part for part in store.parts() if part.partition == name.partition and part.number < name.number
     ]
@@ -255,21 +253,14 @@ def _adopt(journal: Journal, store: ArchiveStore, name: PartName) -> int:
             )
             for row in rows
         )
-    return len(rows)
 
 
-def _answered(folder: Path, adopted: int) -> Sequence[Answered]:
-    """What the run in the scratch folder has answered, beside what it had adopted."""
-    with (folder / "images.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+def _answered(folder: Path) -> Sequence[Answered]:
+    """What the run in the scratch folder has answered, in the order of its rows; what it adopted has none."""
     with closing(JournalReader(folder / ".edge")) as reader:
-        entries = [
-            entry
-            for entry in reader.images()
-            if entry.image_id > adopted and entry.state is not State.PENDING
+        entries = {entry.image_id: entry for entry in reader.images()}
+        return [
+            (entries[row.image_id], image_cells(row.write.data), reader.findings(row.image_id))
+            for row in reader.writes()
+            if row.image_id is not None and row.write.output == "images"
         ]
-        answered: list[Answered] = [
-            (entry, row, reader.findings(entry.image_id)) for entry, row in zip(entries, rows, strict=True)
-        ]
-    assert all(entry.finished_at == row["finished_at"] for entry, row, _ in answered)
-    return answered

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from edge.backends.base import Outputs, Session
-from edge.bundle import MANIFEST, Bundle
+from edge.bundle import Bundle
 from edge.manifest import ClassifierSpec, DetectorSpec, GraphFiles, Manifest
 
 CLASSES = ("PNN", "LY", "MO")
@@ -88,8 +88,7 @@ def manifest_of(detectors: list[DetectorSpec], classifiers: list[ClassifierSpec]
 
 def bundle_of(folder: Path, manifest: Manifest) -> Bundle:
     """A bundle without files."""
-    (folder / MANIFEST).write_text(manifest.dump())
-    return Bundle(folder, manifest)
+    return Bundle(folder, manifest, "double-1a2b3c4d5e6f", {})
 
 
 def field_of(size_wh: tuple[int, int], cells: list[tuple[int, int, int, int]]) -> np.ndarray:

@@ -1,7 +1,10 @@
 """A bundle is whole and understood, or refused."""
 
 import json
+import os
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,21 @@ def test_the_id_names_the_content(bundle: Bundle, copy: Path) -> None:
     assert Bundle.load(copy).id == bundle.id
     change(copy, thresholds={"detection": 0.123})
     assert Bundle.load(copy).id != bundle.id
+
+
+@pytest.mark.parametrize("name", [MANIFEST, "golden.npz", "detector.onnx"])
+def test_a_file_that_is_replaced_or_gone_after_it_was_compared_is_named(copy: Path, name: str) -> None:
+    loaded = Bundle.load(copy)
+    former_id = loaded.id
+    os.utime(copy / "MODEL_CARD.md", ns=(0, 0))
+    loaded.require_unchanged()
+    shutil.copy(copy / name, copy / "new")
+    (copy / "new").replace(copy / name)
+    sentence = f"{copy / name} was replaced while the bundle {former_id} was opened; start again when all "
+    for _ in range(2):
+        with pytest.raises(BundleError, match=re.escape(sentence)):
+            loaded.require_unchanged()
+        (copy / name).unlink(missing_ok=True)
 
 
 def test_a_bundle_that_was_never_calibrated_has_temperature_one_and_no_class_threshold(copy: Path) -> None:
@@ -118,4 +136,4 @@ def test_known_answers_of_other_networks_than_the_manifests_are_refused(bundle: 
     twice = Golden(golden.detectors * 2, golden.classifiers)
     np.savez_compressed(copy / "golden.npz", allow_pickle=False, **twice.arrays())
     with pytest.raises(BundleError, match="of 2 detectors and 1 classifiers, the manifest has 1 "):
-        Bundle(copy, bundle.manifest).golden()
+        replace(bundle, path=copy).golden()

@@ -14,6 +14,7 @@ from PIL import Image
 
 from edge import cli, opening
 from edge.demo.renderer import draw_field, draw_tile
+from edge.errors import StationError
 from edge.oneshot import run_once
 from edge.overlay import encode_jpeg
 from edge.records import State
@@ -112,6 +113,57 @@ def test_files_that_nothing_would_tell_apart_are_refused(camera: Path, tmp_path:
     assert result.exit_code == 78
     assert "would have the same NAME and sample; give a folder that holds both" in result.output
     assert run(files[0], files[0], "--out", tmp_path / "out").exit_code == 0
+
+
+def write_cells(folder: Path) -> Path:
+    """Two images and a text, with other bytes in each folder."""
+    folder.mkdir(parents=True)
+    (folder / "notes.txt").write_text(str(folder))
+    for grey, name in enumerate(("a.png", "b.png"), len(folder.name)):
+        Image.new("RGB", (8, 6), (grey,) * 3).save(folder / name)
+    return folder
+
+
+def test_a_file_with_the_name_of_another_one_that_was_read_before_is_refused(tmp_path: Path) -> None:
+    first, second = write_cells(tmp_path / "p1"), write_cells(tmp_path / "patient-2")
+    run_once([first], tmp_path / "out", OneCell())
+    before = (tmp_path / "out/images.csv").read_bytes()
+    with pytest.raises(StationError) as refused:
+        run_once([second], tmp_path / "out", OneCell())
+    assert str(refused.value) == (
+        f"{first}/a.png and {second}/a.png would have the same NAME and sample; give a folder that holds "
+        "both, or read them into two output folders."
+    )
+    assert (tmp_path / "out/images.csv").read_bytes() == before
+    run_once([tmp_path], tmp_path / "out", OneCell())
+    read = [row for row in read_csv(tmp_path / "out/images.csv") if row["status"] == "done"]
+    assert [(row["NAME"], row["sample"]) for row in read] == [
+        *(("a.png", ""), ("b.png", "")),
+        *(("a.png", "patient-2"), ("b.png", "patient-2")),
+    ]
+
+
+def test_a_folder_is_read_again_changed_moved_or_under_another_name(tmp_path: Path) -> None:
+    folder, out = write_cells(tmp_path / "in"), tmp_path / "out"
+    run_once([folder], out, OneCell())
+    Image.new("RGB", (8, 6), (200,) * 3).save(folder / "a.png")
+    assert [one.is_new for one in run_once([folder], out, OneCell())] == [True, False, False]
+    (tmp_path / "link").symlink_to(folder)
+    states = [one.status for one in run_once([tmp_path / "link"], out, OneCell())]
+    assert states == [State.DUPLICATE, State.DUPLICATE, State.REJECTED]
+    folder.rename(tmp_path / "moved")
+    (tmp_path / "link").unlink()
+    states = [one.status for one in run_once([tmp_path / "moved"], out, OneCell())]
+    assert states == [State.DUPLICATE, State.DUPLICATE, State.REJECTED]
+
+
+def test_what_is_no_image_may_have_the_same_name_in_all_folders(tmp_path: Path) -> None:
+    for name in ("one", "another"):
+        folder = write_cells(tmp_path / name)
+        for image in ("a.png", "b.png"):
+            (folder / image).rename(folder / f"{name}-{image}")
+        run_once([folder], tmp_path / "out", OneCell())
+    assert [row["NAME"] for row in read_csv(tmp_path / "out/images.csv")].count("notes.txt") == 2
 
 
 def test_results_within_the_images_folder_are_not_read_as_images(camera: Path) -> None:

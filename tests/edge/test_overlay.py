@@ -1,14 +1,17 @@
 """Annotated copies."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from edge.cells import Finding
 from edge.overlay import annotate, save_overlay
 from edge.records import State
 from edge.tasks import ImageResult
+from tests.edge.desk.bench import Bench
 
 
 def finding(*box: float, label: str = "LY") -> Finding:
@@ -48,3 +51,54 @@ def test_copies_of_samples_with_equal_names_do_not_meet(tmp_path: Path) -> None:
 def test_an_image_that_was_not_read_gets_no_copy(tmp_path: Path) -> None:
     save_overlay(tmp_path, ImageResult(Path("x.jpg"), "", State.REJECTED, "empty", is_new=True))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    bench.restart(keep_pixels=True)
+    yield bench
+    bench.close()
+
+
+@pytest.mark.parametrize("replacement", ["a duplicate", "broken", "unreadable"])
+def test_the_copy_of_a_version_goes_when_the_next_is_not_read(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, replacement: str
+) -> None:
+    folder = bench.folder / "annotated"
+    bench.put("a.png")
+    bench.put("b.png", 100)
+    for name in ("a.png", "b.png"):
+        save_overlay(folder, bench.process(name))
+    if replacement == "broken":
+        bench.path("a.png").write_bytes(b"notes")
+    else:
+        bench.put("a.png", 100)
+    if replacement == "unreadable":
+
+        def refuse(*_: object) -> None:
+            raise PermissionError
+
+        monkeypatch.setattr("edge.opening._read_regular", refuse)
+    result = bench.process("a.png")
+    save_overlay(folder, result)
+    assert (
+        result.status
+        is {
+            "a duplicate": State.DUPLICATE,
+            "broken": State.REJECTED,
+            "unreadable": State.FAILED,
+        }[replacement]
+    )
+    assert [path.name for path in folder.iterdir()] == ["b.png.jpg"]
+
+
+def test_the_copy_of_a_file_that_was_moved_with_its_folder_stays(bench: Bench) -> None:
+    folder = bench.folder / "annotated"
+    bench.put("a.png")
+    save_overlay(folder, bench.process("a.png"))
+    bench.path("").rename(bench.folder / "moved")
+    result = bench.desk.process(bench.folder / "moved/a.png")
+    save_overlay(folder, result)
+    assert (result.status, result.is_new) == (State.DUPLICATE, True)
+    assert (folder / "a.png.jpg").exists()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from edge.backends.base import Outputs, Session, find_backend
 from edge.bundle import MANIFEST, Bundle, Golden, Known
 from edge.cells import Finding
 from edge.demo.renderer import DrawnSmear, draw_field, draw_tile
-from edge.errors import BackendError
+from edge.errors import BackendError, BundleError
 from edge.geometry import iou_matrix
 from edge.manifest import DetectorSpec, GateResult, GraphFiles, Manifest
 from edge.pipeline import Pipeline, open_pipeline, tempered
@@ -112,7 +113,6 @@ def one_stage_manifest(bundle: Bundle) -> Manifest:
 
 
 def test_a_one_stage_bundle_takes_its_classes_from_the_detector(bundle: Bundle, tmp_path: Path) -> None:
-    (tmp_path / MANIFEST).write_text(one_stage_manifest(bundle).model_dump_json())
     answers = {
         "boxes": np.array([[[8, 16, 40, 48], [0, 0, 0, 0]]], np.float32),
         "scores": np.array([[0.9, 0]], np.float32),
@@ -120,7 +120,7 @@ def test_a_one_stage_bundle_takes_its_classes_from_the_detector(bundle: Bundle, 
         "probabilities": np.array([[[0.2, 0.7, 0.1], [1 / 3] * 3]], np.float32),
     }
     detector = FixedSession(64, answers)
-    one_stage = Bundle(tmp_path, one_stage_manifest(bundle))
+    one_stage = Bundle(tmp_path, one_stage_manifest(bundle), "one-stage", {})
     pipeline = Pipeline(one_stage, "fixed:f32", [detector])
     (finding,) = pipeline.read(np.zeros((64, 128, 3), np.uint8))
     assert finding.label == "MO"
@@ -214,6 +214,19 @@ def test_promise_11_an_engine_without_the_known_answers_is_not_used(bundle: Bund
         open_pipeline(with_other_answers(bundle, tmp_path / "bundle"), "onnxruntime", "f32")
 
 
+def test_a_bundle_that_is_replaced_before_its_engine_is_opened_is_not_run_under_the_former_id(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(bundle.path, tmp_path / "bundle"))
+    loaded = Bundle.load(folder)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "classes": manifest["classes"][::-1]}))
+    with pytest.raises(BundleError, match=f"was replaced while the bundle {bundle.id} was opened"):
+        open_pipeline(loaded, "onnxruntime")
+    with open_pipeline(Bundle.load(folder), "onnxruntime") as pipeline:
+        assert pipeline.bundle_id != bundle.id
+
+
 def test_promise_12_a_precision_that_failed_its_gate_is_not_chosen(bundle: Bundle) -> None:
     fastest = find_backend("openvino").precisions()[0]
     if fastest == "f32":
@@ -222,6 +235,6 @@ def test_promise_12_a_precision_that_failed_its_gate_is_not_chosen(bundle: Bundl
         backend="openvino", precision=fastest, passed=False, images="none", box_px=9, score=1, probability=1
     )
     gates = (*bundle.manifest.gates, failed)
-    refused = Bundle(bundle.path, bundle.manifest.model_copy(update={"gates": gates}))
+    refused = replace(bundle, manifest=bundle.manifest.model_copy(update={"gates": gates}))
     with open_pipeline(refused, "openvino") as pipeline:
         assert pipeline.engine_id != f"openvino:{fastest}"

@@ -11,7 +11,17 @@ import pytest
 
 from edge.cells import Finding, Unlikeness
 from edge.records import Answer, State
-from edge.results import IMAGE_COLUMNS, RESULT_COLUMNS, csv_bytes, escape, image_row, result_rows, unescape
+from edge.results import (
+    FIRST_IMAGE_COLUMNS,
+    IMAGE_COLUMNS,
+    RESULT_COLUMNS,
+    csv_bytes,
+    escape,
+    image_cells,
+    image_row,
+    result_rows,
+    unescape,
+)
 
 LYMPHOCYTE = Finding((10.4, 20.6, 30.5, 41.5), "LY", 0.98765, 0.9, {"LY": 0.9, "LLC": 0.07, "PNN": 0.03})
 BLAST = Finding((0.0, 0.0, 5.0, 5.0), "MBL", 0.5, 1.0, {"MBL": 1.0})
@@ -41,6 +51,13 @@ def test_one_row_an_image_with_all_columns() -> None:
     row = read_back(IMAGE_COLUMNS, image_row(b"a.png", b"", SHA, answer(findings=(BLAST,))))[0]
     assert (row["status"], row["leukocytes"], row["width"], row["height"]) == ("done", "1", "640", "480")
     assert (row["latency_ms"], row["image_sha256"], row["schema"]) == ("12.3", SHA.hex(), "1")
+
+
+def test_the_row_of_an_image_is_read_back_also_an_older_one_with_fewer_columns() -> None:
+    row = image_row(b"a,\n\r.png", b"", SHA, answer())
+    assert image_cells(row) == read_back(IMAGE_COLUMNS, row)[0]
+    older = csv_bytes([list(image_cells(row).values())[: len(FIRST_IMAGE_COLUMNS)]])
+    assert image_cells(older) == read_back(FIRST_IMAGE_COLUMNS, older)[0]
 
 
 def test_the_row_of_an_image_tells_how_unlike_the_training_images_it_is() -> None:

@@ -122,6 +122,6 @@ def rows_of_one_run(images: Path, out: Path) -> tuple[Rows, Rows]:
 def read_all(engine: EngineDouble, images: Path, out: Path, scratch: Path, partitions: int = 3) -> int:
     """One run without Ray: what `edge.archive.run` has the cluster do, one part after the other."""
     store = ArchiveStore(out)
-    manifest = store.manifest(engine.bundle_id, partitions)
+    manifest = store.manifest(engine.bundle_id, partitions, samples_have_folders=False)
     parts = plan(list_files([images], out), manifest.partitions, store.settled(), store.parts())
     return sum(read_part(engine, store, part, scratch) for part in parts)  # type: ignore[arg-type]

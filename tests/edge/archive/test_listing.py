@@ -1,5 +1,6 @@
 """What is read, and which files come to the same worker."""
 
+import csv
 import os
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import pytest
 from edge.archive.listing import IMAGES_PER_PARTITION, list_files, partition_count, place_of, plan
 from edge.archive.store import PartName, version_key
 from edge.errors import StationError
-from tests.edge.archive.folders import write_archive
+from edge.oneshot import run_once
+from edge.results import escape
+from tests.edge.archive.folders import EngineDouble, write_archive
 
 
 def test_equal_files_are_in_one_part_in_the_order_of_their_names(tmp_path: Path) -> None:
@@ -47,6 +50,27 @@ def test_an_output_folder_within_the_archive_is_refused(tmp_path: Path) -> None:
     write_archive(tmp_path / "images")
     with pytest.raises(StationError, match="lies within"):
         list_files([tmp_path / "images"], tmp_path / "images/out")
+
+
+def test_samples_of_several_folders_are_those_of_edge_run(tmp_path: Path) -> None:
+    for laboratory in ("lab1", "lab2"):
+        write_archive(tmp_path / laboratory)
+    folders = [tmp_path / "lab1", tmp_path / "lab2"]
+    files = list_files(folders, tmp_path / "out")
+    run_once(folders, tmp_path / "one", EngineDouble())
+    with (tmp_path / "one/images.csv").open(newline="", encoding="utf-8") as file:
+        assert [escape(sample) for _, sample in files] == [row["sample"] for row in csv.DictReader(file)]
+    assert {b"lab1/smear-1", b"lab2/smear-1"} < {sample for _, sample in files}
+
+
+def test_files_that_nothing_would_tell_apart_are_refused(tmp_path: Path) -> None:
+    folders = [tmp_path / "north/images", tmp_path / "south/images"]
+    for folder in folders:
+        write_archive(folder)
+    with pytest.raises(
+        StationError, match="would have the same NAME and sample; give a folder that holds both"
+    ):
+        list_files(folders, tmp_path / "out")
 
 
 def test_small_archives_have_parts_for_all_workers_and_large_ones_parts_of_a_thousand() -> None:

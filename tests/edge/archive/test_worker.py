@@ -1,5 +1,6 @@
 """Parts are read exactly once, with the rows of a run on one machine, whatever happens to the worker."""
 
+import csv
 import os
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ from edge.archive.listing import list_files, plan
 from edge.archive.store import ArchiveStore
 from edge.archive.worker import count_start, read_part
 from edge.errors import ArchiveError
+from edge.results import escape, unescape
 from tests.edge.archive.folders import (
     EngineDouble,
     fault_at,
@@ -93,6 +95,31 @@ def test_a_worker_killed_at_any_step_of_publishing_neither_loses_nor_doubles_a_r
     assert number > 20
 
 
+def test_an_image_that_came_while_no_worker_ran_does_not_take_the_row_of_the_one_that_was_begun(
+    images: Path, tmp_path: Path
+) -> None:
+    engine, out = EngineDouble(), tmp_path / "out"
+
+    def kill(grey: int) -> None:
+        if grey == 3:
+            raise KilledError
+
+    engine.on_read = kill
+    with pytest.raises(KilledError):
+        read_all(engine, images, out, tmp_path / "scratch", 1)
+    (images / "a.png").write_bytes(png(7))  # before all others by name
+    read_all(EngineDouble(), images, out, tmp_path / "scratch", 1)
+    assert rows_of_archive(out) == rows_of_one_run(images, tmp_path / "one")
+    for name in ("images", "results"):
+        table = pq.read_table(out / f"parts/00000-0/{name}.parquet").to_pylist()
+        with (out / f"parts/00000-0/{name}.csv").open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        told = [(row["NAME"], row["sample"], row["image_sha256"] or None) for row in rows]
+        assert [(row["name"], row["sample"], row["image_sha256"]) for row in table] == told
+        own = [escape(os.path.basename(unescape(row["path"]))) for row in table]  # noqa: PTH119
+        assert [row["name"] for row in table] == own
+
+
 def test_a_machine_that_is_lost_with_its_scratch_folder_loses_no_row(images: Path, tmp_path: Path) -> None:
     engine = EngineDouble()
 
@@ -110,7 +137,7 @@ def test_a_machine_that_is_lost_with_its_scratch_folder_loses_no_row(images: Pat
 
 def test_of_two_workers_with_the_same_part_one_is_too_late(images: Path, tmp_path: Path) -> None:
     store = ArchiveStore(tmp_path / "out")
-    store.manifest("demo-1a2b3c4d5e6f", 1)
+    store.manifest("demo-1a2b3c4d5e6f", 1, samples_have_folders=False)
     (part,) = plan(list_files([images], tmp_path / "out"), 1, set(), [])
     written = []
     for scratch in ("one-machine", "another"):

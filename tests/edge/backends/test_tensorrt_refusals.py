@@ -1,6 +1,7 @@
 """Engines that do not fit, and files that are no plans, on the double of TensorRT."""
 
 import json
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def test_an_engine_that_does_not_fit_is_refused_in_one_line(
         (folder / name).write_bytes((bundle.path / name).read_bytes())
     add_engine(folder, CLASSIFIER, 1, changes=changes, **faults)
     with pytest.raises(BackendError, match=sentence) as caught:
-        classifier_on(card, Bundle(folder, bundle.manifest))
+        classifier_on(card, replace(bundle, path=folder))
     assert "\n" not in str(caught.value)
     assert not card.blocks
 

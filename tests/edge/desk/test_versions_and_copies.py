@@ -5,6 +5,7 @@ import os
 import pytest
 from PIL import Image
 
+from edge.images import ImageLimits
 from edge.records import FileStamp, State
 from edge.results import unescape
 from tests.edge.desk.bench import Bench
@@ -47,6 +48,25 @@ def test_a_touched_file_of_the_same_bytes_gives_no_new_row(bench: Bench) -> None
     assert not bench.process("a.png").is_new
     assert bench.journal.knows(path, FileStamp.of(path.lstat()))
     assert len(bench.rows()) == 1
+
+
+def test_a_file_too_large_to_be_read_gets_a_new_row_only_with_another_size(bench: Bench) -> None:
+    bench.restart(limits=ImageLimits(max_bytes=1000))
+    path = bench.path("large.tif")
+    path.write_bytes(bytes(2000))
+    assert bench.process("large.tif").is_new
+    bench.path("copy").write_bytes(bytes(2000))  # as on another machine: another inode and time of change
+    bench.path("copy").replace(path)
+    os.utime(path, (5, 5))
+    result = bench.process("large.tif")
+    assert (result.status, result.reason, result.is_new) == (State.REJECTED, "too large", False)
+    assert bench.journal.knows(path, FileStamp.of(path.lstat()))
+    path.write_bytes(bytes(3000))
+    assert bench.process("large.tif").is_new
+    bench.restart(limits=ImageLimits(max_bytes=4000))
+    os.utime(path, (6, 6))
+    assert bench.process("large.tif").reason == "not an image"
+    assert [row["reason"] for row in bench.rows()] == ["too large", "too large", "not an image"]
 
 
 def test_new_bytes_of_the_same_size_and_time_are_a_new_result(bench: Bench) -> None:
