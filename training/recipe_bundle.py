@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import click
-
 from edge.manifest import Fusion
 from training.audit.tables import labels_of
 from training.recipe_commands import repeated, run_module, with_provenance
@@ -20,6 +18,7 @@ from training.recipe_file import (
     Size,
     TrainingRecipe,
     as_arguments,
+    names_file,
     options_of,
     read_recipe,
     trainer_of,
@@ -234,11 +233,7 @@ def _plan_training(
         *as_arguments(trainer, network.training), *soft, "--out", folder, "--resume",
     )  # fmt: skip
     known = options_of(trainer)
-    weights = (
-        Path(value)
-        for key, value in network.training.items()
-        if isinstance(known[key].type, click.Path) or (key == "model" and Path(value).is_file())
-    )
+    weights = (Path(value) for key, value in network.training.items() if names_file(known[key], value))
     inputs = (*_from_outside(data), *weights)
     step = Step(f"{job.prefix}{label}", command, checkpoint, folder, inputs, (*data.needs, *taught))
     return _Trained(network, checkpoint, plan.add(step))

@@ -162,6 +162,11 @@ def options_of(command: click.Command) -> dict[str, click.Option]:
     }
 
 
+def names_file(option: click.Option, value: Any) -> bool:
+    """Whether the value is the path of a file; a model is one where it has a folder, and else a name."""
+    return isinstance(option.type, click.Path) or (option.name == "model" and os.sep in str(value))
+
+
 def as_arguments(command: click.Command, values: Mapping[str, Any]) -> list[str]:
     """Keys and values as one would type them; lists are options that are repeated."""
     known, arguments = options_of(command), []
@@ -302,8 +307,7 @@ def _require_values(name: str, command: click.Command, values: Mapping[str, Any]
     context, known = click.Context(command), options_of(command)
     for key, value in values.items():
         option = known[key]
-        is_file = isinstance(option.type, click.Path) or (key == "model" and os.sep in str(value))
-        if is_file:
+        if names_file(option, value):
             absent += [] if Path(value).exists() else [str(value)]
             continue
         if option.is_flag != isinstance(value, bool):

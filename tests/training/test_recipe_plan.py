@@ -85,6 +85,22 @@ def test_the_ensemble_is_one_that_build_takes(job: Job) -> None:
     assert ensemble.fusion.iou == 0.6
 
 
+def test_a_model_that_is_looked_up_by_name_is_the_same_once_it_was_downloaded(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/mine.pt").write_bytes(b"weights")
+    job.recipe.write_text(
+        "[every_detector]\none_stage = true\n[detector.a]\nmodel = 'yolo11n.pt'\n"
+        "[detector.b]\nmodel = 'own/mine.pt'"
+    )
+    before = plan_recipe(job)
+    (tmp_path / "yolo11n.pt").write_bytes(b"as ultralytics leaves it here")
+    assert plan_recipe(job) == before
+    assert [Path("own/mine.pt") in step.inputs for step in before.steps[:2]] == [False, True]
+
+
 def test_a_source_that_is_left_out_is_left_out_of_all_training(job: Job) -> None:
     source = job.csvs[0].parent.name
     commands = typed(plan_recipe(replace(job, excluded=(source,))))
