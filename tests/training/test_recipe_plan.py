@@ -163,6 +163,18 @@ def test_cleaned_annotations_are_what_is_trained_on_and_the_users_own_what_is_ju
     validation.unlink()
 
 
+def test_annotations_that_are_cleaned_and_curated_are_planned_before_they_are_there(job: Job) -> None:
+    job.recipe.write_text(
+        "folds = 2\n[audit]\n[every_detector]\none_stage = true\n[curation.detector.a]\n[detector.b]"
+    )
+    validation = job.csvs[0].with_name("validation.csv")
+    validation.write_bytes(job.csvs[0].read_bytes())
+    commands = typed(plan_recipe(replace(job, validation_csvs=(validation,))))
+    validation.unlink()
+    assert f"--csv {job.out}/audit/cleaned/smears.csv" in commands["curate"]
+    assert f"--csv {job.out}/curated/smears.csv" in commands["detector-b"]
+
+
 def test_a_bundle_is_told_its_training_images_and_calibrated_before_it_is_measured(job: Job) -> None:
     job.recipe.write_text("[likeness]\n[calibration]\ntarget_accuracy = 0.9\n[detector.a]\none_stage = true")
     source = job.csvs[0].parent.name
