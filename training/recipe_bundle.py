@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from edge.bundle import Bundle
 from edge.manifest import Fusion
 from training.audit.tables import labels_of
+from training.base_weights import sources_seen
 from training.recipe_commands import repeated, run_module, with_provenance
 from training.recipe_file import (
     KINDS,
@@ -189,15 +191,8 @@ def _plan_soft_labels(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The teacher, if it is not there, and its answers; returns options of the classifiers, and the step."""
     if job.teacher is not None:
-        bundle = job.teacher.joinpath(*(f"without-{plain(one)}" for one in job.excluded)) / "bundle"
-        manifest, needs = bundle / "manifest.json", data.needs
-        if not manifest.exists():
-            what = f" trained without {', '.join(job.excluded)}" if job.excluded else ""
-            raise RecipeError(
-                f"The teacher's run {job.teacher} has no bundle{what} ({bundle}); train it with "
-                "python -m training.recipe, or leave --teacher out."
-            )
-        inputs = (manifest, *_from_outside(data))
+        bundle, needs = _bundle_of_teacher(job.teacher, job.excluded), data.needs
+        inputs = (bundle / "manifest.json", *_from_outside(data))
     else:
         path = job.recipe.parent / recipe
         if read_recipe(path, job.size).distillation is not None:
@@ -213,6 +208,31 @@ def _plan_soft_labels(
     )
     step = plan.add(Step(f"{job.prefix}soft-labels", command, soft, inputs=inputs, needs=needs))
     return ("--soft-labels", str(soft)), (step,)
+
+
+def _bundle_of_teacher(run: Path, excluded: Sequence[str]) -> Path:
+    """That of the run, or one of those that it trained without a source: the first that saw none of these.
+
+    Raises:
+        RecipeError: there is none.
+        BundleError: one is damaged.
+    """
+    tried = []
+    for bundle in (run / "bundle", *(run / f"without-{plain(one)}/bundle" for one in excluded)):
+        if not (bundle / "manifest.json").exists():
+            tried.append(f"{bundle} is not there")
+            continue
+        manifest = Bundle.load(bundle).manifest
+        trainings = [manifest.training_of(spec) for spec in manifest.networks]
+        seen = sorted(set().union(*map(sources_seen, trainings)) & set(excluded))
+        if not excluded or (not seen and all("sources" in one for one in trainings)):
+            return bundle
+        tried.append(f"{bundle} saw {', '.join(seen) or 'sources that it does not name'}")
+    what = f" trained without {', '.join(excluded)}" if excluded else ""
+    raise RecipeError(
+        f"The teacher's run {run} has no bundle{what} ({', '.join(tried)}); train it with "
+        "python -m training.recipe, or leave --teacher out."
+    )
 
 
 def _plan_training(

@@ -1,5 +1,7 @@
 """Which commands a recipe becomes."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from build_engines.recipe import read_recipe as read_ensemble
+from edge.bundle import embedded_bundle
 from training import detector, recipe
 from training.recipe_file import RecipeError
 from training.recipe_plan import Job, Plan, plan_recipe, plan_without_each_source
@@ -221,12 +224,59 @@ def test_each_source_is_left_out_once_and_all_are_judged_together(job: Job) -> N
     assert f"--splits {job.out}/sources --bundles {job.out}" in commands["unseen"]
 
 
-def test_a_teacher_that_is_not_there_is_refused_before_anything_trains(job: Job) -> None:
-    job.recipe.write_text(
-        "[distillation]\nteacher = 't.toml'\n[detector.a]\n[classifier.b]\nsoft_weight = 0.5"
-    )
-    with pytest.raises(RecipeError, match=r"has no bundle trained without lab0 \(.*without-lab0/bundle\)"):
-        plan_recipe(replace(job, teacher=job.csvs[0].parent, excluded=("lab0",)))
+class TestATeacherOfAnotherRun:
+    """Its bundles are the embedded one, which never saw a source of the name lab0."""
+
+    @pytest.fixture
+    def taught(self, job: Job, tmp_path: Path) -> Job:
+        job.recipe.write_text(
+            "[distillation]\nteacher = 't.toml'\n[detector.a]\n[classifier.b]\nsoft_weight = 0.5"
+        )
+        (tmp_path / "provenance.csv").write_text(
+            "NAME,source\n" + "".join(f"{n}.jpg,lab{n // 4}\n" for n in range(8))
+        )
+        csv = Path(shutil.copy(job.csvs[0], tmp_path))
+        return replace(
+            job, csvs=(csv,), validation_csvs=(csv,), teacher=tmp_path / "teacher", excluded=("lab0",)
+        )
+
+    def trained_on(self, bundle: Path, *sources: str, before: tuple[str, ...] = ()) -> None:
+        shutil.copytree(embedded_bundle(), bundle)
+        manifest = json.loads((bundle / "manifest.json").read_text())
+        for told in manifest["provenance"].values():
+            told["sources"] = dict.fromkeys(sources, 9)
+            told["begun_from"] = {"sources": dict.fromkeys(before, 9)}
+        (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+    def asked(self, job: Job) -> str:
+        return typed(plan_recipe(job))["soft-labels"]
+
+    def test_is_taken_where_the_whole_run_left_the_source_out(self, taught: Job, tmp_path: Path) -> None:
+        self.trained_on(tmp_path / "teacher/bundle", "lab1")
+        assert f"--bundle {tmp_path}/teacher/bundle --csv" in self.asked(taught)
+
+    def test_is_that_without_the_source_where_the_runs_own_bundle_saw_it(
+        self, taught: Job, tmp_path: Path
+    ) -> None:
+        self.trained_on(tmp_path / "teacher/bundle", "lab0", "lab1")
+        self.trained_on(tmp_path / "teacher/without-lab0/bundle", "lab1")
+        assert f"--bundle {tmp_path}/teacher/without-lab0/bundle --csv" in self.asked(taught)
+        whole = self.asked(replace(taught, excluded=()))
+        assert f"--bundle {tmp_path}/teacher/bundle --csv" in whole
+
+    def test_is_refused_where_what_it_began_from_saw_the_source(self, taught: Job, tmp_path: Path) -> None:
+        self.trained_on(tmp_path / "teacher/bundle", "lab1", before=("lab0",))
+        says = r"trained without lab0 \(.*/bundle saw lab0, .*without-lab0/bundle is not there\); train it"
+        with pytest.raises(RecipeError, match=says):
+            plan_recipe(taught)
+
+    def test_is_refused_where_it_does_not_tell_what_it_saw(self, taught: Job, tmp_path: Path) -> None:
+        self.trained_on(tmp_path / "teacher/bundle", "lab1")
+        manifest = json.loads((tmp_path / "teacher/bundle/manifest.json").read_text())
+        del manifest["provenance"]["classifier"]
+        (tmp_path / "teacher/bundle/manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(RecipeError, match="/bundle saw sources that it does not name"):
+            plan_recipe(taught)
 
 
 def test_the_plan_can_be_read_without_anything_being_written(job: Job) -> None:
