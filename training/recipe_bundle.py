@@ -78,7 +78,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class _Data:
+class Data:
     """Annotation files, the steps that write them, and the sources of their images that are left out."""
 
     csvs: tuple[Path, ...]
@@ -96,15 +96,15 @@ class _Trained:
     step: str
 
 
-def plan_bundle(plan: Plan, job: Job) -> str:
-    """All steps up to the bundle; returns the last one's name."""
+def plan_bundle(plan: Plan, job: Job) -> tuple[str, Data]:
+    """All steps up to the bundle; returns the last one's name, and the annotations, cleaned by then."""
     recipe = read_recipe(job.recipe, job.size)
-    data = _Data(job.csvs, job.validation_csvs, job.excluded)
+    cleaned = data = Data(job.csvs, job.validation_csvs, job.excluded)
     if recipe.audit is not None:
-        data = _plan_audit(plan, job, data, recipe.audit)
+        cleaned = data = _plan_audit(plan, job, data, recipe.audit)
     if recipe.curation is not None:
         data = _plan_curation(plan, job, data, recipe)
-    folds: list[_Data] = []
+    folds: list[Data] = []
     if any(network.folds for kind in KINDS for _, network in recipe.networks(kind)):
         folds = _plan_folds(plan, job, data, recipe, "folds-curated" if recipe.curation else "folds")
     soft, taught = (), ()
@@ -118,10 +118,10 @@ def plan_bundle(plan: Plan, job: Job) -> str:
                 trained.append(
                     _plan_training(plan, job, part, network, label, *((soft, taught) if distilled else ()))
                 )
-    return _plan_build(plan, job, trained, recipe, job.out, "build", job.name)
+    return _plan_build(plan, job, trained, recipe, job.out, "build", job.name), cleaned
 
 
-def _plan_audit(plan: Plan, job: Job, data: _Data, options: dict[str, Any]) -> _Data:
+def _plan_audit(plan: Plan, job: Job, data: Data, options: dict[str, Any]) -> Data:
     from training.audit.command import main as audit
 
     every, folder = (*data.validation_csvs, *data.csvs), job.out / "audit"
@@ -132,31 +132,31 @@ def _plan_audit(plan: Plan, job: Job, data: _Data, options: dict[str, Any]) -> _
     )  # fmt: skip
     cleaned = [folder / "cleaned" / label for label in labels_of(every)]
     n_validation = len(data.validation_csvs)
-    return _Data(tuple(cleaned[n_validation:]), tuple(cleaned[:n_validation]), data.excluded, (step,))
+    return Data(tuple(cleaned[n_validation:]), tuple(cleaned[:n_validation]), data.excluded, (step,))
 
 
-def _plan_folds(plan: Plan, job: Job, data: _Data, recipe: TrainingRecipe, name: str) -> list[_Data]:
+def _plan_folds(plan: Plan, job: Job, data: Data, recipe: TrainingRecipe, name: str) -> list[Data]:
     assert recipe.folds is not None  # the recipe's check has seen to it
     folder = job.out / name
     step = plan.add(
         Step(f"{job.prefix}{name}",
              run_module("training.splits", *data.csvs, "--folds", recipe.folds, "--out", folder),
-             folder / "summary.md", folder, _from_outside(data), data.needs)
+             folder / "summary.md", folder, from_outside(data), data.needs)
     )  # fmt: skip
     excluded = excluded_of_training(job.excluded, job.csvs, job.validation_csvs)
     return [
-        _Data((folder / f"fold-{number}-train.csv",), (folder / f"fold-{number}-val.csv",), excluded, (step,))
+        Data((folder / f"fold-{number}-train.csv",), (folder / f"fold-{number}-val.csv",), excluded, (step,))
         for number in range(1, recipe.folds + 1)
     ]
 
 
-def _parts(data: _Data, folds: Sequence[_Data], name: str) -> list[tuple[_Data, str]]:
+def _parts(data: Data, folds: Sequence[Data], name: str) -> list[tuple[Data, str]]:
     if not folds:
         return [(data, name)]
     return [(fold, f"{name}-fold-{number}") for number, fold in enumerate(folds, 1)]
 
 
-def _plan_curation(plan: Plan, job: Job, data: _Data, recipe: TrainingRecipe) -> _Data:
+def _plan_curation(plan: Plan, job: Job, data: Data, recipe: TrainingRecipe) -> Data:
     """A bundle for each fold, which tells what its own part of the images should have had."""
     from training.curate import main as curate
 
@@ -180,19 +180,19 @@ def _plan_curation(plan: Plan, job: Job, data: _Data, recipe: TrainingRecipe) ->
         Step(f"{job.prefix}curate",
              run_module("training.curate", "--splits", job.out / "folds", "--bundles", bundles,
                         *repeated("--csv", data.csvs), *options, "--out", folder),
-             folder / "changes.csv", folder, _from_outside(data), tuple(needs))
+             folder / "changes.csv", folder, from_outside(data), tuple(needs))
     )  # fmt: skip
     curated = tuple(folder / label for label in labels_of(data.csvs))
-    return _Data(curated, data.validation_csvs, data.excluded, (step,))
+    return Data(curated, data.validation_csvs, data.excluded, (step,))
 
 
 def _plan_soft_labels(
-    plan: Plan, job: Job, data: _Data, recipe: Path
+    plan: Plan, job: Job, data: Data, recipe: Path
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The teacher, if it is not there, and its answers; returns options of the classifiers, and the step."""
     if job.teacher is not None:
         bundle, needs = _bundle_of_teacher(job.teacher, job.excluded), data.needs
-        inputs = (bundle / "manifest.json", *_from_outside(data))
+        inputs = (bundle / "manifest.json", *from_outside(data))
     else:
         path = job.recipe.parent / recipe
         if read_recipe(path, job.size).distillation is not None:
@@ -200,8 +200,8 @@ def _plan_soft_labels(
                 f"The teacher {path} has a teacher itself; name one that learns by labels alone."
             )
         own = replace(job, recipe=path, out=job.out / "teacher", prefix=f"{job.prefix}teacher/")
-        bundle, inputs = own.out / "bundle", _from_outside(data)
-        needs = (*data.needs, plan_bundle(plan, own))
+        bundle, inputs = own.out / "bundle", from_outside(data)
+        needs = (*data.needs, plan_bundle(plan, own)[0])
     soft = job.out / "soft-labels.csv"
     command = run_module(
         "training.soft_labels", "--bundle", bundle, *repeated("--csv", data.csvs), "--out", soft
@@ -238,7 +238,7 @@ def _bundle_of_teacher(run: Path, excluded: Sequence[str]) -> Path:
 def _plan_training(
     plan: Plan,
     job: Job,
-    data: _Data,
+    data: Data,
     network: Network,
     label: str,
     soft: Sequence[str] = (),
@@ -254,7 +254,7 @@ def _plan_training(
     )  # fmt: skip
     known = options_of(trainer)
     weights = (Path(value) for key, value in network.training.items() if names_file(known[key], value))
-    inputs = (*_from_outside(data), *weights)
+    inputs = (*from_outside(data), *weights)
     step = Step(f"{job.prefix}{label}", command, checkpoint, folder, inputs, (*data.needs, *taught))
     return _Trained(network, checkpoint, plan.add(step))
 
@@ -308,6 +308,6 @@ def images_of(job: Job) -> Path:
     return job.validation_csvs[0].parent / "images"
 
 
-def _from_outside(data: _Data) -> tuple[Path, ...]:
+def from_outside(data: Data) -> tuple[Path, ...]:
     """Its files, if no step writes them."""
     return () if data.needs else tuple(with_provenance((*data.csvs, *data.validation_csvs)))

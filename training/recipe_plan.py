@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from training.annotations import read_beside
-from training.recipe_bundle import Job, Plan, images_of, plain, plan_bundle
+from training.recipe_bundle import Data, Job, Plan, from_outside, images_of, plain, plan_bundle
 from training.recipe_commands import as_words, repeated, run_module, with_provenance
-from training.recipe_file import RecipeError, as_arguments, read_recipe
+from training.recipe_file import RecipeError, TrainingRecipe, as_arguments, read_recipe
 from training.recipe_sources import excluded_of_training
 from training.recipe_steps import Step
 
@@ -17,9 +17,11 @@ def plan_recipe(job: Job) -> Plan:
 
     Raises:
         RecipeError: as `read_recipe`, or the recipe and the job do not go together.
+        AnnotationError: the validation files cannot be read as they are.
     """
-    plan = Plan()
-    finished = _plan_knowledge(plan, job, plan_bundle(plan, job))
+    recipe, plan = read_recipe(job.recipe, job.size), Plan()
+    _require_judges(job, recipe)
+    finished = _plan_knowledge(plan, job, recipe, *plan_bundle(plan, job))
     bundle, report = job.out / "bundle", job.out / "report"
     own = tuple(with_provenance(job.validation_csvs))
     csvs = repeated("--csv", job.validation_csvs)
@@ -43,29 +45,44 @@ def plan_recipe(job: Job) -> Plan:
     return plan
 
 
-def _plan_knowledge(plan: Plan, job: Job, built: str) -> str:
+def _require_judges(job: Job, recipe: TrainingRecipe) -> None:
+    """Read the validation files as they are read after all training: no audit mends what one is judged by."""
+    from training.calibration import FEWEST_CELLS
+    from training.evaluate import select_images
+
+    images = select_images(job.validation_csvs, (), None, ())
+    n_cells = sum(label is not None for image in images for label in image.labels)
+    if recipe.calibration is not None and n_cells < FEWEST_CELLS:
+        raise RecipeError(
+            f"The validation files have {n_cells} cells with a class, too few to calibrate a bundle by "
+            f"({FEWEST_CELLS} needed); give more, or leave [calibration] out of {job.recipe}."
+        )
+
+
+def _plan_knowledge(plan: Plan, job: Job, recipe: TrainingRecipe, built: str, data: Data) -> str:
     """What a bundle is told of its training images and of its own sureness; returns the last step."""
     from training.calibrate import main as calibrate
     from training.likeness import main as likeness
 
-    recipe, last = read_recipe(job.recipe, job.size), built
+    last = built
     commands: list[tuple[str, ...]] = []
     of_training = excluded_of_training(job.excluded, job.csvs, job.validation_csvs)
     excluded = repeated("--exclude-source", of_training)
-    for name, module, command, options, csvs, others in (
-        ("likeness", "likeness", likeness, recipe.likeness, job.csvs, excluded),
-        ("calibration", "calibrate", calibrate, recipe.calibration, job.validation_csvs, []),
+    shown, judged_by = replace(data, validation_csvs=()), Data(job.validation_csvs, (), ())
+    for name, module, command, options, of, others in (
+        ("likeness", "likeness", likeness, recipe.likeness, shown, excluded),
+        ("calibration", "calibrate", calibrate, recipe.calibration, judged_by, []),
     ):
         if options is None:
             continue
         folder = job.out / name
         words = run_module(
-            f"training.{module}", "--bundle", job.out / "bundle", *repeated("--csv", csvs), *others,
+            f"training.{module}", "--bundle", job.out / "bundle", *repeated("--csv", of.csvs), *others,
             *as_arguments(command, options), "--out", folder,
         )  # fmt: skip
         commands.append(words)
-        result, inputs = folder / f"{name}.json", tuple(with_provenance(csvs))
-        last = plan.add(Step(f"{job.prefix}{name}", words, result, folder, inputs, (last,)))
+        result = folder / f"{name}.json"
+        last = plan.add(Step(f"{job.prefix}{name}", words, result, folder, from_outside(of), (last,)))
     plan.let_change(built, commands)
     return last
 
@@ -97,7 +114,7 @@ def plan_without_each_source(job: Job) -> Plan:
         part = replace(
             job, out=job.out / name, excluded=(*job.excluded, source), prefix=f"{job.prefix}{name}/"
         )
-        needs.append(plan_bundle(plan, part))
+        needs.append(plan_bundle(plan, part)[0])
     unseen = job.out / "unseen"
     plan.add(
         Step(f"{job.prefix}unseen",

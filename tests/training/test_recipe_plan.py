@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from build_engines.recipe import read_recipe as read_ensemble
 from edge.bundle import embedded_bundle
 from training import detector, recipe
+from training.errors import AnnotationError
 from training.recipe_file import RecipeError
 from training.recipe_plan import Job, Plan, plan_recipe, plan_without_each_source
 from training.recipe_steps import Run
@@ -38,6 +39,17 @@ def job(smears_csv: Path, tmp_path: Path) -> Job:
     path = tmp_path / "mine.toml"
     path.write_text(FOLDED)
     return Job(path, "small", (smears_csv,), (smears_csv,), tmp_path / "run")
+
+
+def judged_by(job: Job, n_cells: int = 50) -> Job:
+    """The job with validation files of so many cells with a class, beside which is one without."""
+    folder = job.out.with_name("judges")
+    folder.mkdir(exist_ok=True)
+    if not (folder / "images").exists():
+        (folder / "images").symlink_to(job.csvs[0].parent / "images")
+    cells = [f"{n % 8}.jpg,{n},0,{n + 30},30,PNN" for n in range(n_cells)]
+    (folder / "val.csv").write_text("\n".join(["NAME,x1,y1,x2,y2,class", *cells, "0.jpg,0,9,30,39,WBC\n"]))
+    return replace(job, validation_csvs=(folder / "val.csv",))
 
 
 def typed(plan: Plan) -> dict[str, str]:
@@ -115,6 +127,7 @@ class TestASourceOfValidationImagesAlone:
     @pytest.fixture
     def validated(self, job: Job, tmp_path: Path) -> Job:
         """Of images of lab to train on and of field to judge by, one group of near-duplicates of each."""
+        (tmp_path / "images").symlink_to(job.csvs[0].parent / "images")
         header, *rows = job.csvs[0].read_text().splitlines()
         for name, part in (("train", rows[:4]), ("val", rows[4:])):
             (tmp_path / f"{name}.csv").write_text("\n".join([header, *part]) + "\n")
@@ -154,26 +167,49 @@ class TestASourceOfValidationImagesAlone:
 
 
 def test_cleaned_annotations_are_what_is_trained_on_and_the_users_own_what_is_judged_by(job: Job) -> None:
-    job.recipe.write_text("[audit]\nmin_side = 12\n[detector.a]\none_stage = true")
-    validation = job.csvs[0].with_name("validation.csv")
-    validation.write_bytes(job.csvs[0].read_bytes())
-    commands = typed(plan_recipe(replace(job, validation_csvs=(validation,))))
+    job.recipe.write_text("[audit]\nmin_side = 12\n[likeness]\n[calibration]\n[detector.a]\none_stage = true")
+    job = judged_by(job)
+    validation = job.validation_csvs[0]
+    plan = plan_recipe(job)
+    commands = typed(plan)
     cleaned = job.out / "audit/cleaned"
     audited = f"training.audit {validation} {job.csvs[0]} --min-side 12"  # of two like images the first stays
     assert audited in commands["audit"]
-    assert f"--csv {cleaned}/smears.csv --validation-csv {cleaned}/validation.csv" in commands["detector-a"]
+    assert f"--csv {cleaned}/smears.csv --validation-csv {cleaned}/val.csv" in commands["detector-a"]
+    assert f"--csv {cleaned}/smears.csv" in commands["likeness"]
+    assert f"--csv {validation}" in commands["calibration"]
     assert f"--csv {validation}" in commands["evaluate"]
-    validation.unlink()
+    inputs = {step.name: step.inputs for step in plan.steps}
+    assert (inputs["likeness"], inputs["calibration"]) == ((), (validation,))
+
+
+def test_faults_that_an_audit_mends_for_training_are_refused_before_it_where_they_are_judged_by(
+    job: Job,
+) -> None:
+    job.recipe.write_text("[audit]\n[likeness]\n[detector.a]\none_stage = true")
+    job = judged_by(job)
+    damaged = job.validation_csvs[0].with_name("train.csv")
+    damaged.write_text(job.validation_csvs[0].read_text() + "0.jpg,left,0,30,30,PNN\n")
+    assert plan_recipe(replace(job, csvs=(damaged,)))
+    with pytest.raises(AnnotationError, match=r"train\.csv has 1 rows .* not a number, .* line 53; mend or"):
+        plan_recipe(replace(job, validation_csvs=(damaged,)))
+
+
+def test_too_few_cells_to_calibrate_by_are_refused_before_anything_trains(job: Job) -> None:
+    job.recipe.write_text("[calibration]\n[detector.a]\none_stage = true")
+    assert plan_recipe(judged_by(job))
+    says = r"have 49 cells with a class, .* \(50 needed\); give more, or leave \[calibration\] out of .*mine"
+    with pytest.raises(RecipeError, match=says):
+        plan_recipe(judged_by(job, 49))
+    job.recipe.write_text("[detector.a]\none_stage = true")
+    assert plan_recipe(judged_by(job, 49))
 
 
 def test_annotations_that_are_cleaned_and_curated_are_planned_before_they_are_there(job: Job) -> None:
     job.recipe.write_text(
         "folds = 2\n[audit]\n[every_detector]\none_stage = true\n[curation.detector.a]\n[detector.b]"
     )
-    validation = job.csvs[0].with_name("validation.csv")
-    validation.write_bytes(job.csvs[0].read_bytes())
-    commands = typed(plan_recipe(replace(job, validation_csvs=(validation,))))
-    validation.unlink()
+    commands = typed(plan_recipe(judged_by(job)))
     assert f"--csv {job.out}/audit/cleaned/smears.csv" in commands["curate"]
     assert f"--csv {job.out}/curated/smears.csv" in commands["detector-b"]
 
@@ -181,7 +217,7 @@ def test_annotations_that_are_cleaned_and_curated_are_planned_before_they_are_th
 def test_a_bundle_is_told_its_training_images_and_calibrated_before_it_is_measured(job: Job) -> None:
     job.recipe.write_text("[likeness]\n[calibration]\ntarget_accuracy = 0.9\n[detector.a]\none_stage = true")
     source = job.csvs[0].parent.name
-    plan = plan_recipe(replace(job, excluded=(source,)))
+    plan = plan_recipe(replace(judged_by(job), excluded=(source,)))
     assert [step.name for step in plan.steps][1:5] == ["build", "likeness", "calibration", "evaluate"]
     commands = typed(plan)
     assert f"training.likeness --bundle {job.out}/bundle --csv {job.csvs[0]}" in commands["likeness"]
@@ -193,7 +229,7 @@ def test_a_bundle_is_told_its_training_images_and_calibrated_before_it_is_measur
 def test_a_bundle_that_is_no_longer_told_something_is_built_anew(job: Job) -> None:
     """What a bundle was told is in it, so leaving that out takes another bundle."""
     network = "[detector.a]\none_stage = true"
-    run, stamps = Run(job.out), []
+    job, run, stamps = judged_by(job), Run(job.out), []
     for told in ("[likeness]\n[calibration]\n", "[likeness]\n", "", "[likeness]\n"):
         job.recipe.write_text(told + network)
         plan = plan_recipe(job)
@@ -235,6 +271,7 @@ class TestATeacherOfAnotherRun:
         (tmp_path / "provenance.csv").write_text(
             "NAME,source\n" + "".join(f"{n}.jpg,lab{n // 4}\n" for n in range(8))
         )
+        (tmp_path / "images").symlink_to(job.csvs[0].parent / "images")
         csv = Path(shutil.copy(job.csvs[0], tmp_path))
         return replace(
             job, csvs=(csv,), validation_csvs=(csv,), teacher=tmp_path / "teacher", excluded=("lab0",)
