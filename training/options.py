@@ -19,6 +19,13 @@ from training.out_folder import writing
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
+HELD_OUT = click.option(
+    "--held-out-csv", "held_out_csvs", type=_FILE, multiple=True,
+    help="Annotations to judge by later (repeatable): --exclude-source leaves out near-duplicates of their"
+    " images, too.",
+)  # fmt: skip
+"""What folds do not have: images that a source left out may have elsewhere."""
+
 _OPTIONS = (
     click.option("--csv", "csvs", type=_FILE, multiple=True, required=True,
                  help="Annotations to train on (repeatable); images lie in images/ beside the file, and a"
@@ -30,6 +37,7 @@ _OPTIONS = (
     click.option("--exclude-source", multiple=True,
                  help="Leave a source out of training and validation, and near-duplicates of its images with"
                  " all images of their patients (repeatable)."),
+    HELD_OUT,
     click.option("--data-note", multiple=True,
                  help="Origin and licence of the data, a sentence for the model card (repeatable)."),
     click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run."),
@@ -127,9 +135,8 @@ def read_data(
         ImageRejected: one cannot be read.
         OutputUnwritableError: the folder of the run cannot be written.
     """
-    training, validation = without_sources(
-        options["exclude_source"], read_beside(options["csvs"]), read_beside(options["validation_csvs"])
-    )
+    files = (options[name] for name in ("csvs", "validation_csvs", "held_out_csvs"))
+    training, validation, _ = without_sources(options["exclude_source"], *map(read_beside, files))
     _require_apart(training, validation)
     out = options["out"]
     with writing(out), tempfile.TemporaryFile(dir=out):  # told before all images are tried

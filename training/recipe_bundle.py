@@ -25,7 +25,6 @@ from training.recipe_file import (
     read_recipe,
     trainer_of,
 )
-from training.recipe_sources import excluded_of_training
 from training.recipe_steps import Step
 
 _GATE_IMAGES_OF_CURATORS = 12
@@ -79,12 +78,18 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Annotation files, the steps that write them, and the sources of their images that are left out."""
+    """Annotation files, and the steps that write them.
+
+    Attributes:
+        excluded: sources whose images are left out.
+        held_out: files of other images of these, with which what belongs together is left out, too.
+    """
 
     csvs: tuple[Path, ...]
     validation_csvs: tuple[Path, ...]
     excluded: tuple[str, ...]
     needs: tuple[str, ...] = ()
+    held_out: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +148,12 @@ def _plan_folds(plan: Plan, job: Job, data: Data, recipe: TrainingRecipe, name: 
              run_module("training.splits", *data.csvs, "--folds", recipe.folds, "--out", folder),
              folder / "summary.md", folder, from_outside(data), data.needs)
     )  # fmt: skip
-    excluded = excluded_of_training(job.excluded, job.csvs, job.validation_csvs)
-    return [
-        Data((folder / f"fold-{number}-train.csv",), (folder / f"fold-{number}-val.csv",), excluded, (step,))
+    held_out = data.validation_csvs if job.excluded else ()
+    files = [
+        [(folder / f"fold-{number}-{part}.csv",) for part in ("train", "val")]
         for number in range(1, recipe.folds + 1)
     ]
+    return [Data(train, val, job.excluded, (step,), held_out) for train, val in files]
 
 
 def _parts(data: Data, folds: Sequence[Data], name: str) -> list[tuple[Data, str]]:
@@ -249,7 +255,8 @@ def _plan_training(
     command = run_module(
         f"training.{network.kind}",
         *repeated("--csv", data.csvs), *repeated("--validation-csv", data.validation_csvs),
-        *repeated("--exclude-source", data.excluded), *repeated("--data-note", job.data_notes),
+        *repeated("--exclude-source", data.excluded), *repeated("--held-out-csv", data.held_out),
+        *repeated("--data-note", job.data_notes),
         *as_arguments(trainer, network.training), *soft, "--out", folder, "--resume",
     )  # fmt: skip
     known = options_of(trainer)

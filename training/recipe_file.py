@@ -32,7 +32,8 @@ Options = dict[str, Any]
 
 KINDS: tuple[Kind, ...] = ("detector", "classifier")
 _ENTRIES: dict[Kind, type[BaseModel]] = {"detector": DetectorEntry, "classifier": ClassifierEntry}
-_OF_THE_RUN = ("csv", "validation_csv", "out", "resume", "exclude_source", "data_note", "soft_labels")
+_OF_THE_RUN = ("csv", "validation_csv", "out", "resume", "exclude_source", "held_out_csv", "data_note",
+               "soft_labels")  # fmt: skip
 """Options of the trainers that the runner gives."""
 _SIZES: tuple[Size, ...] = ("small", "full")
 
@@ -258,7 +259,7 @@ def _check(recipe: TrainingRecipe) -> None:
     if recipe.likeness is not None:
         from training.likeness import main as likeness
 
-        own_options = ("bundle", "csv", "exclude_source", "validation_csv", "out")
+        own_options = ("bundle", "csv", "exclude_source", "held_out_csv", "validation_csv", "out")
         _require_known("likeness", likeness, recipe.likeness, own_options)
     if recipe.calibration is not None:
         from training.calibrate import main as calibrate

@@ -3,10 +3,12 @@
 from dataclasses import replace
 
 from training.annotations import read_beside
+from training.audit.looking import find_images
+from training.audit.tables import read_table
+from training.provenance import provenance_of, source_of
 from training.recipe_bundle import Data, Job, Plan, from_outside, images_of, plain, plan_bundle
 from training.recipe_commands import as_words, repeated, run_module, with_provenance
 from training.recipe_file import RecipeError, TrainingRecipe, as_arguments, read_recipe
-from training.recipe_sources import excluded_of_training
 from training.recipe_steps import Step
 
 _TIMED_IMAGES = 100
@@ -20,6 +22,7 @@ def plan_recipe(job: Job) -> Plan:
         AnnotationError: the validation files cannot be read as they are.
     """
     recipe, plan = read_recipe(job.recipe, job.size), Plan()
+    _require_sources(job)
     _require_judges(job, recipe)
     finished = _plan_knowledge(plan, job, recipe, *plan_bundle(plan, job))
     bundle, report = job.out / "bundle", job.out / "report"
@@ -45,6 +48,21 @@ def plan_recipe(job: Job) -> Plan:
     return plan
 
 
+def _require_sources(job: Job) -> None:
+    """Refuse to leave out what is not there. Rows may have any fault: an audit may mend them later."""
+    known: set[str] = set()
+    for path in (*job.csvs, *job.validation_csvs) if job.excluded else ():
+        table, told = read_table(path, path.name, [path.parent / "images"]), provenance_of(path, None)
+        names = {row.name for row in table.rows}
+        images = find_images(names, table.folders)
+        known |= {source_of(images.get(name), told.get(name, {})) for name in names}
+    if unknown := sorted(set(job.excluded) - known):
+        raise RecipeError(
+            f"No image is of the source {', '.join(unknown)} that is to be left out; choose from "
+            f"{', '.join(sorted(known))}."
+        )
+
+
 def _require_judges(job: Job, recipe: TrainingRecipe) -> None:
     """Read the validation files as they are read after all training: no audit mends what one is judged by."""
     from training.calibration import FEWEST_CELLS
@@ -66,8 +84,9 @@ def _plan_knowledge(plan: Plan, job: Job, recipe: TrainingRecipe, built: str, da
 
     last = built
     commands: list[tuple[str, ...]] = []
-    of_training = excluded_of_training(job.excluded, job.csvs, job.validation_csvs)
-    excluded = repeated("--exclude-source", of_training)
+    excluded = repeated("--exclude-source", job.excluded)
+    if job.excluded:
+        excluded += repeated("--held-out-csv", data.validation_csvs)
     shown, judged_by = replace(data, validation_csvs=()), Data(job.validation_csvs, (), ())
     for name, module, command, options, of, others in (
         ("likeness", "likeness", likeness, recipe.likeness, shown, excluded),
@@ -95,6 +114,7 @@ def plan_without_each_source(job: Job) -> Plan:
         AnnotationError: the annotations cannot be read.
     """
     plan = Plan()
+    _require_sources(job)
     every = (*job.csvs, *job.validation_csvs)
     sources = sorted({image.source for image in read_beside(every)})
     if len(sources) < 2:

@@ -10,11 +10,15 @@ from click.testing import CliRunner
 
 from build_engines.recipe import read_recipe as read_ensemble
 from edge.bundle import embedded_bundle
-from training import detector, recipe
+from tests.training.damaged_smears import jpeg, rgb, write_csv, write_images
+from training import classifier, detector, recipe
+from training.audit.command import main as audit
 from training.errors import AnnotationError
+from training.options import read_data
 from training.recipe_file import RecipeError
 from training.recipe_plan import Job, Plan, plan_recipe, plan_without_each_source
 from training.recipe_steps import Run
+from training.splits import main as splits
 
 FOLDED = """
 folds = 2
@@ -139,27 +143,20 @@ class TestASourceOfValidationImagesAlone:
         files = {"csvs": (tmp_path / "train.csv",), "validation_csvs": (tmp_path / "val.csv",)}
         return replace(job, **files, excluded=("field",))
 
-    def test_is_not_looked_for_in_files_that_lack_it(self, validated: Job) -> None:
+    def test_is_told_to_folds_and_knowledge_by_the_files_that_have_it(self, validated: Job) -> None:
         validated.recipe.write_text(FOLDED + "[likeness]\n")
         commands = typed(plan_recipe(validated))
         left_out = {name for name, line in commands.items() if "--exclude-source field" in line}
-        assert left_out == {"detector-b", "classifier-c"}
+        assert left_out == {
+            "detector-a-fold-1", "detector-a-fold-2", "detector-b", "classifier-c", "likeness"
+        }  # fmt: skip
+        held_out = f"--held-out-csv {validated.validation_csvs[0]}"
+        told = {name for name, line in commands.items() if held_out in line}
+        assert told == {"detector-a-fold-1", "detector-a-fold-2", "likeness"}
 
-    def test_is_refused_where_images_to_train_on_belong_together_with_it(self, validated: Job) -> None:
-        provenance = validated.csvs[0].with_name("provenance.csv")
-        provenance.write_text(provenance.read_text().replace("field,2", "field,1"))
-        with pytest.raises(RecipeError, match="source lab belong together with validation images of field"):
-            plan_recipe(validated)
-
-    def test_is_refused_where_it_has_images_to_train_on_that_do_not_belong_to_those(
-        self, validated: Job
-    ) -> None:
-        """A fold would see the lab's images of group 1, which field has among the validation images, too."""
-        provenance = validated.csvs[0].with_name("provenance.csv")
-        header, first, *rest = provenance.read_text().replace("field,2", "field,1").splitlines()
-        provenance.write_text("\n".join([header, first.replace("lab,1", "field,9"), *rest]) + "\n")
-        with pytest.raises(RecipeError, match="source lab belong together with validation images of field"):
-            plan_recipe(validated)
+    def test_is_no_matter_where_nothing_is_left_out(self, validated: Job) -> None:
+        commands = typed(plan_recipe(replace(validated, excluded=())))
+        assert not any("--held-out-csv" in line for line in commands.values())
 
     def test_that_nobody_has_is_refused(self, validated: Job) -> None:
         with pytest.raises(RecipeError, match=r"is of the source clinic .* choose from field, lab\."):
@@ -258,6 +255,35 @@ def test_each_source_is_left_out_once_and_all_are_judged_together(job: Job) -> N
     assert "--exclude-source 'a b'" in commands["without-a_b/detector-a"]
     assert f"--out {job.out}/without-c/bundle" in commands["without-c/build"]
     assert f"--splits {job.out}/sources --bundles {job.out}" in commands["unseen"]
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_folds_leave_out_copies_of_validation_images_that_only_their_own_audit_finds(tmp_path: Path) -> None:
+    """South exported one of north's validation images anew, and has it among the images to train on."""
+    parts = {"train": range(8), "val": range(8, 12)}
+    files = {part: {f"{part}{n}": jpeg(rgb(n)) for n in numbers} for part, numbers in parts.items()}
+    files["train"]["copy1"] = jpeg(rgb(8), quality=40)
+    csvs = []
+    for part, own in files.items():
+        write_images(tmp_path / part / "images", **own)
+        names = [f"{name}.jpg" for name in own]
+        told = [f"{name},{'south' if int(name[-5]) % 2 else 'north'}" for name in names]
+        write_csv(tmp_path / part / "provenance.csv", *told, header="NAME,source")
+        csvs.append(
+            write_csv(tmp_path / part / f"{part}.csv", *(f"{name},10,20,90,100,LY" for name in names))
+        )
+    recipe_file = tmp_path / "mine.toml"
+    recipe_file.write_text("folds = 2\n[audit]\n[detector.a]\nfolds = true\n[classifier.b]\nfolds = true")
+    job = Job(recipe_file, "small", (csvs[0],), (csvs[1],), tmp_path / "run")
+    commands = {step.name: list(step.command[3:]) for step in plan_without_each_source(job).steps}
+    for name, command in (("audit", audit), ("folds", splits)):
+        done = CliRunner().invoke(command, commands[f"without-north/{name}"])
+        assert done.exit_code == 0, done.output
+    for trainer, name in ((detector.main, "detector-a"), (classifier.main, "classifier-b")):
+        context = trainer.make_context(name, commands[f"without-north/{name}-fold-1"])
+        training, validation, _ = read_data(context.params)
+        used = {image.name for image in (*training, *validation)}
+        assert used == {"train1.jpg", "train3.jpg", "train5.jpg", "train7.jpg"}
 
 
 class TestATeacherOfAnotherRun:
