@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 
 from edge.progress import counted
@@ -122,6 +123,14 @@ def data_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def options_given() -> set[str]:
+    """Names of the options of the command that runs which are not left to their defaults."""
+    context = click.get_current_context()
+    return {
+        name for name in context.params if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }
 
 
 def read_data(

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from build_engines.recipe import ClassifierEntry, DetectorEntry
 from edge.errors import EdgeError
 from edge.manifest import Fusion
+from training.loop import TrainingError
 
 Kind = Literal["detector", "classifier"]
 Size = Literal["small", "full"]
@@ -147,11 +148,9 @@ class Network(_Part):
 
 def trainer_of(kind: Kind) -> click.Command:
     """The command that trains a kind of network."""
-    if kind == "detector":
-        from training.detector import main
-    else:
-        from training.classifier import main
-    return main
+    from training import classifier, detector
+
+    return detector.main if kind == "detector" else classifier.main
 
 
 def options_of(command: click.Command) -> dict[str, click.Option]:
@@ -235,9 +234,8 @@ def _check(recipe: TrainingRecipe) -> None:
     """Refuse, before anything trains, what a step would refuse after hours."""
     own = [(f"{kind}.{name}", one) for kind in _ENTRIES for name, one in recipe.networks(kind)]
     first = [(f"curation.{kind}.{name}", one) for kind in _ENTRIES for name, one in recipe.curators(kind)]
-    every = [*own, *first]
     absent: list[str] = []
-    for name, network in every:
+    for name, network in [*own, *first]:
         absent += _require_values(name, trainer_of(network.kind), network.training)
         try:
             _ENTRIES[network.kind].model_validate({"checkpoint": "best.pt", **network.bundle})
@@ -249,6 +247,7 @@ def _check(recipe: TrainingRecipe) -> None:
             raise RecipeError(f"{name} wants one network a fold and the recipe has no folds; say folds = 5.")
         if "soft_weight" in network.training and recipe.distillation is None:
             raise RecipeError(f"{name} has soft_weight and no teacher; add [distillation] with teacher.")
+        _require_training(name, network, is_taught=name in dict(own))
     learn = [name for name, network in recipe.networks("classifier") if "soft_weight" in network.training]
     if recipe.distillation is not None and not learn:
         raise RecipeError("there is a teacher and no classifier that has soft_weight; add it to one.")
@@ -278,6 +277,28 @@ def _check(recipe: TrainingRecipe) -> None:
             f"these base weights are not there: {', '.join(dict.fromkeys(absent))}; put them there "
             "(training/recipes/README.md tells where they come from)."
         )
+
+
+def _require_training(name: str, network: Network, is_taught: bool) -> None:
+    """Refuse what its trainer would refuse of options that are each right by itself."""
+    from training import classifier, detector, yolox
+
+    defaults = {key: option.default for key, option in options_of(trainer_of(network.kind)).items()}
+    values = {**defaults, "soft_labels": "of the teacher" if is_taught else None, **network.training}
+    given = [key for key, value in network.training.items() if value is not False]
+    try:
+        if network.kind == "classifier":
+            classifier.refuse_idle_options(values, given)
+            return
+        detector.refuse_foreign_options(values, given)
+        if values["model"] not in yolox.ARCHITECTURES:
+            from training.ultralytics_yolo import require_model
+
+            require_model(str(values["model"]))
+    except click.UsageError as error:
+        raise RecipeError(f"{name}: {error.message}") from error
+    except TrainingError as error:
+        raise RecipeError(f"{name}.model: {error}") from error
 
 
 def _require_classes(networks: Sequence[tuple[str, "Network"]]) -> None:
@@ -311,7 +332,7 @@ def _require_values(name: str, command: click.Command, values: Mapping[str, Any]
         if names_file(option, value):
             absent += [] if Path(value).exists() else [str(value)]
             continue
-        if option.is_flag != isinstance(value, bool):
+        if option.is_flag != isinstance(value, bool) or (isinstance(value, list) and not option.multiple):
             raise RecipeError(f"{name}.{key} is {value!r} and must be {_expected(option)}.")
         try:
             several = value if isinstance(value, list) else [value]
@@ -322,4 +343,4 @@ def _require_values(name: str, command: click.Command, values: Mapping[str, Any]
 
 
 def _expected(option: click.Option) -> str:
-    return "true or false" if option.is_flag else "a value"
+    return "true or false" if option.is_flag else "one value"

@@ -37,6 +37,8 @@ one_stage = true
 iou = 0.6
 """
 
+ONE_STAGE = "[detector.a]\nmodel = 'yolo11n.yaml'\none_stage = true"
+
 
 @pytest.fixture
 def job(smears_csv: Path, tmp_path: Path) -> Job:
@@ -164,7 +166,7 @@ class TestASourceOfValidationImagesAlone:
 
 
 def test_cleaned_annotations_are_what_is_trained_on_and_the_users_own_what_is_judged_by(job: Job) -> None:
-    job.recipe.write_text("[audit]\nmin_side = 12\n[likeness]\n[calibration]\n[detector.a]\none_stage = true")
+    job.recipe.write_text("[audit]\nmin_side = 12\n[likeness]\n[calibration]\n" + ONE_STAGE)
     job = judged_by(job)
     validation = job.validation_csvs[0]
     plan = plan_recipe(job)
@@ -183,7 +185,7 @@ def test_cleaned_annotations_are_what_is_trained_on_and_the_users_own_what_is_ju
 def test_faults_that_an_audit_mends_for_training_are_refused_before_it_where_they_are_judged_by(
     job: Job,
 ) -> None:
-    job.recipe.write_text("[audit]\n[likeness]\n[detector.a]\none_stage = true")
+    job.recipe.write_text("[audit]\n[likeness]\n" + ONE_STAGE)
     job = judged_by(job)
     damaged = job.validation_csvs[0].with_name("train.csv")
     damaged.write_text(job.validation_csvs[0].read_text() + "0.jpg,left,0,30,30,PNN\n")
@@ -193,18 +195,19 @@ def test_faults_that_an_audit_mends_for_training_are_refused_before_it_where_the
 
 
 def test_too_few_cells_to_calibrate_by_are_refused_before_anything_trains(job: Job) -> None:
-    job.recipe.write_text("[calibration]\n[detector.a]\none_stage = true")
+    job.recipe.write_text("[calibration]\n" + ONE_STAGE)
     assert plan_recipe(judged_by(job))
     says = r"have 49 cells with a class, .* \(50 needed\); give more, or leave \[calibration\] out of .*mine"
     with pytest.raises(RecipeError, match=says):
         plan_recipe(judged_by(job, 49))
-    job.recipe.write_text("[detector.a]\none_stage = true")
+    job.recipe.write_text(ONE_STAGE)
     assert plan_recipe(judged_by(job, 49))
 
 
 def test_annotations_that_are_cleaned_and_curated_are_planned_before_they_are_there(job: Job) -> None:
     job.recipe.write_text(
-        "folds = 2\n[audit]\n[every_detector]\none_stage = true\n[curation.detector.a]\n[detector.b]"
+        "folds = 2\n[audit]\n[detector.b]\n[curation.detector.a]\n"
+        "[every_detector]\nmodel = 'yolo11n.yaml'\none_stage = true"
     )
     commands = typed(plan_recipe(judged_by(job)))
     assert f"--csv {job.out}/audit/cleaned/smears.csv" in commands["curate"]
@@ -212,7 +215,7 @@ def test_annotations_that_are_cleaned_and_curated_are_planned_before_they_are_th
 
 
 def test_a_bundle_is_told_its_training_images_and_calibrated_before_it_is_measured(job: Job) -> None:
-    job.recipe.write_text("[likeness]\n[calibration]\ntarget_accuracy = 0.9\n[detector.a]\none_stage = true")
+    job.recipe.write_text("[likeness]\n[calibration]\ntarget_accuracy = 0.9\n" + ONE_STAGE)
     source = job.csvs[0].parent.name
     plan = plan_recipe(replace(judged_by(job), excluded=(source,)))
     assert [step.name for step in plan.steps][1:5] == ["build", "likeness", "calibration", "evaluate"]
@@ -225,7 +228,7 @@ def test_a_bundle_is_told_its_training_images_and_calibrated_before_it_is_measur
 
 def test_a_bundle_that_is_no_longer_told_something_is_built_anew(job: Job) -> None:
     """What a bundle was told is in it, so leaving that out takes another bundle."""
-    network = "[detector.a]\none_stage = true"
+    network = ONE_STAGE
     job, run, stamps = judged_by(job), Run(job.out), []
     for told in ("[likeness]\n[calibration]\n", "[likeness]\n", "", "[likeness]\n"):
         job.recipe.write_text(told + network)
@@ -241,7 +244,7 @@ def test_a_bundle_that_is_no_longer_told_something_is_built_anew(job: Job) -> No
 
 
 def test_each_source_is_left_out_once_and_all_are_judged_together(job: Job) -> None:
-    job.recipe.write_text("[detector.a]\none_stage = true")
+    job.recipe.write_text(ONE_STAGE)
     (job.csvs[0].parent / "provenance.csv").write_text(
         "NAME,source\n" + "".join(f"{n}.jpg,{'a b' if n < 4 else 'c'}\n" for n in range(8))
     )
