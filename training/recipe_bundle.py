@@ -2,18 +2,16 @@
 
 import json
 import os.path
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edge.bundle import Bundle
 from edge.manifest import Fusion
 from training.audit.tables import labels_of
-from training.base_weights import sources_seen
-from training.recipe_commands import repeated, run_module, with_provenance
-from training.recipe_file import (
+from training.recipe_commands import plain, repeated, run_module, with_provenance
+from training.recipe_file import read_recipe
+from training.recipe_keys import (
     KINDS,
     Network,
     RecipeError,
@@ -22,10 +20,10 @@ from training.recipe_file import (
     as_arguments,
     names_file,
     options_of,
-    read_recipe,
     trainer_of,
 )
 from training.recipe_steps import Step
+from training.recipe_teacher import bundle_of_teacher
 
 _GATE_IMAGES_OF_CURATORS = 12
 """Of bundles that are used once."""
@@ -197,7 +195,7 @@ def _plan_soft_labels(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The teacher, if it is not there, and its answers; returns options of the classifiers, and the step."""
     if job.teacher is not None:
-        bundle, needs = _bundle_of_teacher(job.teacher, job.excluded), data.needs
+        bundle, needs = bundle_of_teacher(job.teacher, job.excluded), data.needs
         inputs = (bundle / "manifest.json", *from_outside(data))
     else:
         path = job.recipe.parent / recipe
@@ -214,31 +212,6 @@ def _plan_soft_labels(
     )
     step = plan.add(Step(f"{job.prefix}soft-labels", command, soft, inputs=inputs, needs=needs))
     return ("--soft-labels", str(soft)), (step,)
-
-
-def _bundle_of_teacher(run: Path, excluded: Sequence[str]) -> Path:
-    """That of the run, or one of those that it trained without a source: the first that saw none of these.
-
-    Raises:
-        RecipeError: there is none.
-        BundleError: one is damaged.
-    """
-    tried = []
-    for bundle in (run / "bundle", *(run / f"without-{plain(one)}/bundle" for one in excluded)):
-        if not (bundle / "manifest.json").exists():
-            tried.append(f"{bundle} is not there")
-            continue
-        manifest = Bundle.load(bundle).manifest
-        trainings = [manifest.training_of(spec) for spec in manifest.networks]
-        seen = sorted(set().union(*map(sources_seen, trainings)) & set(excluded))
-        if not excluded or (not seen and all("sources" in one for one in trainings)):
-            return bundle
-        tried.append(f"{bundle} saw {', '.join(seen) or 'sources that it does not name'}")
-    what = f" trained without {', '.join(excluded)}" if excluded else ""
-    raise RecipeError(
-        f"The teacher's run {run} has no bundle{what} ({', '.join(tried)}); train it with "
-        "python -m training.recipe, or leave --teacher out."
-    )
 
 
 def _plan_training(
@@ -303,11 +276,6 @@ def _toml(value: Any) -> str:
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + " }"
     return json.dumps(value, ensure_ascii=False)
-
-
-def plain(source: str) -> str:
-    """As `training.splits` writes a source in a file's name."""
-    return re.sub(r"[^\w.-]+", "_", source)
 
 
 def images_of(job: Job) -> Path:

@@ -6,9 +6,10 @@ from training.annotations import read_beside
 from training.audit.looking import find_images
 from training.audit.tables import read_table
 from training.provenance import provenance_of, source_of
-from training.recipe_bundle import Data, Job, Plan, from_outside, images_of, plain, plan_bundle
-from training.recipe_commands import as_words, repeated, run_module, with_provenance
-from training.recipe_file import RecipeError, TrainingRecipe, as_arguments, read_recipe
+from training.recipe_bundle import Data, Job, Plan, from_outside, images_of, plan_bundle
+from training.recipe_commands import as_words, plain, repeated, run_module, with_provenance
+from training.recipe_file import read_recipe
+from training.recipe_keys import RecipeError, TrainingRecipe, as_arguments
 from training.recipe_steps import Step
 
 _TIMED_IMAGES = 100

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from training.recipe_file import RecipeError, TrainingRecipe, read_recipe
+from training.recipe_file import read_recipe
+from training.recipe_keys import RecipeError, TrainingRecipe
 
 SHIPPED = sorted(Path(__file__).parents[2].glob("training/recipes/*.toml"))
 

@@ -15,7 +15,7 @@ from training import classifier, detector, recipe
 from training.audit.command import main as audit
 from training.errors import AnnotationError
 from training.options import read_data
-from training.recipe_file import RecipeError
+from training.recipe_keys import RecipeError
 from training.recipe_plan import Job, Plan, plan_recipe, plan_without_each_source
 from training.recipe_steps import Run
 from training.splits import main as splits
