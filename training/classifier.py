@@ -17,6 +17,7 @@ from training.augment import VARIATIONS
 from training.base_weights import begin_from
 from training.classifying import train_classifier
 from training.crops import cells_of
+from training.loop import memory_that_suffices
 from training.objective import LOSSES, Objective
 from training.options import data_options, options_given, read_data, start_logging, variation_options
 from training.targets import SoftLabels
@@ -33,6 +34,7 @@ def _of_timm(_context: click.Context, _option: click.Parameter, model: str) -> s
 
 @click.command()
 @one_sentence
+@memory_that_suffices()
 @data_options
 @click.option(
     "--model",

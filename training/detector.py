@@ -21,7 +21,7 @@ from training import yolox
 from training.annotations import AnnotatedImage, digests_of, read_pixels
 from training.augment import VARIATIONS, Variation
 from training.base_weights import BaseWeights, begin_from, begin_from_ultralytics, facts_of
-from training.loop import Schedule, fit
+from training.loop import Schedule, fit, memory_that_suffices
 from training.options import data_options, options_given, read_data, start_logging, variation_options
 from training.tiles import TileDataset, source_weights
 
@@ -181,6 +181,7 @@ def refuse_foreign_options(values: Mapping[str, Any], given: Collection[str]) ->
 
 @click.command()
 @one_sentence
+@memory_that_suffices()
 @data_options
 @click.option(
     "--model",
