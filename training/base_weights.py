@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -105,15 +105,22 @@ def begin_from_ultralytics(model: str, left_out: Sequence[str]) -> BaseWeights |
     return _without_seeing(left_out, BaseWeights(path, {}, provenance=provenance_beside(path)))
 
 
+def sources_seen(training: Mapping[str, Any]) -> set[str]:
+    """The sources of which a training saw images, and those that the trainings before it saw.
+
+    Args:
+        training: provenance of a network.
+    """
+    before = sources_seen(training["begun_from"]) if "begun_from" in training else set()
+    return {*training.get("sources", ()), *before}
+
+
 def _without_seeing(left_out: Sequence[str], base: BaseWeights) -> BaseWeights:
-    training = base.provenance
-    while training:
-        if seen := sorted(set(left_out) & set(training.get("sources", ()))):
-            raise TrainingError(
-                f"{base.path} was trained on images of {', '.join(seen)}, which this training leaves out; "
-                "begin from weights that never saw them."
-            )
-        training = training.get("begun_from", {})
+    if seen := sorted(sources_seen(base.provenance) & set(left_out)):
+        raise TrainingError(
+            f"{base.path} was trained on images of {', '.join(seen)}, which this training leaves out; "
+            "begin from weights that never saw them."
+        )
     return base
 
 

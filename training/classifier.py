@@ -2,14 +2,13 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 import timm
-from click.core import ParameterSource
 
 from build_engines.checkpoint import CropGeometry
 from edge.cli import one_sentence
@@ -18,8 +17,16 @@ from training.augment import VARIATIONS
 from training.base_weights import begin_from
 from training.classifying import train_classifier
 from training.crops import cells_of
+from training.loop import memory_that_suffices
 from training.objective import LOSSES, Objective
-from training.options import data_options, defining_options, read_data, start_logging, variation_options
+from training.options import (
+    data_options,
+    defining_options,
+    options_given,
+    read_data,
+    start_logging,
+    variation_options,
+)
 from training.targets import SoftLabels
 from training.whole_images import alone, whole_images_of
 
@@ -34,6 +41,7 @@ def _of_timm(_context: click.Context, _option: click.Parameter, model: str) -> s
 
 @click.command()
 @one_sentence
+@memory_that_suffices()
 @data_options
 @click.option(
     "--model",
@@ -140,7 +148,7 @@ def main(model: str, pretrained: Path | None, variation: str, hue: float, batch_
     several. The best epoch is chosen by cells, of whole images by those that show one cell alone.
     """
     start_logging()
-    _refuse_idle_options(options["view"], options["loss"], soft_labels)
+    refuse_idle_options({**options, "soft_labels": soft_labels}, options_given())
     soft = None if soft_labels is None else SoftLabels.read(soft_labels)
     base = begin_from(pretrained, options["exclude_source"])
     training, validation, schedule = read_data(options, mixed_precision=bf16)
@@ -181,18 +189,23 @@ def main(model: str, pretrained: Path | None, variation: str, hue: float, batch_
     click.echo(best)
 
 
-def _refuse_idle_options(view: str, loss: str, soft_labels: Path | None) -> None:
-    """Refuse what the user gave and this training would ignore."""
-    context = click.get_current_context()
+def refuse_idle_options(values: Mapping[str, Any], given: Collection[str]) -> None:
+    """Refuse what the user gave and this training would ignore.
+
+    Args:
+        values: of the command's options, by their names.
+        given: names of those that are not left to their defaults.
+
+    Raises:
+        UsageError: there is such an option.
+    """
     for names, is_used, where in (
-        (("margin", "margin_px"), view == "crop", "--view crop"),
-        (("focal_gamma",), loss == "focal", "--loss focal"),
-        (("soft_weight",), soft_labels is not None, "--soft-labels"),
+        (("margin", "margin_px"), values["view"] == "crop", "--view crop"),
+        (("focal_gamma",), values["loss"] == "focal", "--loss focal"),
+        (("soft_weight",), values["soft_labels"] is not None, "--soft-labels"),
     ):
-        for name in names:
-            given = context.get_parameter_source(name) is not ParameterSource.DEFAULT
-            if given and not is_used:
-                raise click.UsageError(f"--{name.replace('_', '-')} is for {where} only; leave it out.")
+        if not is_used and (idle := [name for name in names if name in given]):
+            raise click.UsageError(f"--{idle[0].replace('_', '-')} is for {where} only; leave it out.")
 
 
 def _geometry(model: str, options: dict[str, Any]) -> CropGeometry:

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from click.core import ParameterSource
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
@@ -29,8 +28,15 @@ from training.base_weights import (
     facts_of,
     require_elsewhere,
 )
-from training.loop import Schedule, fit
-from training.options import data_options, defining_options, read_data, start_logging, variation_options
+from training.loop import Schedule, fit, memory_that_suffices
+from training.options import (
+    data_options,
+    defining_options,
+    options_given,
+    read_data,
+    start_logging,
+    variation_options,
+)
 from training.tiles import TileDataset, source_weights
 
 log = logging.getLogger(__name__)
@@ -170,29 +176,36 @@ def _whole_strides(_context: click.Context, _option: click.Parameter, tile_size:
     return tile_size
 
 
-def _refuse_foreign_options(model: str, is_yolox: bool) -> None:
-    """Refuse what the user gave and this model would ignore."""
-    context = click.get_current_context()
-    given = [
-        f"--{name.replace('_', '-')}"
-        for name in (_ONLY_ULTRALYTICS if is_yolox else _ONLY_YOLOX)
-        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
-    ]
-    if "--one-stage" in given:
+def refuse_foreign_options(values: Mapping[str, Any], given: Collection[str]) -> None:
+    """Refuse what the user gave and this model would ignore.
+
+    Args:
+        values: of the command's options, by their names.
+        given: names of those that are not left to their defaults.
+
+    Raises:
+        UsageError: there is such an option.
+    """
+    model = values["model"]
+    is_yolox = model in yolox.ARCHITECTURES
+    foreign = [name for name in (_ONLY_ULTRALYTICS if is_yolox else _ONLY_YOLOX) if name in given]
+    typed = ", ".join(f"--{name.replace('_', '-')}" for name in foreign)
+    if "one_stage" in foreign:
         raise click.UsageError(f"{model} only finds cells; choose a model of ultralytics with --one-stage.")
-    if given and is_yolox:
+    if foreign and is_yolox:
         raise click.UsageError(
-            f"{', '.join(given)} is for models of ultralytics; {model} takes the first card by itself."
+            f"{typed} is for models of ultralytics; {model} takes the first card by itself."
         )
-    if given:
+    if foreign:
         raise click.UsageError(
-            f"{model} is trained by ultralytics, which does not take {', '.join(given)}; leave that out "
+            f"{model} is trained by ultralytics, which does not take {typed}; leave that out "
             "(base weights of ultralytics are given as the model, --model yolo11n.pt)."
         )
 
 
 @click.command()
 @one_sentence
+@memory_that_suffices()
 @data_options
 @click.option(
     "--model",
@@ -230,8 +243,8 @@ def main(model: str, pretrained: Path | None, tile_size: int, variation: str, hu
          **data: Any) -> None:  # fmt: skip
     """Train a detector of leukocytes on the boxes of CytologIA CSV files."""
     start_logging()
+    refuse_foreign_options({"model": model}, options_given())
     is_yolox = model in yolox.ARCHITECTURES
-    _refuse_foreign_options(model, is_yolox)
     excluded = data["exclude_source"]
     base = begin_from(pretrained, excluded) if is_yolox else begin_from_ultralytics(model, excluded)
     training, validation, schedule = read_data(data, mixed_precision=bf16)

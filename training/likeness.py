@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edge.cli import one_sentence
 from training.annotations import AnnotatedImage, without_sources
-from training.options import engine_options
+from training.options import HELD_OUT, engine_options
 from training.out_folder import writing
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def _same_sources(
 @click.option(
     "--exclude-source", "excluded", multiple=True, help="Leave a source out, as in training (repeatable)."
 )
+@HELD_OUT
 @click.option(
     "--beyond",
     type=click.FloatRange(0, 0.5, min_open=True),
@@ -112,6 +113,7 @@ def main(
     csvs: tuple[Path, ...],
     same: dict[str, str],
     excluded: tuple[str, ...],
+    held_out_csvs: tuple[Path, ...],
     beyond: float,
     validation_csvs: tuple[Path, ...],
     altered: bool,
@@ -134,8 +136,9 @@ def main(
     from training.appearances import FEWEST_IMAGES, describe, left_out
     from training.drawn import drawn_images
 
-    images = _of_sources(read_beside(csvs), same, excluded)
-    others = _of_sources(read_beside(validation_csvs), same, ()) if validation_csvs else []
+    images, _ = without_sources(excluded, read_beside(csvs), read_beside(held_out_csvs))
+    images = _counted_for(images, same)
+    others = _counted_for(read_beside(validation_csvs), same)
     bundle = Bundle.load(bundle_dir)
     former_id = bundle.id
     console = Console(stderr=True)
@@ -186,12 +189,9 @@ def main(
     click.echo(f"{former_id} is now {changed.id}")
 
 
-def _of_sources(
-    images: Sequence[AnnotatedImage], same: dict[str, str], excluded: Sequence[str]
-) -> list[AnnotatedImage]:
-    """Images with the sources that they count for, without those of sources to leave out."""
-    (kept,) = without_sources(excluded, images)
-    return [replace(image, source=same.get(image.source, image.source)) for image in kept]
+def _counted_for(images: Sequence[AnnotatedImage], same: dict[str, str]) -> list[AnnotatedImage]:
+    """Images with the sources that they count for."""
+    return [replace(image, source=same.get(image.source, image.source)) for image in images]
 
 
 def _appearances(

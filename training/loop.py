@@ -4,7 +4,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +24,22 @@ log = logging.getLogger(__name__)
 
 class TrainingError(EdgeError):
     """There is nothing to learn from or nothing to judge by, or a file to begin with does not fit."""
+
+
+@contextmanager
+def memory_that_suffices() -> Iterator[None]:
+    """For a command that trains, as its decorator.
+
+    Raises:
+        TrainingError: in place of torch's own error where the memory of a card is full.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        told = ", ".join(str(error).rstrip(".").split(". ")[:3])
+        raise TrainingError(
+            f"The memory of the card does not suffice ({told}); give a smaller --batch-size, or --bf16."
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 
 from edge.progress import counted
@@ -20,6 +21,13 @@ from training.out_folder import writing
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
+HELD_OUT = click.option(
+    "--held-out-csv", "held_out_csvs", type=_FILE, multiple=True,
+    help="Annotations to judge by later (repeatable): --exclude-source leaves out near-duplicates of their"
+    " images, too.",
+)  # fmt: skip
+"""What folds do not have: images that a source left out may have elsewhere."""
+
 _OPTIONS = (
     click.option("--csv", "csvs", type=_FILE, multiple=True, required=True,
                  help="Annotations to train on (repeatable); images lie in images/ beside the file, and a"
@@ -31,6 +39,7 @@ _OPTIONS = (
     click.option("--exclude-source", multiple=True,
                  help="Leave a source out of training and validation, and near-duplicates of its images with"
                  " all images of their patients (repeatable)."),
+    HELD_OUT,
     click.option("--data-note", multiple=True,
                  help="Origin and licence of the data, a sentence for the model card (repeatable)."),
     click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run."),
@@ -117,6 +126,14 @@ def data_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def options_given() -> set[str]:
+    """Names of the options of the command that runs which are not left to their defaults."""
+    context = click.get_current_context()
+    return {
+        name for name in context.params if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }
+
+
 def read_data(
     options: dict[str, Any], *, mixed_precision: bool = False
 ) -> tuple[list[AnnotatedImage], list[AnnotatedImage], Schedule]:
@@ -128,9 +145,8 @@ def read_data(
         ImageRejected: one cannot be read.
         OutputUnwritableError: the folder of the run cannot be written.
     """
-    training, validation = without_sources(
-        options["exclude_source"], read_beside(options["csvs"]), read_beside(options["validation_csvs"])
-    )
+    files = (options[name] for name in ("csvs", "validation_csvs", "held_out_csvs"))
+    training, validation, _ = without_sources(options["exclude_source"], *map(read_beside, files))
     _require_apart(training, validation)
     out = options["out"]
     with writing(out), tempfile.TemporaryFile(dir=out):  # told before all images are tried
@@ -155,7 +171,7 @@ def read_data(
 
 
 _MAY_CHANGE = {"epochs", "patience", "workers", "device", "resume", "out", "data_note"}
-_KNOWN_BY_CONTENT = {"csvs", "validation_csvs", "exclude_source", "drawn", "pretrained"}
+_KNOWN_BY_CONTENT = {"csvs", "validation_csvs", "held_out_csvs", "exclude_source", "drawn", "pretrained"}
 """By `training.annotations.digests_of` and `training.base_weights.digest_of`."""
 
 

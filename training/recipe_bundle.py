@@ -2,30 +2,28 @@
 
 import json
 import os.path
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import click
-
 from edge.manifest import Fusion
 from training.audit.tables import labels_of
-from training.recipe_commands import repeated, run_module, with_provenance
-from training.recipe_file import (
+from training.recipe_commands import plain, repeated, run_module, with_provenance
+from training.recipe_file import read_recipe
+from training.recipe_keys import (
     KINDS,
     Network,
     RecipeError,
     Size,
     TrainingRecipe,
     as_arguments,
+    names_file,
     options_of,
-    read_recipe,
     trainer_of,
 )
-from training.recipe_sources import excluded_of_training
 from training.recipe_steps import Step
+from training.recipe_teacher import bundle_of_teacher
 
 _GATE_IMAGES_OF_CURATORS = 12
 """Of bundles that are used once."""
@@ -77,13 +75,19 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class _Data:
-    """Annotation files, the steps that write them, and the sources of their images that are left out."""
+class Data:
+    """Annotation files, and the steps that write them.
+
+    Attributes:
+        excluded: sources whose images are left out.
+        held_out: files of other images of these, with which what belongs together is left out, too.
+    """
 
     csvs: tuple[Path, ...]
     validation_csvs: tuple[Path, ...]
     excluded: tuple[str, ...]
     needs: tuple[str, ...] = ()
+    held_out: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +99,15 @@ class _Trained:
     step: str
 
 
-def plan_bundle(plan: Plan, job: Job) -> str:
-    """All steps up to the bundle; returns the last one's name."""
+def plan_bundle(plan: Plan, job: Job) -> tuple[str, Data]:
+    """All steps up to the bundle; returns the last one's name, and the annotations, cleaned by then."""
     recipe = read_recipe(job.recipe, job.size)
-    data = _Data(job.csvs, job.validation_csvs, job.excluded)
+    cleaned = data = Data(job.csvs, job.validation_csvs, job.excluded)
     if recipe.audit is not None:
-        data = _plan_audit(plan, job, data, recipe.audit)
+        cleaned = data = _plan_audit(plan, job, data, recipe.audit)
     if recipe.curation is not None:
         data = _plan_curation(plan, job, data, recipe)
-    folds: list[_Data] = []
+    folds: list[Data] = []
     if any(network.folds for kind in KINDS for _, network in recipe.networks(kind)):
         folds = _plan_folds(plan, job, data, recipe, "folds-curated" if recipe.curation else "folds")
     soft, taught = (), ()
@@ -117,10 +121,10 @@ def plan_bundle(plan: Plan, job: Job) -> str:
                 trained.append(
                     _plan_training(plan, job, part, network, label, *((soft, taught) if distilled else ()))
                 )
-    return _plan_build(plan, job, trained, recipe, job.out, "build", job.name)
+    return _plan_build(plan, job, trained, recipe, job.out, "build", job.name), cleaned
 
 
-def _plan_audit(plan: Plan, job: Job, data: _Data, options: dict[str, Any]) -> _Data:
+def _plan_audit(plan: Plan, job: Job, data: Data, options: dict[str, Any]) -> Data:
     from training.audit.command import main as audit
 
     every, folder = (*data.validation_csvs, *data.csvs), job.out / "audit"
@@ -131,31 +135,32 @@ def _plan_audit(plan: Plan, job: Job, data: _Data, options: dict[str, Any]) -> _
     )  # fmt: skip
     cleaned = [folder / "cleaned" / label for label in labels_of(every)]
     n_validation = len(data.validation_csvs)
-    return _Data(tuple(cleaned[n_validation:]), tuple(cleaned[:n_validation]), data.excluded, (step,))
+    return Data(tuple(cleaned[n_validation:]), tuple(cleaned[:n_validation]), data.excluded, (step,))
 
 
-def _plan_folds(plan: Plan, job: Job, data: _Data, recipe: TrainingRecipe, name: str) -> list[_Data]:
+def _plan_folds(plan: Plan, job: Job, data: Data, recipe: TrainingRecipe, name: str) -> list[Data]:
     assert recipe.folds is not None  # the recipe's check has seen to it
     folder = job.out / name
     step = plan.add(
         Step(f"{job.prefix}{name}",
              run_module("training.splits", *data.csvs, "--folds", recipe.folds, "--out", folder),
-             folder / "summary.md", folder, _from_outside(data), data.needs)
+             folder / "summary.md", folder, from_outside(data), data.needs)
     )  # fmt: skip
-    excluded = excluded_of_training(job.excluded, job.csvs, job.validation_csvs)
-    return [
-        _Data((folder / f"fold-{number}-train.csv",), (folder / f"fold-{number}-val.csv",), excluded, (step,))
+    held_out = data.validation_csvs if job.excluded else ()
+    files = [
+        [(folder / f"fold-{number}-{part}.csv",) for part in ("train", "val")]
         for number in range(1, recipe.folds + 1)
     ]
+    return [Data(train, val, job.excluded, (step,), held_out) for train, val in files]
 
 
-def _parts(data: _Data, folds: Sequence[_Data], name: str) -> list[tuple[_Data, str]]:
+def _parts(data: Data, folds: Sequence[Data], name: str) -> list[tuple[Data, str]]:
     if not folds:
         return [(data, name)]
     return [(fold, f"{name}-fold-{number}") for number, fold in enumerate(folds, 1)]
 
 
-def _plan_curation(plan: Plan, job: Job, data: _Data, recipe: TrainingRecipe) -> _Data:
+def _plan_curation(plan: Plan, job: Job, data: Data, recipe: TrainingRecipe) -> Data:
     """A bundle for each fold, which tells what its own part of the images should have had."""
     from training.curate import main as curate
 
@@ -179,26 +184,19 @@ def _plan_curation(plan: Plan, job: Job, data: _Data, recipe: TrainingRecipe) ->
         Step(f"{job.prefix}curate",
              run_module("training.curate", "--splits", job.out / "folds", "--bundles", bundles,
                         *repeated("--csv", data.csvs), *options, "--out", folder),
-             folder / "changes.csv", folder, _from_outside(data), tuple(needs))
+             folder / "changes.csv", folder, from_outside(data), tuple(needs))
     )  # fmt: skip
     curated = tuple(folder / label for label in labels_of(data.csvs))
-    return _Data(curated, data.validation_csvs, data.excluded, (step,))
+    return Data(curated, data.validation_csvs, data.excluded, (step,))
 
 
 def _plan_soft_labels(
-    plan: Plan, job: Job, data: _Data, recipe: Path
+    plan: Plan, job: Job, data: Data, recipe: Path
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The teacher, if it is not there, and its answers; returns options of the classifiers, and the step."""
     if job.teacher is not None:
-        bundle = job.teacher.joinpath(*(f"without-{plain(one)}" for one in job.excluded)) / "bundle"
-        manifest, needs = bundle / "manifest.json", data.needs
-        if not manifest.exists():
-            what = f" trained without {', '.join(job.excluded)}" if job.excluded else ""
-            raise RecipeError(
-                f"The teacher's run {job.teacher} has no bundle{what} ({bundle}); train it with "
-                "python -m training.recipe, or leave --teacher out."
-            )
-        inputs = (manifest, *_from_outside(data))
+        bundle, needs = bundle_of_teacher(job.teacher, job.excluded), data.needs
+        inputs = (bundle / "manifest.json", *from_outside(data))
     else:
         path = job.recipe.parent / recipe
         if read_recipe(path, job.size).distillation is not None:
@@ -206,8 +204,8 @@ def _plan_soft_labels(
                 f"The teacher {path} has a teacher itself; name one that learns by labels alone."
             )
         own = replace(job, recipe=path, out=job.out / "teacher", prefix=f"{job.prefix}teacher/")
-        bundle, inputs = own.out / "bundle", _from_outside(data)
-        needs = (*data.needs, plan_bundle(plan, own))
+        bundle, inputs = own.out / "bundle", from_outside(data)
+        needs = (*data.needs, plan_bundle(plan, own)[0])
     soft = job.out / "soft-labels.csv"
     command = run_module(
         "training.soft_labels", "--bundle", bundle, *repeated("--csv", data.csvs), "--out", soft
@@ -219,7 +217,7 @@ def _plan_soft_labels(
 def _plan_training(
     plan: Plan,
     job: Job,
-    data: _Data,
+    data: Data,
     network: Network,
     label: str,
     soft: Sequence[str] = (),
@@ -230,16 +228,13 @@ def _plan_training(
     command = run_module(
         f"training.{network.kind}",
         *repeated("--csv", data.csvs), *repeated("--validation-csv", data.validation_csvs),
-        *repeated("--exclude-source", data.excluded), *repeated("--data-note", job.data_notes),
+        *repeated("--exclude-source", data.excluded), *repeated("--held-out-csv", data.held_out),
+        *repeated("--data-note", job.data_notes),
         *as_arguments(trainer, network.training), *soft, "--out", folder, "--resume",
     )  # fmt: skip
     known = options_of(trainer)
-    weights = (
-        Path(value)
-        for key, value in network.training.items()
-        if isinstance(known[key].type, click.Path) or (key == "model" and Path(value).is_file())
-    )
-    inputs = (*_from_outside(data), *weights)
+    weights = (Path(value) for key, value in network.training.items() if names_file(known[key], value))
+    inputs = (*from_outside(data), *weights)
     step = Step(f"{job.prefix}{label}", command, checkpoint, folder, inputs, (*data.needs, *taught))
     return _Trained(network, checkpoint, plan.add(step))
 
@@ -283,16 +278,11 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def plain(source: str) -> str:
-    """As `training.splits` writes a source in a file's name."""
-    return re.sub(r"[^\w.-]+", "_", source)
-
-
 def images_of(job: Job) -> Path:
     """Folder of its validation images."""
     return job.validation_csvs[0].parent / "images"
 
 
-def _from_outside(data: _Data) -> tuple[Path, ...]:
+def from_outside(data: Data) -> tuple[Path, ...]:
     """Its files, if no step writes them."""
     return () if data.needs else tuple(with_provenance((*data.csvs, *data.validation_csvs)))

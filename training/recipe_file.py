@@ -1,177 +1,26 @@
-"""What a recipe's file says: networks, and what is done with them. It is read whole before anything trains.
-
-    folds = 4
-
-    [detector.yolox]          # a network, under a name of its own
-    folds = true              # one a fold
-    tta = ["hflip"]           # a key of the bundle's recipe
-    epochs = 60               # an option of python -m training.detector
-
-    [small.detector.yolox]    # laid over it with --size small
-    epochs = 5
-
-training/recipes/README.md has all keys.
-"""
+"""A recipe's file, read whole, and refused before anything trains where a step would refuse it later."""
 
 import os
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
-from build_engines.recipe import ClassifierEntry, DetectorEntry
-from edge.errors import EdgeError
-from edge.manifest import Fusion
-
-Kind = Literal["detector", "classifier"]
-Size = Literal["small", "full"]
-Options = dict[str, Any]
-
-KINDS: tuple[Kind, ...] = ("detector", "classifier")
-_ENTRIES: dict[Kind, type[BaseModel]] = {"detector": DetectorEntry, "classifier": ClassifierEntry}
-_OF_THE_RUN = ("csv", "validation_csv", "out", "resume", "exclude_source", "data_note", "soft_labels")
-"""Options of the trainers that the runner gives."""
-_SIZES: tuple[Size, ...] = ("small", "full")
-
-
-class RecipeError(EdgeError):
-    """A recipe's file says something that cannot be done, or one of its steps failed."""
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Curation(BaseModel):
-    """A first round of networks, whose out-of-fold predictions mend the annotations of the second.
-
-    Other keys are options of `python -m training.curate`.
-    """
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    detector: dict[str, Options] = Field(min_length=1)
-    classifier: dict[str, Options] = {}
-
-
-class Distillation(_Part):
-    """The bundle whose probabilities classifiers with `soft_weight` learn besides the labels."""
-
-    teacher: Path
-    """A recipe, seen from this one's folder."""
-
-
-class TrainingRecipe(_Part):
-    """A recipe in one of its sizes, as its file says it."""
-
-    about: str = ""
-    threshold: float = Field(default=0.5, gt=0, lt=1)
-    """Least detection score of a finding, after fusion."""
-    audit: Options | None = None
-    """Options of `python -m training.audit`; without the table nothing is cleaned."""
-    folds: int | None = Field(default=None, ge=2)
-    curation: Curation | None = None
-    every_detector: Options = {}
-    every_classifier: Options = {}
-    detector: dict[str, Options] = Field(min_length=1)
-    """By names of one's own. Keys are those of the bundle's recipe, options of the trainer, and `folds`: one
-    network a fold, in place of one trained on all and judged by the validation files."""
-    classifier: dict[str, Options] = {}
-    fusion: Fusion = Fusion()
-    distillation: Distillation | None = None
-    likeness: Options | None = None
-    """Options of `python -m training.likeness`; without the table the bundle knows of no training images."""
-    calibration: Options | None = None
-    """Options of `python -m training.calibrate`; without the table it is not calibrated."""
-
-    def networks(self, kind: Kind) -> Iterator[tuple[str, "Network"]]:
-        """The networks of the bundle with their names, in the file's order."""
-        for name, own in (self.detector if kind == "detector" else self.classifier).items():
-            yield name, Network.of(kind, {"folds": False, **self._every(kind), **own})
-
-    def curators(self, kind: Kind) -> Iterator[tuple[str, "Network"]]:
-        """The networks of the first round, one a fold."""
-        if self.curation is not None:
-            tables = self.curation.detector if kind == "detector" else self.curation.classifier
-            for name, own in tables.items():
-                yield name, Network.of(kind, {**self._every(kind), **own, "folds": True})
-
-    def _every(self, kind: Kind) -> Options:
-        return self.every_detector if kind == "detector" else self.every_classifier
-
-
-class Network(_Part):
-    """A network's keys by who reads them; a key that both know goes to both."""
-
-    kind: Kind
-    folds: bool
-    training: dict[str, Any]
-    bundle: dict[str, Any]
-
-    @classmethod
-    def of(cls, kind: Kind, options: Options) -> "Network":
-        """Sort the keys.
-
-        Raises:
-            RecipeError: nobody knows a key, or the runner sets it itself.
-        """
-        trainer = options_of(trainer_of(kind))
-        entry = _ENTRIES[kind].model_fields.keys() - {"checkpoint"}
-        for key in options:
-            if key == "folds":
-                continue
-            if key in _OF_THE_RUN:
-                raise RecipeError(f"{key} is given by the runner; leave it out of the {kind}.")
-            if key not in trainer and key not in entry:
-                raise RecipeError(
-                    f"{key} is neither an option of python -m training.{kind} nor a key of a {kind} in "
-                    "docs/bundle.md; see --help of the one and the tables of the other."
-                )
-        return cls(
-            kind=kind,
-            folds=options["folds"],
-            training={key: value for key, value in options.items() if key in trainer},
-            bundle={key: value for key, value in options.items() if key in entry},
-        )
-
-    @property
-    def checkpoint(self) -> str:
-        """Where its trainer leaves the best network, in the folder of its run."""
-        of_ultralytics = Path(str(self.training.get("model", ""))).suffix in (".pt", ".yaml")
-        return "weights/best.pt" if of_ultralytics and self.kind == "detector" else "best.pt"
-
-
-def trainer_of(kind: Kind) -> click.Command:
-    """The command that trains a kind of network."""
-    if kind == "detector":
-        from training.detector import main
-    else:
-        from training.classifier import main
-    return main
-
-
-def options_of(command: click.Command) -> dict[str, click.Option]:
-    """A command's options by their names as keys: tile_size for --tile-size."""
-    return {
-        option.opts[-1].lstrip("-").replace("-", "_"): option
-        for option in command.params
-        if isinstance(option, click.Option)
-    }
-
-
-def as_arguments(command: click.Command, values: Mapping[str, Any]) -> list[str]:
-    """Keys and values as one would type them; lists are options that are repeated."""
-    known, arguments = options_of(command), []
-    for key, value in values.items():
-        for one in value if isinstance(value, list) else [value]:
-            if not known[key].is_flag:
-                arguments += [known[key].opts[-1], str(one)]
-            elif one:
-                arguments.append(known[key].opts[-1])
-    return arguments
+from training.loop import TrainingError
+from training.recipe_keys import (
+    ENTRIES,
+    SIZES,
+    Network,
+    RecipeError,
+    Size,
+    TrainingRecipe,
+    names_file,
+    options_of,
+    trainer_of,
+)
 
 
 def read_recipe(path: Path, size: Size) -> TrainingRecipe:
@@ -188,7 +37,7 @@ def read_recipe(path: Path, size: Size) -> TrainingRecipe:
         raise RecipeError(
             f"The recipe {path} is no TOML ({error}); training/recipes has examples."
         ) from error
-    sizes = {name: content.pop(name, {}) for name in _SIZES}
+    sizes = {name: content.pop(name, {}) for name in SIZES}
     try:
         recipe = TrainingRecipe.model_validate(_expanded(_laid_over(content, sizes[size])))
         _check(recipe)
@@ -227,14 +76,13 @@ def _expanded(value: Any) -> Any:
 
 def _check(recipe: TrainingRecipe) -> None:
     """Refuse, before anything trains, what a step would refuse after hours."""
-    own = [(f"{kind}.{name}", one) for kind in _ENTRIES for name, one in recipe.networks(kind)]
-    first = [(f"curation.{kind}.{name}", one) for kind in _ENTRIES for name, one in recipe.curators(kind)]
-    every = [*own, *first]
+    own = [(f"{kind}.{name}", one) for kind in ENTRIES for name, one in recipe.networks(kind)]
+    first = [(f"curation.{kind}.{name}", one) for kind in ENTRIES for name, one in recipe.curators(kind)]
     absent: list[str] = []
-    for name, network in every:
+    for name, network in [*own, *first]:
         absent += _require_values(name, trainer_of(network.kind), network.training)
         try:
-            _ENTRIES[network.kind].model_validate({"checkpoint": "best.pt", **network.bundle})
+            ENTRIES[network.kind].model_validate({"checkpoint": "best.pt", **network.bundle})
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, (name, *first["loc"])))
@@ -243,6 +91,7 @@ def _check(recipe: TrainingRecipe) -> None:
             raise RecipeError(f"{name} wants one network a fold and the recipe has no folds; say folds = 5.")
         if "soft_weight" in network.training and recipe.distillation is None:
             raise RecipeError(f"{name} has soft_weight and no teacher; add [distillation] with teacher.")
+        _require_training(name, network, is_taught=name in dict(own))
     learn = [name for name, network in recipe.networks("classifier") if "soft_weight" in network.training]
     if recipe.distillation is not None and not learn:
         raise RecipeError("there is a teacher and no classifier that has soft_weight; add it to one.")
@@ -253,7 +102,7 @@ def _check(recipe: TrainingRecipe) -> None:
     if recipe.likeness is not None:
         from training.likeness import main as likeness
 
-        own_options = ("bundle", "csv", "exclude_source", "validation_csv", "out")
+        own_options = ("bundle", "csv", "exclude_source", "held_out_csv", "validation_csv", "out")
         _require_known("likeness", likeness, recipe.likeness, own_options)
     if recipe.calibration is not None:
         from training.calibrate import main as calibrate
@@ -274,7 +123,29 @@ def _check(recipe: TrainingRecipe) -> None:
         )
 
 
-def _require_classes(networks: Sequence[tuple[str, "Network"]]) -> None:
+def _require_training(name: str, network: Network, is_taught: bool) -> None:
+    """Refuse what its trainer would refuse of options that are each right by itself."""
+    from training import classifier, detector, yolox
+
+    defaults = {key: option.default for key, option in options_of(trainer_of(network.kind)).items()}
+    values = {**defaults, "soft_labels": "of the teacher" if is_taught else None, **network.training}
+    given = [key for key, value in network.training.items() if value is not False]
+    try:
+        if network.kind == "classifier":
+            classifier.refuse_idle_options(values, given)
+            return
+        detector.refuse_foreign_options(values, given)
+        if values["model"] not in yolox.ARCHITECTURES:
+            from training.ultralytics_yolo import require_model
+
+            require_model(str(values["model"]))
+    except click.UsageError as error:
+        raise RecipeError(f"{name}: {error.message}") from error
+    except TrainingError as error:
+        raise RecipeError(f"{name}.model: {error}") from error
+
+
+def _require_classes(networks: Sequence[tuple[str, Network]]) -> None:
     """Refuse detectors that name no classes where no classifier always does: they become no bundle."""
     classifiers = [one for _, one in networks if one.kind == "classifier"]
     always = any(not one.bundle.get("only_when_alone") for one in classifiers)
@@ -302,11 +173,10 @@ def _require_values(name: str, command: click.Command, values: Mapping[str, Any]
     context, known = click.Context(command), options_of(command)
     for key, value in values.items():
         option = known[key]
-        is_file = isinstance(option.type, click.Path) or (key == "model" and os.sep in str(value))
-        if is_file:
+        if names_file(option, value):
             absent += [] if Path(value).exists() else [str(value)]
             continue
-        if option.is_flag != isinstance(value, bool):
+        if option.is_flag != isinstance(value, bool) or (isinstance(value, list) and not option.multiple):
             raise RecipeError(f"{name}.{key} is {value!r} and must be {_expected(option)}.")
         try:
             several = value if isinstance(value, list) else [value]
@@ -317,4 +187,4 @@ def _require_values(name: str, command: click.Command, values: Mapping[str, Any]
 
 
 def _expected(option: click.Option) -> str:
-    return "true or false" if option.is_flag else "a value"
+    return "true or false" if option.is_flag else "one value"

@@ -3,10 +3,13 @@
 from dataclasses import replace
 
 from training.annotations import read_beside
-from training.recipe_bundle import Job, Plan, images_of, plain, plan_bundle
-from training.recipe_commands import as_words, repeated, run_module, with_provenance
-from training.recipe_file import RecipeError, as_arguments, read_recipe
-from training.recipe_sources import excluded_of_training
+from training.audit.looking import find_images
+from training.audit.tables import read_table
+from training.provenance import provenance_of, source_of
+from training.recipe_bundle import Data, Job, Plan, from_outside, images_of, plan_bundle
+from training.recipe_commands import as_words, plain, repeated, run_module, with_provenance
+from training.recipe_file import read_recipe
+from training.recipe_keys import RecipeError, TrainingRecipe, as_arguments
 from training.recipe_steps import Step
 
 _TIMED_IMAGES = 100
@@ -17,9 +20,12 @@ def plan_recipe(job: Job) -> Plan:
 
     Raises:
         RecipeError: as `read_recipe`, or the recipe and the job do not go together.
+        AnnotationError: the validation files cannot be read as they are.
     """
-    plan = Plan()
-    finished = _plan_knowledge(plan, job, plan_bundle(plan, job))
+    recipe, plan = read_recipe(job.recipe, job.size), Plan()
+    _require_sources(job)
+    _require_judges(job, recipe)
+    finished = _plan_knowledge(plan, job, recipe, *plan_bundle(plan, job))
     bundle, report = job.out / "bundle", job.out / "report"
     own = tuple(with_provenance(job.validation_csvs))
     csvs = repeated("--csv", job.validation_csvs)
@@ -43,29 +49,60 @@ def plan_recipe(job: Job) -> Plan:
     return plan
 
 
-def _plan_knowledge(plan: Plan, job: Job, built: str) -> str:
+def _require_sources(job: Job) -> None:
+    """Refuse to leave out what is not there. Rows may have any fault: an audit may mend them later."""
+    known: set[str] = set()
+    for path in (*job.csvs, *job.validation_csvs) if job.excluded else ():
+        table, told = read_table(path, path.name, [path.parent / "images"]), provenance_of(path, None)
+        names = {row.name for row in table.rows}
+        images = find_images(names, table.folders)
+        known |= {source_of(images.get(name), told.get(name, {})) for name in names}
+    if unknown := sorted(set(job.excluded) - known):
+        raise RecipeError(
+            f"No image is of the source {', '.join(unknown)} that is to be left out; choose from "
+            f"{', '.join(sorted(known))}."
+        )
+
+
+def _require_judges(job: Job, recipe: TrainingRecipe) -> None:
+    """Read the validation files as they are read after all training: no audit mends what one is judged by."""
+    from training.calibration import FEWEST_CELLS
+    from training.evaluate import select_images
+
+    images = select_images(job.validation_csvs, (), None, ())
+    n_cells = sum(label is not None for image in images for label in image.labels)
+    if recipe.calibration is not None and n_cells < FEWEST_CELLS:
+        raise RecipeError(
+            f"The validation files have {n_cells} cells with a class, too few to calibrate a bundle by "
+            f"({FEWEST_CELLS} needed); give more, or leave [calibration] out of {job.recipe}."
+        )
+
+
+def _plan_knowledge(plan: Plan, job: Job, recipe: TrainingRecipe, built: str, data: Data) -> str:
     """What a bundle is told of its training images and of its own sureness; returns the last step."""
     from training.calibrate import main as calibrate
     from training.likeness import main as likeness
 
-    recipe, last = read_recipe(job.recipe, job.size), built
+    last = built
     commands: list[tuple[str, ...]] = []
-    of_training = excluded_of_training(job.excluded, job.csvs, job.validation_csvs)
-    excluded = repeated("--exclude-source", of_training)
-    for name, module, command, options, csvs, others in (
-        ("likeness", "likeness", likeness, recipe.likeness, job.csvs, excluded),
-        ("calibration", "calibrate", calibrate, recipe.calibration, job.validation_csvs, []),
+    excluded = repeated("--exclude-source", job.excluded)
+    if job.excluded:
+        excluded += repeated("--held-out-csv", data.validation_csvs)
+    shown, judged_by = replace(data, validation_csvs=()), Data(job.validation_csvs, (), ())
+    for name, module, command, options, of, others in (
+        ("likeness", "likeness", likeness, recipe.likeness, shown, excluded),
+        ("calibration", "calibrate", calibrate, recipe.calibration, judged_by, []),
     ):
         if options is None:
             continue
         folder = job.out / name
         words = run_module(
-            f"training.{module}", "--bundle", job.out / "bundle", *repeated("--csv", csvs), *others,
+            f"training.{module}", "--bundle", job.out / "bundle", *repeated("--csv", of.csvs), *others,
             *as_arguments(command, options), "--out", folder,
         )  # fmt: skip
         commands.append(words)
-        result, inputs = folder / f"{name}.json", tuple(with_provenance(csvs))
-        last = plan.add(Step(f"{job.prefix}{name}", words, result, folder, inputs, (last,)))
+        result = folder / f"{name}.json"
+        last = plan.add(Step(f"{job.prefix}{name}", words, result, folder, from_outside(of), (last,)))
     plan.let_change(built, commands)
     return last
 
@@ -78,6 +115,7 @@ def plan_without_each_source(job: Job) -> Plan:
         AnnotationError: the annotations cannot be read.
     """
     plan = Plan()
+    _require_sources(job)
     every = (*job.csvs, *job.validation_csvs)
     sources = sorted({image.source for image in read_beside(every)})
     if len(sources) < 2:
@@ -97,7 +135,7 @@ def plan_without_each_source(job: Job) -> Plan:
         part = replace(
             job, out=job.out / name, excluded=(*job.excluded, source), prefix=f"{job.prefix}{name}/"
         )
-        needs.append(plan_bundle(plan, part))
+        needs.append(plan_bundle(plan, part)[0])
     unseen = job.out / "unseen"
     plan.add(
         Step(f"{job.prefix}unseen",

@@ -20,7 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from training.recipe_file import RecipeError
+from training.recipe_keys import RecipeError
 
 _LAST_LINES = 8
 _PATIENCE_S = 20

@@ -28,11 +28,12 @@ from training.augment import Variation, turn, vary_station
 from training.base_weights import BaseWeights, digest_of, facts_of, require_elsewhere
 from training.loop import Schedule, TrainingError, require_same_beginning
 
-import_ultralytics()  # switches its reports off, which it must find switched when it is first imported
+# Switches its reports off, which it must find switched when it is first imported.
+ultralytics = import_ultralytics()
 from ultralytics.data.augment import BaseTransform, Compose  # noqa: E402
 from ultralytics.data.dataset import YOLODataset  # noqa: E402
 from ultralytics.models.yolo.detect import DetectionTrainer  # noqa: E402
-from ultralytics.nn.tasks import load_checkpoint  # noqa: E402
+from ultralytics.nn.tasks import load_checkpoint, yaml_model_load  # noqa: E402
 from ultralytics.utils import LOCAL_RANK, RANK, YAML  # noqa: E402
 from ultralytics.utils.torch_utils import strip_optimizer, torch_distributed_zero_first  # noqa: E402
 
@@ -90,11 +91,7 @@ def train_ultralytics(
     Raises:
         TrainingError: the model's name, a card or the data cannot be used, or the run began otherwise.
     """
-    if Path(model).suffix not in (".pt", ".yaml"):
-        raise TrainingError(
-            f"{model!r} is neither a YOLOX nor a model of ultralytics; give a name that ends in .yaml "
-            "(an architecture) or .pt (base weights)."
-        )
+    require_model(model)
     _require_cards(device)
     last, best = folder / "weights/last.pt", folder / "weights/best.pt"
     require_elsewhere(Path(model), last, best)
@@ -175,6 +172,27 @@ def train_ultralytics(
     (best.parent / PROVENANCE).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8")
     _LeukocyteTraining(overrides=settings).train()
     return best
+
+
+def require_model(model: str) -> None:
+    """Refuse a model's name with which ultralytics could do nothing.
+
+    Raises:
+        TrainingError: it is none of ultralytics, or an architecture that this release does not have.
+    """
+    if Path(model).suffix not in (".pt", ".yaml"):
+        raise TrainingError(
+            f"{model!r} is neither a YOLOX nor a model of ultralytics; give a name that ends in .yaml "
+            "(an architecture) or .pt (base weights)."
+        )
+    if Path(model).suffix == ".yaml":
+        try:
+            yaml_model_load(model)
+        except FileNotFoundError as error:
+            raise TrainingError(
+                f"{model!r} is no architecture of ultralytics {ultralytics.__version__}, nor a file; give a "
+                "name such as yolo11n.yaml, or the path of your own."
+            ) from error
 
 
 def _require_cards(device: str | None) -> None:

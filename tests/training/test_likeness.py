@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from edge.bundle import Bundle, embedded_bundle
 from edge.pipeline import open_pipeline
 from tests.real_files import data_path
+from tests.training.damaged_smears import jpeg, rgb, write_csv, write_images
 from training.annotations import read_beside, read_pixels
 from training.likeness import ALTERATIONS, main
 
@@ -88,7 +89,7 @@ def test_a_bundle_is_given_its_training_images(
 
 
 def test_a_source_may_count_as_part_of_another_and_small_ones_are_left_out(
-    bundle: Path, annotations: Path
+    bundle: Path, annotations: Path, tmp_path: Path
 ) -> None:
     given = ("--bundle", bundle, "--csv", annotations)
     manifest = (bundle / "manifest.json").read_bytes()
@@ -97,7 +98,10 @@ def test_a_source_may_count_as_part_of_another_and_small_ones_are_left_out(
         *given, "--exclude-source", "x"
     )
     assert (bundle / "manifest.json").read_bytes() == manifest
-    assert "The source bccd has 2 images in which a cell is found, 20 are needed" in run(*given)
+    held_out = write_csv(tmp_path / "x/val.csv", "a.jpg,10,20,90,100,LY")
+    write_images(tmp_path / "x/images", a=jpeg(rgb(0)))
+    output = run(*given, "--exclude-source", "x", "--held-out-csv", held_out)
+    assert "The source bccd has 2 images in which a cell is found, 20 are needed" in output
     known = Bundle.load(bundle).manifest.training_images
     assert known is not None
     assert [one.name for one in known.sources] == ["lmu_aml", "pbc"]

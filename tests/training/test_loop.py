@@ -7,10 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor, nn
 
+from training import classifier, detector
 from training.loop import Schedule, TrainingError, fit, learning_rate_factor
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -282,3 +285,37 @@ def test_batch_norms_and_biases_are_not_decayed(tmp_path: Path) -> None:
     after = run(tmp_path, loss=lambda network, batch: 0 * loss(network, batch)).named_parameters()
     moved = {name for name, tensor in after if not torch.equal(tensor, before[name])}
     assert moved == {"0.weight", "3.weight"}
+
+
+@pytest.mark.parametrize(
+    ("command", "trainer"),
+    [
+        (classifier.main, "training.classifier.train_classifier"),
+        (detector.main, "training.detector.train_yolox"),
+    ],
+)
+def test_a_full_memory_of_the_card_ends_a_training_in_one_sentence(
+    command: click.Command,
+    trainer: str,
+    smears_csv: Path,
+    copied_csv: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The double says what torch 2.14 says of a card; not run on a GPU."""
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 24 GiB of which "
+            "1.20 GiB is free. Including non-PyTorch memory, this process has 22.40 GiB memory in use."
+        )
+
+    monkeypatch.setattr(trainer, full)
+    files = ["--csv", smears_csv, "--validation-csv", copied_csv, "--out", tmp_path / "run"]
+    result = CliRunner().invoke(command, [*map(str, files)])
+    assert result.exit_code == 78
+    assert result.output.endswith(
+        "Error: The memory of the card does not suffice (CUDA out of memory, Tried to allocate 2.00 GiB, "
+        "GPU 0 has a total capacity of 24 GiB of which 1.20 GiB is free); give a smaller --batch-size, or "
+        "--bf16.\n"
+    )

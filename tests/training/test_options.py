@@ -31,6 +31,7 @@ def data(tmp_path: Path) -> dict[str, Any]:
     return {
         "csvs": (tmp_path / "train.csv",),
         "validation_csvs": (tmp_path / "val.csv",),
+        "held_out_csvs": (),
         "exclude_source": (),
         "drawn": 0,
         "out": tmp_path / "run",
@@ -71,6 +72,20 @@ def test_what_belongs_together_with_a_source_is_left_out_with_it(
     assert [image.name for image in train] == ["train-lab.jpg"]
     assert [image.name for image in val] == ["val-lab.jpg"]
     assert "1 images of other sources belong together with those of field and were left out" in caplog.text
+
+
+def test_what_belongs_together_with_held_out_images_of_a_source_is_left_out_with_it(
+    data: dict[str, Any],
+) -> None:
+    (data["csvs"][0].parent / "provenance.csv").write_text(
+        "NAME,source,duplicate_group\n"
+        "train-lab.jpg,lab,\ntrain-clinic.jpg,clinic,a\nval-lab.jpg,lab,\nval-field.jpg,field,a\n"
+    )
+    fold = data["csvs"][0].with_name("fold.csv")
+    fold.write_text("NAME,x1,y1,x2,y2,class\nval-lab.jpg,1,2,3,4,LY\n")
+    files = {"validation_csvs": (fold,), "held_out_csvs": data["validation_csvs"]}
+    train, val, _ = read_data({**data, **files, "exclude_source": ("field",)})
+    assert [image.name for image in (*train, *val)] == ["train-lab.jpg", "val-lab.jpg"]
 
 
 def test_an_image_to_train_on_and_to_judge_by_is_refused(data: dict[str, Any]) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from training.recipe_file import RecipeError, TrainingRecipe, read_recipe
+from training.recipe_file import read_recipe
+from training.recipe_keys import RecipeError, TrainingRecipe
 
 SHIPPED = sorted(Path(__file__).parents[2].glob("training/recipes/*.toml"))
 
@@ -71,7 +72,7 @@ def test_a_key_goes_to_whoever_knows_it(tmp_path: Path) -> None:
 
 
 def test_one_value_stands_for_a_list_of_one(tmp_path: Path) -> None:
-    text = "[detector.a]\none_stage = true\n[likeness]\nsame_source = 'pool=pbc'"
+    text = "[detector.a]\nmodel = 'yolo11n.yaml'\none_stage = true\n[likeness]\nsame_source = 'pool=pbc'"
     assert read_recipe(write(tmp_path, text), "small").likeness == {"same_source": "pool=pbc"}
 
 
@@ -100,8 +101,45 @@ def test_one_value_stands_for_a_list_of_one(tmp_path: Path) -> None:
         ("[detector.a]\n[classifier.b]\nmodel = 'no_such'", "classifier.b.model: .*no_such"),
         ("[detector.a]\n[fusion]\nio = 1", r"fusion.io: Extra inputs are not permitted"),
         ("[detector.a]\n[audit]\nside = 3", "audit.side is none of min_side, provenance, without_images"),
-        ("[detector.a]\none_stage = true\n[likeness]\nsame_source = 'pool'", "same_source: 'pool' is not of"),
-        ("[detector.a]\none_stage = true\n[likeness]\nsame_source = 3", "same_source: '3' is not of"),
+        (
+            "[detector.a]\n[classifier.b]\nview = 'tile'\nmargin = 0.1",
+            r"classifier.b: --margin is for --view crop only; leave it out\.",
+        ),
+        (
+            "[detector.a]\n[every_classifier]\nfocal_gamma = 1\n[classifier.b]",
+            "b: --focal-gamma is for --loss",
+        ),
+        ("[detector.a]\none_stage = true", "detector.a: yolox-nano only finds cells; choose a model of"),
+        ("[detector.a]\ndevice = '0,1'\n[classifier.b]", "detector.a: --device is for models of ultralytics"),
+        (
+            "[detector.a]\nmodel = 'yolo11n.yaml'\nema_decay = 0.9\n[classifier.b]",
+            "detector.a: yolo11n.yaml is trained by ultralytics, which does not take --ema-decay; leave",
+        ),
+        (
+            "[detector.a]\nmodel = 'yolo99z.yaml'\n[classifier.b]",
+            r"a.model: 'yolo99z.yaml' is no architecture of ultralytics [\d.]+, nor a file; give a name",
+        ),
+        (
+            "[detector.a]\nmodel = 'yolox-x'\n[classifier.b]",
+            "a.model: 'yolox-x' is neither a YOLOX nor a model",
+        ),
+        (
+            "[detector.a]\nmodel = ['yolox-s']\n[classifier.b]",
+            r"model is \['yolox-s'\] and must be one value",
+        ),
+        (
+            "folds = 2\n[distillation]\nteacher = 't.toml'\n[every_classifier]\nsoft_weight = 0.5\n"
+            "[detector.a]\n[classifier.b]\n[curation.detector.c]\n[curation.classifier.d]",
+            "curation.classifier.d: --soft-weight is for --soft-labels only",
+        ),
+        (
+            "[detector.a]\nmodel = 'yolo11n.yaml'\none_stage = true\n[likeness]\nsame_source = 'pool'",
+            "same_source: 'pool' is not of",
+        ),
+        (
+            "[detector.a]\nmodel = 'yolo11n.yaml'\none_stage = true\n[likeness]\nsame_source = 3",
+            "same_source: '3' is not of",
+        ),
         ("thresholds = 0.4\n[detector.a]", r"thresholds: Extra inputs are not permitted"),
         ("threshold = 0.4", r"detector: Field required"),
         ("[detector.a", "is no TOML"),

@@ -1,5 +1,7 @@
 """Which commands a recipe becomes."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,10 +9,16 @@ import pytest
 from click.testing import CliRunner
 
 from build_engines.recipe import read_recipe as read_ensemble
-from training import detector, recipe
-from training.recipe_file import RecipeError
+from edge.bundle import embedded_bundle
+from tests.training.damaged_smears import jpeg, rgb, write_csv, write_images
+from training import classifier, detector, recipe
+from training.audit.command import main as audit
+from training.errors import AnnotationError
+from training.options import read_data
+from training.recipe_keys import RecipeError
 from training.recipe_plan import Job, Plan, plan_recipe, plan_without_each_source
 from training.recipe_steps import Run
+from training.splits import main as splits
 
 FOLDED = """
 folds = 2
@@ -29,12 +37,25 @@ one_stage = true
 iou = 0.6
 """
 
+ONE_STAGE = "[detector.a]\nmodel = 'yolo11n.yaml'\none_stage = true"
+
 
 @pytest.fixture
 def job(smears_csv: Path, tmp_path: Path) -> Job:
     path = tmp_path / "mine.toml"
     path.write_text(FOLDED)
     return Job(path, "small", (smears_csv,), (smears_csv,), tmp_path / "run")
+
+
+def judged_by(job: Job, n_cells: int = 50) -> Job:
+    """The job with validation files of so many cells with a class, beside which is one without."""
+    folder = job.out.with_name("judges")
+    folder.mkdir(exist_ok=True)
+    if not (folder / "images").exists():
+        (folder / "images").symlink_to(job.csvs[0].parent / "images")
+    cells = [f"{n % 8}.jpg,{n},0,{n + 30},30,PNN" for n in range(n_cells)]
+    (folder / "val.csv").write_text("\n".join(["NAME,x1,y1,x2,y2,class", *cells, "0.jpg,0,9,30,39,WBC\n"]))
+    return replace(job, validation_csvs=(folder / "val.csv",))
 
 
 def typed(plan: Plan) -> dict[str, str]:
@@ -85,6 +106,22 @@ def test_the_ensemble_is_one_that_build_takes(job: Job) -> None:
     assert ensemble.fusion.iou == 0.6
 
 
+def test_a_model_that_is_looked_up_by_name_is_the_same_once_it_was_downloaded(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/mine.pt").write_bytes(b"weights")
+    job.recipe.write_text(
+        "[every_detector]\none_stage = true\n[detector.a]\nmodel = 'yolo11n.pt'\n"
+        "[detector.b]\nmodel = 'own/mine.pt'"
+    )
+    before = plan_recipe(job)
+    (tmp_path / "yolo11n.pt").write_bytes(b"as ultralytics leaves it here")
+    assert plan_recipe(job) == before
+    assert [Path("own/mine.pt") in step.inputs for step in before.steps[:2]] == [False, True]
+
+
 def test_a_source_that_is_left_out_is_left_out_of_all_training(job: Job) -> None:
     source = job.csvs[0].parent.name
     commands = typed(plan_recipe(replace(job, excluded=(source,))))
@@ -96,6 +133,7 @@ class TestASourceOfValidationImagesAlone:
     @pytest.fixture
     def validated(self, job: Job, tmp_path: Path) -> Job:
         """Of images of lab to train on and of field to judge by, one group of near-duplicates of each."""
+        (tmp_path / "images").symlink_to(job.csvs[0].parent / "images")
         header, *rows = job.csvs[0].read_text().splitlines()
         for name, part in (("train", rows[:4]), ("val", rows[4:])):
             (tmp_path / f"{name}.csv").write_text("\n".join([header, *part]) + "\n")
@@ -107,27 +145,20 @@ class TestASourceOfValidationImagesAlone:
         files = {"csvs": (tmp_path / "train.csv",), "validation_csvs": (tmp_path / "val.csv",)}
         return replace(job, **files, excluded=("field",))
 
-    def test_is_not_looked_for_in_files_that_lack_it(self, validated: Job) -> None:
+    def test_is_told_to_folds_and_knowledge_by_the_files_that_have_it(self, validated: Job) -> None:
         validated.recipe.write_text(FOLDED + "[likeness]\n")
         commands = typed(plan_recipe(validated))
         left_out = {name for name, line in commands.items() if "--exclude-source field" in line}
-        assert left_out == {"detector-b", "classifier-c"}
+        assert left_out == {
+            "detector-a-fold-1", "detector-a-fold-2", "detector-b", "classifier-c", "likeness"
+        }  # fmt: skip
+        held_out = f"--held-out-csv {validated.validation_csvs[0]}"
+        told = {name for name, line in commands.items() if held_out in line}
+        assert told == {"detector-a-fold-1", "detector-a-fold-2", "likeness"}
 
-    def test_is_refused_where_images_to_train_on_belong_together_with_it(self, validated: Job) -> None:
-        provenance = validated.csvs[0].with_name("provenance.csv")
-        provenance.write_text(provenance.read_text().replace("field,2", "field,1"))
-        with pytest.raises(RecipeError, match="source lab belong together with validation images of field"):
-            plan_recipe(validated)
-
-    def test_is_refused_where_it_has_images_to_train_on_that_do_not_belong_to_those(
-        self, validated: Job
-    ) -> None:
-        """A fold would see the lab's images of group 1, which field has among the validation images, too."""
-        provenance = validated.csvs[0].with_name("provenance.csv")
-        header, first, *rest = provenance.read_text().replace("field,2", "field,1").splitlines()
-        provenance.write_text("\n".join([header, first.replace("lab,1", "field,9"), *rest]) + "\n")
-        with pytest.raises(RecipeError, match="source lab belong together with validation images of field"):
-            plan_recipe(validated)
+    def test_is_no_matter_where_nothing_is_left_out(self, validated: Job) -> None:
+        commands = typed(plan_recipe(replace(validated, excluded=())))
+        assert not any("--held-out-csv" in line for line in commands.values())
 
     def test_that_nobody_has_is_refused(self, validated: Job) -> None:
         with pytest.raises(RecipeError, match=r"is of the source clinic .* choose from field, lab\."):
@@ -135,22 +166,58 @@ class TestASourceOfValidationImagesAlone:
 
 
 def test_cleaned_annotations_are_what_is_trained_on_and_the_users_own_what_is_judged_by(job: Job) -> None:
-    job.recipe.write_text("[audit]\nmin_side = 12\n[detector.a]\none_stage = true")
-    validation = job.csvs[0].with_name("validation.csv")
-    validation.write_bytes(job.csvs[0].read_bytes())
-    commands = typed(plan_recipe(replace(job, validation_csvs=(validation,))))
+    job.recipe.write_text("[audit]\nmin_side = 12\n[likeness]\n[calibration]\n" + ONE_STAGE)
+    job = judged_by(job)
+    validation = job.validation_csvs[0]
+    plan = plan_recipe(job)
+    commands = typed(plan)
     cleaned = job.out / "audit/cleaned"
     audited = f"training.audit {validation} {job.csvs[0]} --min-side 12"  # of two like images the first stays
     assert audited in commands["audit"]
-    assert f"--csv {cleaned}/smears.csv --validation-csv {cleaned}/validation.csv" in commands["detector-a"]
+    assert f"--csv {cleaned}/smears.csv --validation-csv {cleaned}/val.csv" in commands["detector-a"]
+    assert f"--csv {cleaned}/smears.csv" in commands["likeness"]
+    assert f"--csv {validation}" in commands["calibration"]
     assert f"--csv {validation}" in commands["evaluate"]
-    validation.unlink()
+    inputs = {step.name: step.inputs for step in plan.steps}
+    assert (inputs["likeness"], inputs["calibration"]) == ((), (validation,))
+
+
+def test_faults_that_an_audit_mends_for_training_are_refused_before_it_where_they_are_judged_by(
+    job: Job,
+) -> None:
+    job.recipe.write_text("[audit]\n[likeness]\n" + ONE_STAGE)
+    job = judged_by(job)
+    damaged = job.validation_csvs[0].with_name("train.csv")
+    damaged.write_text(job.validation_csvs[0].read_text() + "0.jpg,left,0,30,30,PNN\n")
+    assert plan_recipe(replace(job, csvs=(damaged,)))
+    with pytest.raises(AnnotationError, match=r"train\.csv has 1 rows .* not a number, .* line 53; mend or"):
+        plan_recipe(replace(job, validation_csvs=(damaged,)))
+
+
+def test_too_few_cells_to_calibrate_by_are_refused_before_anything_trains(job: Job) -> None:
+    job.recipe.write_text("[calibration]\n" + ONE_STAGE)
+    assert plan_recipe(judged_by(job))
+    says = r"have 49 cells with a class, .* \(50 needed\); give more, or leave \[calibration\] out of .*mine"
+    with pytest.raises(RecipeError, match=says):
+        plan_recipe(judged_by(job, 49))
+    job.recipe.write_text(ONE_STAGE)
+    assert plan_recipe(judged_by(job, 49))
+
+
+def test_annotations_that_are_cleaned_and_curated_are_planned_before_they_are_there(job: Job) -> None:
+    job.recipe.write_text(
+        "folds = 2\n[audit]\n[detector.b]\n[curation.detector.a]\n"
+        "[every_detector]\nmodel = 'yolo11n.yaml'\none_stage = true"
+    )
+    commands = typed(plan_recipe(judged_by(job)))
+    assert f"--csv {job.out}/audit/cleaned/smears.csv" in commands["curate"]
+    assert f"--csv {job.out}/curated/smears.csv" in commands["detector-b"]
 
 
 def test_a_bundle_is_told_its_training_images_and_calibrated_before_it_is_measured(job: Job) -> None:
-    job.recipe.write_text("[likeness]\n[calibration]\ntarget_accuracy = 0.9\n[detector.a]\none_stage = true")
+    job.recipe.write_text("[likeness]\n[calibration]\ntarget_accuracy = 0.9\n" + ONE_STAGE)
     source = job.csvs[0].parent.name
-    plan = plan_recipe(replace(job, excluded=(source,)))
+    plan = plan_recipe(replace(judged_by(job), excluded=(source,)))
     assert [step.name for step in plan.steps][1:5] == ["build", "likeness", "calibration", "evaluate"]
     commands = typed(plan)
     assert f"training.likeness --bundle {job.out}/bundle --csv {job.csvs[0]}" in commands["likeness"]
@@ -161,8 +228,8 @@ def test_a_bundle_is_told_its_training_images_and_calibrated_before_it_is_measur
 
 def test_a_bundle_that_is_no_longer_told_something_is_built_anew(job: Job) -> None:
     """What a bundle was told is in it, so leaving that out takes another bundle."""
-    network = "[detector.a]\none_stage = true"
-    run, stamps = Run(job.out), []
+    network = ONE_STAGE
+    job, run, stamps = judged_by(job), Run(job.out), []
     for told in ("[likeness]\n[calibration]\n", "[likeness]\n", "", "[likeness]\n"):
         job.recipe.write_text(told + network)
         plan = plan_recipe(job)
@@ -177,7 +244,7 @@ def test_a_bundle_that_is_no_longer_told_something_is_built_anew(job: Job) -> No
 
 
 def test_each_source_is_left_out_once_and_all_are_judged_together(job: Job) -> None:
-    job.recipe.write_text("[detector.a]\none_stage = true")
+    job.recipe.write_text(ONE_STAGE)
     (job.csvs[0].parent / "provenance.csv").write_text(
         "NAME,source\n" + "".join(f"{n}.jpg,{'a b' if n < 4 else 'c'}\n" for n in range(8))
     )
@@ -193,12 +260,89 @@ def test_each_source_is_left_out_once_and_all_are_judged_together(job: Job) -> N
     assert f"--splits {job.out}/sources --bundles {job.out}" in commands["unseen"]
 
 
-def test_a_teacher_that_is_not_there_is_refused_before_anything_trains(job: Job) -> None:
-    job.recipe.write_text(
-        "[distillation]\nteacher = 't.toml'\n[detector.a]\n[classifier.b]\nsoft_weight = 0.5"
-    )
-    with pytest.raises(RecipeError, match=r"has no bundle trained without lab0 \(.*without-lab0/bundle\)"):
-        plan_recipe(replace(job, teacher=job.csvs[0].parent, excluded=("lab0",)))
+@pytest.mark.usefixtures("no_charts")
+def test_folds_leave_out_copies_of_validation_images_that_only_their_own_audit_finds(tmp_path: Path) -> None:
+    """South exported one of north's validation images anew, and has it among the images to train on."""
+    parts = {"train": range(8), "val": range(8, 12)}
+    files = {part: {f"{part}{n}": jpeg(rgb(n)) for n in numbers} for part, numbers in parts.items()}
+    files["train"]["copy1"] = jpeg(rgb(8), quality=40)
+    csvs = []
+    for part, own in files.items():
+        write_images(tmp_path / part / "images", **own)
+        names = [f"{name}.jpg" for name in own]
+        told = [f"{name},{'south' if int(name[-5]) % 2 else 'north'}" for name in names]
+        write_csv(tmp_path / part / "provenance.csv", *told, header="NAME,source")
+        csvs.append(
+            write_csv(tmp_path / part / f"{part}.csv", *(f"{name},10,20,90,100,LY" for name in names))
+        )
+    recipe_file = tmp_path / "mine.toml"
+    recipe_file.write_text("folds = 2\n[audit]\n[detector.a]\nfolds = true\n[classifier.b]\nfolds = true")
+    job = Job(recipe_file, "small", (csvs[0],), (csvs[1],), tmp_path / "run")
+    commands = {step.name: list(step.command[3:]) for step in plan_without_each_source(job).steps}
+    for name, command in (("audit", audit), ("folds", splits)):
+        done = CliRunner().invoke(command, commands[f"without-north/{name}"])
+        assert done.exit_code == 0, done.output
+    for trainer, name in ((detector.main, "detector-a"), (classifier.main, "classifier-b")):
+        context = trainer.make_context(name, commands[f"without-north/{name}-fold-1"])
+        training, validation, _ = read_data(context.params)
+        used = {image.name for image in (*training, *validation)}
+        assert used == {"train1.jpg", "train3.jpg", "train5.jpg", "train7.jpg"}
+
+
+class TestATeacherOfAnotherRun:
+    """Its bundles are the embedded one, which never saw a source of the name lab0."""
+
+    @pytest.fixture
+    def taught(self, job: Job, tmp_path: Path) -> Job:
+        job.recipe.write_text(
+            "[distillation]\nteacher = 't.toml'\n[detector.a]\n[classifier.b]\nsoft_weight = 0.5"
+        )
+        (tmp_path / "provenance.csv").write_text(
+            "NAME,source\n" + "".join(f"{n}.jpg,lab{n // 4}\n" for n in range(8))
+        )
+        (tmp_path / "images").symlink_to(job.csvs[0].parent / "images")
+        csv = Path(shutil.copy(job.csvs[0], tmp_path))
+        return replace(
+            job, csvs=(csv,), validation_csvs=(csv,), teacher=tmp_path / "teacher", excluded=("lab0",)
+        )
+
+    def trained_on(self, bundle: Path, *sources: str, before: tuple[str, ...] = ()) -> None:
+        shutil.copytree(embedded_bundle(), bundle)
+        manifest = json.loads((bundle / "manifest.json").read_text())
+        for told in manifest["provenance"].values():
+            told["sources"] = dict.fromkeys(sources, 9)
+            told["begun_from"] = {"sources": dict.fromkeys(before, 9)}
+        (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+    def asked(self, job: Job) -> str:
+        return typed(plan_recipe(job))["soft-labels"]
+
+    def test_is_taken_where_the_whole_run_left_the_source_out(self, taught: Job, tmp_path: Path) -> None:
+        self.trained_on(tmp_path / "teacher/bundle", "lab1")
+        assert f"--bundle {tmp_path}/teacher/bundle --csv" in self.asked(taught)
+
+    def test_is_that_without_the_source_where_the_runs_own_bundle_saw_it(
+        self, taught: Job, tmp_path: Path
+    ) -> None:
+        self.trained_on(tmp_path / "teacher/bundle", "lab0", "lab1")
+        self.trained_on(tmp_path / "teacher/without-lab0/bundle", "lab1")
+        assert f"--bundle {tmp_path}/teacher/without-lab0/bundle --csv" in self.asked(taught)
+        whole = self.asked(replace(taught, excluded=()))
+        assert f"--bundle {tmp_path}/teacher/bundle --csv" in whole
+
+    def test_is_refused_where_what_it_began_from_saw_the_source(self, taught: Job, tmp_path: Path) -> None:
+        self.trained_on(tmp_path / "teacher/bundle", "lab1", before=("lab0",))
+        says = r"trained without lab0 \(.*/bundle saw lab0, .*without-lab0/bundle is not there\); train it"
+        with pytest.raises(RecipeError, match=says):
+            plan_recipe(taught)
+
+    def test_is_refused_where_it_does_not_tell_what_it_saw(self, taught: Job, tmp_path: Path) -> None:
+        self.trained_on(tmp_path / "teacher/bundle", "lab1")
+        manifest = json.loads((tmp_path / "teacher/bundle/manifest.json").read_text())
+        del manifest["provenance"]["classifier"]
+        (tmp_path / "teacher/bundle/manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(RecipeError, match="/bundle saw sources that it does not name"):
+            plan_recipe(taught)
 
 
 def test_the_plan_can_be_read_without_anything_being_written(job: Job) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from training.recipe_file import RecipeError
+from training.recipe_keys import RecipeError
 from training.recipe_steps import Run, Step, run_steps
 
 TRAINER_DOUBLE = """

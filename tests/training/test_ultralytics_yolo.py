@@ -386,10 +386,31 @@ class TestOneStage:
             yolo._usable(smears, ("BA", "MO"), "training")
 
 
-def test_a_name_that_is_no_model_file_is_refused(yolo: ModuleType, smears: Smears, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"'resnet50' is neither .* \.pt"):
-        train(yolo, smears, tmp_path, model="resnet50")
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("resnet50", r"'resnet50' is neither .* \.pt"),
+        (
+            "yolo99z.yaml",
+            "'yolo99z.yaml' is no architecture of ultralytics .*, nor a file; give a name such as",
+        ),
+    ],
+)
+def test_a_name_that_is_no_model_is_refused(
+    model: str, says: str, yolo: ModuleType, smears: Smears, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingError, match=says):
+        train(yolo, smears, tmp_path, model=model)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_models_of_all_sizes_and_architectures_of_ones_own_are_known(
+    yolo: ModuleType, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("nc: 1\nbackbone: []\nhead: []\n")
+    for model in ("yolo11.yaml", "yolov8x.yaml", "yolo26n.yaml", str(own), "yolo11n.pt"):
+        yolo.require_model(model)
 
 
 class TestVariation:

@@ -88,12 +88,14 @@ def read_table(path: Path, label: str, folders: Sequence[Path] = ()) -> Table:
 def labels_of(paths: Sequence[Path]) -> list[str]:
     """Distinct names for the files: the file's own, with its folders before it where two share one.
 
+    The files need not be there yet.
+
     Raises:
         AnnotationError: one file is given twice.
     """
-    if repeated := [path for path in paths if sum(path.samefile(other) for other in paths) > 1]:
-        raise AnnotationError(f"{repeated[0]} was given twice; name each CSV file once.")
     parts = [path.resolve().parts for path in paths]
+    if repeated := [path for path, own in zip(paths, parts, strict=True) if parts.count(own) > 1]:
+        raise AnnotationError(f"{repeated[0]} was given twice; name each CSV file once.")
     labels = [own[-1] for own in parts]
     for depth in range(2, max((len(own) for own in parts), default=1) + 1):
         shared = {label for label in labels if labels.count(label) > 1}
