@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edge import desk as desk_module
+from edge import opening
 from edge.cells import Finding
 from edge.errors import BackendError
 from edge.images import ImageLimits
 from edge.journal import Journal
 from edge.locks import OutputFullError
 from edge.outputs import open_desk
-from edge.records import LARGEST_BATCH, State
+from edge.records import LARGEST_BATCH, FileStamp, State
 from edge.results import Results
 from edge.stopwatch import Stopwatch
 from edge.tasks import Arrival, ImageResult
@@ -246,9 +247,27 @@ def test_the_next_files_are_asked_for_while_earlier_ones_are_read(
         results = desk.process_all(arrivals(), lambda: fed.append(None))
         next(results)
         assert next(asked) == 2 * LARGEST_BATCH
-        assert len(fed) == LARGEST_BATCH  # systemd's watchdog is fed for each image
+        assert len(fed) == 3 * LARGEST_BATCH  # systemd's watchdog is fed for each file and each image
         assert len(list(results)) == 49
-    assert len(fed) == 50
+    assert len(fed) == 2 * 50
+
+
+def test_promise_13_a_share_on_which_each_file_takes_long_feeds_the_watchdog(
+    tmp_path: Path, put: Callable[[str, int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+    real = opening._read_regular
+
+    def read(path: Path, max_bytes: int) -> tuple[bytes | None, FileStamp]:
+        happened.append("read")
+        return real(path, max_bytes)
+
+    monkeypatch.setattr(opening, "_read_regular", read)
+    paths = [put(f"{number}.png", number) for number in range(2 * LARGEST_BATCH)]
+    with open_desk(TwoLanes(), tmp_path / "out") as (desk, _):
+        list(desk.process_all(map(Arrival, paths), lambda: happened.append("fed")))
+    assert happened.count("read") == len(paths)
+    assert ("read", "read") not in itertools.pairwise(happened)
 
 
 def test_pixels_are_given_only_where_they_are_asked_for(
