@@ -267,6 +267,7 @@ class Desk:
         path = str(task.path)
         try:
             rgb = task.decoding.result() if task.decoding else self._decode(task)
+            task.watch.lap("wait")
             findings = pipeline.read(rgb, task.watch, self._detection_threshold)
             unlikeness = None
             if (likeness := self._pipeline.likeness) is not None:
@@ -307,6 +308,8 @@ class Desk:
         """Commit the answers of claimed tasks, then write them."""
         if not tasks:
             return
+        for task in tasks:
+            task.watch.lap("wait")  # for the others of its batch
         self._results.look()
         writes: list[Write] = []
         with self._journal.together():

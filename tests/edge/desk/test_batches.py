@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edge import desk as desk_module
-from edge import opening
+from edge import opening, stopwatch
 from edge.cells import Finding
 from edge.errors import BackendError
 from edge.images import ImageLimits
@@ -250,6 +251,28 @@ def test_the_next_files_are_asked_for_while_earlier_ones_are_read(
         assert len(fed) == 3 * LARGEST_BATCH  # systemd's watchdog is fed for each file and each image
         assert len(list(results)) == 49
     assert len(fed) == 2 * 50
+
+
+def test_the_time_in_which_others_of_a_batch_are_read_is_waiting(
+    tmp_path: Path, put: Callable[[str, int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_ms = 0
+
+    class OneSecond(TwoLanes):
+        def read(self, rgb: NDArray[np.uint8], watch: Stopwatch | None = None, *_: object) -> list[Finding]:
+            nonlocal now_ms
+            now_ms += 1000
+            assert watch is not None
+            watch.lap("detect")
+            return []
+
+    monkeypatch.setattr(stopwatch, "time", SimpleNamespace(perf_counter_ns=lambda: now_ms * 10**6))
+    paths = [put(f"{number}.png", number) for number in range(LARGEST_BATCH)]
+    results = all_at_once(tmp_path / "out", paths, OneSecond(has_crowd=False))
+    stages = [result.stage_ms for result in results]
+    assert [ms["commit"] for ms in stages] == [0] * LARGEST_BATCH
+    assert [ms["detect"] for ms in stages] == [1000] * LARGEST_BATCH
+    assert stages[0]["wait"] == 1000 * (LARGEST_BATCH - 1)
 
 
 def test_promise_13_a_share_on_which_each_file_takes_long_feeds_the_watchdog(
