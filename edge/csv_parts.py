@@ -57,8 +57,8 @@ class Row:
         """An error that names this row."""
         return ContradictionError(
             f"the journal cannot be made anew from {str(self.path)!r}: the row at byte {self.write.offset} "
-            f"{what}; put back the file as the station wrote it, or the right journal, or move the CSV files "
-            "away to start anew."
+            f"{what}; put back the file as the station wrote it, or the right journal, or move journal and "
+            "CSV files away to start anew."
         )
 
 
@@ -115,8 +115,8 @@ def parts_of(folder: Path, output: str, columns: tuple[str, ...], *, strict: boo
         elif strict and columns[-1].encode() in header:
             raise ContradictionError(
                 f"the journal cannot be made anew from {str(path)!r}: its first line was changed; put "
-                "back the file as the station wrote it, or the right journal, or move the CSV files away to "
-                "start anew."
+                "back the file as the station wrote it, or the right journal, or move journal and CSV files "
+                "away to start anew."
             )
     return parts
 

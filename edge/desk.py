@@ -152,7 +152,7 @@ class Desk:
 
         Args:
             arrivals: files as they come; the next are asked for while earlier ones are read.
-            alive: called whenever one more image was read.
+            alive: called whenever one more file was opened, or image read.
 
         Raises:
             BackendError: the engine failed; images in hand are pending (`failed` at the third try) and the
@@ -167,7 +167,7 @@ class Desk:
         """A file that is opened again when nothing is in hand; nothing behind it is opened before."""
         try:
             while True:
-                while not apart and len(in_hand) < _BATCHES_IN_HAND and (batch := self._open(waiting)):
+                while not apart and len(in_hand) < _BATCHES_IN_HAND and (batch := self._open(waiting, alive)):
                     if batch[-1].is_apart:
                         apart = batch.pop().arrival
                     if batch:
@@ -178,7 +178,7 @@ class Desk:
                 if not in_hand:
                     if apart is None:
                         break
-                    in_hand.append(self._open(iter([apart]), alone=True))
+                    in_hand.append(self._open(iter([apart]), alive, alone=True))
                     apart = None
                 yield from self._conclude(in_hand, alive)
                 in_hand.popleft()
@@ -194,7 +194,9 @@ class Desk:
         while self._untold:
             yield self._untold.popitem()[1]
 
-    def _open(self, waiting: Iterator[Arrival], *, alone: bool = False) -> list[Task]:
+    def _open(
+        self, waiting: Iterator[Arrival], alive: Callable[[], None], *, alone: bool = False
+    ) -> list[Task]:
         """The next batch, opened and claimed; empty where nothing waits. Only its last one may be apart."""
         tasks: list[Task] = []
         first = next(waiting, None)
@@ -205,6 +207,7 @@ class Desk:
             with self._journal.together(durable=False):
                 for arrival in islice(chain([first], waiting), most):
                     tasks.append(self._opener.open(arrival, alone=alone))
+                    alive()
                     size_bytes += len(tasks[-1].data or b"")
                     if size_bytes > _BATCH_BYTES or tasks[-1].is_apart:
                         break
@@ -264,6 +267,7 @@ class Desk:
         path = str(task.path)
         try:
             rgb = task.decoding.result() if task.decoding else self._decode(task)
+            task.watch.lap("wait")
             findings = pipeline.read(rgb, task.watch, self._detection_threshold)
             unlikeness = None
             if (likeness := self._pipeline.likeness) is not None:
@@ -304,6 +308,8 @@ class Desk:
         """Commit the answers of claimed tasks, then write them."""
         if not tasks:
             return
+        for task in tasks:
+            task.watch.lap("wait")  # for the others of its batch
         self._results.look()
         writes: list[Write] = []
         with self._journal.together():

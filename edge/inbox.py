@@ -21,7 +21,15 @@ from edge.errors import StationError
 from edge.quiet import QuietFiles
 from edge.records import FileStamp
 from edge.walking import is_ignored, require_entry, stamp_of, walk
-from edge.watching import FolderWatch, Notice, Signal, WatchMode, choose_watch, folder_identity
+from edge.watching import (
+    FolderWatch,
+    Notice,
+    Signal,
+    WatchChoice,
+    WatchMode,
+    choose_watch,
+    folder_identity,
+)
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +88,7 @@ class Inbox:
         self._quiet_period_s = quiet_period_s
         # Its put is safe in signal handlers.
         self._signals: queue.SimpleQueue[Notice | Signal] = queue.SimpleQueue()
+        self._chosen: WatchChoice | None = None
         self._watch: FolderWatch | None = None
         self._quiet = QuietFiles(quiet_period_s or _LOCAL_QUIET_S)
         self._ready: OrderedDict[Path, FileStamp | None] = OrderedDict()
@@ -115,15 +124,18 @@ class Inbox:
         self._choose_watch()
 
     def _choose_watch(self) -> None:
-        """Again for each folder that takes the place of another: a share may be mounted after the start."""
-        self.close()
+        """Again for each scan: a share may be mounted after the start, in the folder's place or below it."""
         chosen = choose_watch(self._mode, self.root)
+        if chosen == self._chosen:
+            return
+        self.close()
+        self._chosen = chosen
         quiet_s = self._quiet_period_s or (_REMOTE_QUIET_S if chosen.is_remote else _LOCAL_QUIET_S)
         log.info(
             "Watching %r by %s (%s); files are read when they have not changed for %g s.",
             *(str(self.root), chosen.mode, chosen.why, quiet_s),
         )
-        self._quiet = QuietFiles(quiet_s)
+        self._quiet.quiet_period_s = quiet_s
         if chosen.mode == "events":
             self._watch = FolderWatch(self.root, self._signals.put)
 
@@ -253,13 +265,14 @@ class Inbox:
         if self._scan is None:
             if self._clock() < self._scan_due_s:
                 return
-            if self._folder != (folder := folder_identity(self.root)):
+            folder = folder_identity(self.root)
+            if self._folder != folder:
                 # What was seen in a folder that is no longer there is forgotten, not reported as vanished:
                 # the scan finds it again when it comes back.
                 self._forget()
                 self._folder = folder
-                if folder is not None:
-                    self._choose_watch()
+            if folder is not None:
+                self._choose_watch()
             if self._watch is not None:
                 self._watch.renew()
             self._scan = walk(self.root, self._unreadable)

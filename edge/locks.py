@@ -44,20 +44,23 @@ def locked_folder(folder: Path, lock_name: str) -> Iterator[None]:
 
     Raises:
         FolderLockedError: another process holds it.
-        OutputUnwritableError, OutputFullError: the folder cannot be written.
+        OutputUnwritableError, OutputFullError: the folder cannot be written, or gives no locks.
     """
+    path = folder / lock_name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / lock_name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     except OSError as error:
-        raise output_error(error, folder) from error
+        raise output_error(error, path if os.path.lexists(path) else folder) from error
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise FolderLockedError(
                 f"another process of the station works in {str(folder)!r}; stop it, or set another folder."
             ) from error
+        except OSError as error:
+            raise output_error(error, path) from error
         yield
     finally:
         os.close(lock)

@@ -10,6 +10,7 @@ import io
 import itertools
 import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -50,8 +51,10 @@ class CsvFile:
         """File and end of the last write that is known to stand there."""
         self._left_as: tuple[int, int, int] | None = None
         """Inode, size and time of change after our last write; None: not known to agree with the journal."""
+        self._whole_due_s = 0.0
+        """Until then not all of the file is compared again: a share's times may change by themselves."""
 
-    def mend(self) -> None:
+    def mend(self, *, whole: bool = False) -> None:
         """Make the file agree with the journal.
 
         Bytes that are missing at its end, or were never written there (a power cut may leave zeros), are
@@ -59,6 +62,9 @@ class CsvFile:
         block before that place is not what was written, if whole lines were added, or if the file cannot be
         opened for writing, it is somebody else's now: it stays as it is and a new part begins. So it does
         where the file is an older version's, without all columns.
+
+        Args:
+            whole: look for somebody's hand in all of the file, not only in the block.
 
         Raises:
             OutputFullError: no space; call it again later.
@@ -72,7 +78,7 @@ class CsvFile:
             self._synced = 0
         self._name, self._end = last.file, last.end
         try:
-            is_ours = self._mend_file(last)
+            is_ours = self._mend_file(last, whole)
         except OSError as error:
             if error.errno not in _NOT_OURS_TO_WRITE:
                 raise self._as_ours(error) from error
@@ -86,7 +92,7 @@ class CsvFile:
                 *(left, ", ".join(lacking), self._name),
             )
 
-    def _mend_file(self, last: Write) -> bool:
+    def _mend_file(self, last: Write, whole: bool) -> bool:
         """Make the current file whole; False if a human's hand was in it."""
         handle = self._open()
         try:
@@ -105,6 +111,8 @@ class CsvFile:
                 if not expected.startswith(found):
                     return False
                 size = common - len(expected) + len(found)
+            if whole and self._was_changed(handle, common - len(expected)):
+                return False
             self._cut(handle, excess)
             self._replay(handle, size)
             self._synced = self._end
@@ -114,8 +122,20 @@ class CsvFile:
         finally:
             os.close(handle)
 
+    def _was_changed(self, handle: int, end: int) -> bool:
+        """Whether something before a position is not as it was written; False if it is too early to look."""
+        began_s = time.monotonic()
+        if began_s < self._whole_due_s:
+            return False
+        writes = itertools.takewhile(lambda w: w.offset < end, self._journal.writes_after(self._name, 0))
+        pairs = ((write.offset, write.data[: end - write.offset]) for write in writes)
+        changed = any(os.pread(handle, len(data), offset) != data for offset, data in pairs)
+        now_s = time.monotonic()
+        self._whole_due_s = now_s + 10 * (now_s - began_s)
+        return changed
+
     def look(self) -> None:
-        """Mend the file if somebody changed it since the last write.
+        """Mend the file if somebody changed it since the last write, wherever in it.
 
         Raises:
             OutputFullError, OutputUnwritableError: as `mend`.
@@ -125,7 +145,7 @@ class CsvFile:
         except OSError:
             untouched = False
         if not untouched:
-            self.mend()
+            self.mend(whole=True)
 
     def plan(self, rows: bytes) -> Write:
         """Where rows will stand: behind those that are planned already."""
@@ -147,7 +167,7 @@ class CsvFile:
             return  # `mend` has written it with the one before, here or in the next part
         with self._ours_or_mended():
             if not self._put(write):
-                self.mend()
+                self.mend(whole=True)
             elif self._end - self._synced > _UNSYNCED_BYTES:
                 self._sync()
 

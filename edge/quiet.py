@@ -22,12 +22,12 @@ class QuietFiles:
     quiet period and half a second after its last change. One that is gone is missing until its stamp is
     seen under another name (a rename is not a loss) or it is taken for lost.
 
-    Args:
+    Attributes:
         quiet_period_s: how long a stamp must stay the same.
     """
 
     def __init__(self, quiet_period_s: float) -> None:
-        self._quiet_period_s = quiet_period_s
+        self.quiet_period_s = quiet_period_s
         self._check_period_s = min(quiet_period_s, _LONGEST_CHECK_PERIOD_S)
         # In the order of `due_s`: the period is one for all, and who is checked goes to the end.
         self._files: dict[Path, _Watched] = {}
@@ -93,7 +93,7 @@ class QuietFiles:
                 continue
             if stamp != watched.stamp:
                 watched.stamp, watched.since_s = stamp, now_s
-            elif now_s - watched.since_s >= self._quiet_period_s - _CLOCK_ROUNDING_S:
+            elif now_s - watched.since_s >= self.quiet_period_s - _CLOCK_ROUNDING_S:
                 self.found(stamp)
                 yield path, stamp
                 continue

@@ -64,7 +64,8 @@ def open_journal(state: Path, out: Path, inbox: Path | None) -> Journal:
     if inbox is None:
         raise JournalError(
             f"the journal {str(state / JOURNAL_NAME)!r} is {fault}: the CSV files in {str(out)!r} have rows "
-            "that it does not know; put the right journal back, or move the CSV files away to start anew."
+            "that it does not know; put the right journal back, or move journal and CSV files away to start "
+            "anew."
         )
     try:
         with _as_output_errors(state):

@@ -174,7 +174,7 @@ def load_settings(toml: Path | None = None, **flags: Any) -> Settings:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(path.read_text("utf-8-sig"))  # editors of Windows begin it with a mark
     except OSError as error:
         raise SettingsError(
             f"the settings file {str(path)!r} cannot be read ({error.strerror}); "

@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -31,16 +31,33 @@ def filesystem_of(path: str, mountinfo: str) -> str:
         mountinfo: the text of /proc/self/mountinfo, proc(5).
     """
     best, found = -1, ""
+    for point, kind in _mounts(mountinfo):
+        if (path == point or _is_below(point, path)) and len(point) >= best:
+            best, found = len(point), kind
+    return found
+
+
+def mounts_below(path: str, mountinfo: str) -> tuple[tuple[str, str], ...]:
+    """Mount points below an absolute, resolved path, each with the type of its file system.
+
+    Args:
+        mountinfo: as of `filesystem_of`.
+    """
+    return tuple(mount for mount in _mounts(mountinfo) if _is_below(path, mount[0]))
+
+
+def _mounts(mountinfo: str) -> Iterator[tuple[str, str]]:
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
         fields = before.split(" ")
-        if len(fields) < 5 or not after:
-            continue
-        # Octal escapes stand for space, tab, newline and backslash.
-        point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[4])
-        if (path == point or path.startswith(point.rstrip("/") + "/")) and len(point) >= best:
-            best, found = len(point), after.split(" ")[0]
-    return found
+        if len(fields) >= 5 and after:
+            # Octal escapes stand for space, tab, newline and backslash.
+            point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[4])
+            yield point, after.split(" ")[0]
+
+
+def _is_below(folder: str, path: str) -> bool:
+    return path != folder and path.startswith(folder.rstrip("/") + "/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,26 +65,30 @@ class WatchChoice:
     """How to watch a folder, and why so.
 
     Attributes:
-        is_remote: whether other machines write to its file system.
+        is_remote: whether other machines write to its file system, or to one that is mounted below.
+        mounted: what is mounted below, as `mounts_below`; events come only of what was there when they began.
     """
 
     mode: Literal["events", "polling"]
     why: str
     is_remote: bool
+    mounted: tuple[tuple[str, str], ...]
 
 
 def choose_watch(asked: WatchMode, folder: Path) -> WatchChoice:
-    """Polling where the file system gives no events, else events, unless something else is asked for."""
+    """Polling where a file system gives no events, else events, unless something else is asked for."""
+    path = os.path.realpath(folder)
     try:
-        kind = filesystem_of(os.path.realpath(folder), os.fsdecode(_MOUNTINFO.read_bytes()))
+        mountinfo = os.fsdecode(_MOUNTINFO.read_bytes())
     except OSError:
-        kind = ""
-    is_remote = kind in WITHOUT_EVENTS or kind.startswith("fuse")
+        mountinfo = ""
+    kind, mounted = filesystem_of(path, mountinfo), mounts_below(path, mountinfo)
+    below = sorted({kind for _, kind in mounted})
+    is_remote = any(kind in WITHOUT_EVENTS or kind.startswith("fuse") for kind in (kind, *below))
     if asked != "auto":
-        return WatchChoice(asked, "as set", is_remote)
-    return WatchChoice(
-        "polling" if is_remote else "events", f"the file system is {kind or 'unknown'}", is_remote
-    )
+        return WatchChoice(asked, "as set", is_remote, mounted)
+    why = f"the file system is {kind or 'unknown'}{', below it ' if below else ''}{', '.join(below)}"
+    return WatchChoice("polling" if is_remote else "events", why, is_remote, mounted)
 
 
 class Signal(Enum):
@@ -151,14 +172,18 @@ class FolderWatch:
         from watchdog.observers.inotify import InotifyEmitter
         from watchdog.observers.inotify_c import InotifyConstants, InotifyFD
 
-        notify = self._notify
+        notify, folder = self._notify, self._folder
+        resolved = os.path.realpath(folder)  # of a link, watchdog watches the link itself
         self._is_unmounted = False
+
+        def named(path: bytes | str) -> Path:
+            return folder / Path(os.fsdecode(path)).relative_to(resolved)
 
         class Handler(FileSystemEventHandler):
             def on_any_event(self, event: "FileSystemEvent") -> None:
-                source = Path(os.fsdecode(event.src_path))
+                source = named(event.src_path)
                 if event.dest_path:
-                    notify(Notice(Path(os.fsdecode(event.dest_path)), source))
+                    notify(Notice(named(event.dest_path), source))
                 else:
                     notify(Notice(source))
 
@@ -179,7 +204,7 @@ class FolderWatch:
             self._kernel_queue = KernelQueue()
             self._kernel_queue.start()
             self._observer = observer = BaseObserver(InotifyEmitter, inotify_fd=self._kernel_queue)
-            observer.schedule(Handler(), str(self._folder), recursive=True, event_filter=kinds)
+            observer.schedule(Handler(), resolved, recursive=True, event_filter=kinds)
             observer.start()
         except OSError as error:
             if not self._has_warned:

@@ -90,6 +90,7 @@ def _bench(
     from edge.bench.page import write_page
     from edge.bench.report import load_report, save_report
     from edge.bench.table import print_comparison, print_report
+    from edge.locks import OUT_OF_SPACE, OutputFullError
 
     for path in filter(None, (json_path, html_path)):
         if not path.parent.is_dir():
@@ -102,10 +103,17 @@ def _bench(
         if choice.backend not in (None, "auto"):
             find_backend(choice.backend, server_url)
     counts = Amounts(images=count, load_s=load_seconds if load else None, **amounts)
-    with tempfile.TemporaryDirectory(prefix="edge-bench-") as folder:
-        scratch = Path(folder)
-        inputs = folder_inputs(images, count) if images else drawn_inputs(scratch / "drawn", drawing)
-        report = measure(choices, inputs, counts, scratch)
+    try:
+        with tempfile.TemporaryDirectory(prefix="edge-bench-") as folder:
+            scratch = Path(folder)
+            inputs = folder_inputs(images, count) if images else drawn_inputs(scratch / "drawn", drawing)
+            report = measure(choices, inputs, counts, scratch)
+    except OSError as error:
+        if error.errno not in OUT_OF_SPACE:
+            raise
+        raise OutputFullError(
+            f"There is no space in {tempfile.gettempdir()}; free some, or set TMPDIR to another folder."
+        ) from error
     comparison = compare(earlier, report, before.name) if earlier and before else None
     console = Console()
     print_report(report, console)

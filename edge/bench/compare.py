@@ -176,6 +176,12 @@ def _warnings(before: BenchReport, after: BenchReport, name: str) -> Iterator[st
     for what, old, new in sides:
         if old != new:
             yield f"{what} was {old} in {name}, and now is {new}."
+    if before.waiting != after.waiting:
+        yield (
+            f"{before.waiting} images waited in a round of the backlog in {name}, and now "
+            f"{after.waiting}: the backlog is not compared, nor held to --limit; give --waiting "
+            f"{before.waiting}."
+        )
     if (one := len(before.engines) > 1) != (len(after.engines) > 1):
         several, alone = (name, "this one") if one else ("this one", name)
         yield (

@@ -13,6 +13,7 @@ from edge.errors import BenchError, ImageRejected
 from edge.images import IMAGE_SUFFIXES, decode
 from edge.overlay import encode_jpeg
 from edge.progress import counted
+from edge.walking import is_ignored
 
 _LARGE_PX = 1_000_000
 _LEAST_PX, _MOST_PX, _MOST_CELLS = 32, 10_000, 1000
@@ -111,14 +112,15 @@ def _inputs(paths: Sequence[Path], words: str) -> Inputs:
 
 
 def find_images(folder: Path, count: int) -> list[Path]:
-    """Up to `count` images spread over a folder by name.
+    """Up to `count` images spread over a folder by name; what a station never looks at is left out.
 
     Raises:
         BenchError: it holds none, or may not be read.
     """
     found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    taken = (path for path in found if not any(map(is_ignored, path.relative_to(folder).parts)))
     try:
-        paths = sorted(path for path in found if path.is_file())
+        paths = sorted(path for path in taken if path.is_file())
     except OSError as error:
         raise BenchError(f"{error.filename} cannot be read ({error.strerror}); mend its rights.") from error
     if not paths:

@@ -200,7 +200,7 @@ def _figures(
                 bundle=pipeline.bundle_id,
                 engine=pipeline.engine_id,
                 images=len(run.ms),
-                leukocytes=sum(map(len, run.findings)),
+                leukocytes=sum(map(len, run.findings[:different])),
                 stages=tuple(StageTimes.of(stage, times) for stage, times in times_ms.items()),
                 times_ms={
                     stage: tuple(round(ms, _DIGITS) for ms in times) for stage, times in times_ms.items()

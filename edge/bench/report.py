@@ -42,7 +42,8 @@ class EngineFigures:
     Attributes:
         name: in the report.
         bundle, engine: as they stand in result rows.
-        images: how many were timed; `leukocytes` is their findings' number.
+        images: how many were timed, one several times if need be; `leukocytes`: the findings of the
+            different ones among them.
         stages: each stage, and last "total": from opening the file to its durable row.
         times_ms: milliseconds of each image by stage, "total" with them: what the figures come from.
         first_ms: of the first image after opening, and `warm_ms` of the few after that.

@@ -9,14 +9,36 @@ from typing import Literal
 
 from edge.errors import JournalError
 from edge.journal_file import MIGRATIONS
+from edge.records import FileStamp
 
 _BUSY_TIMEOUT_S = 10.0
 _NO_RIGHT = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM})
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
 
-def open_existing(path: Path, mode: Literal["ro", "rw"]) -> sqlite3.Connection:
+def version_at_rest(path: Path) -> FileStamp | None:
+    """The version of a journal that nobody has open, for a user who may not open it beside the station.
+
+    None for all who may: SQLite then sees to what the station writes meanwhile.
+    """
+    if os.access(path.parent, os.W_OK) or Path(f"{path}-wal").exists():
+        return None
+    return version_of(path)
+
+
+def version_of(path: Path) -> FileStamp | None:
+    """The version of a journal's file, None if there is none."""
+    try:
+        return FileStamp.of(path.stat())
+    except OSError:
+        return None
+
+
+def open_existing(path: Path, mode: Literal["ro", "rw"], *, at_rest: bool = False) -> sqlite3.Connection:
     """The database of a journal that exists, of a version that is known.
+
+    Args:
+        at_rest: read the file as it lies there; what the station writes meanwhile makes nonsense of it.
 
     Raises:
         JournalError: as `JournalReader`.
@@ -29,9 +51,7 @@ def open_existing(path: Path, mode: Literal["ro", "rw"]) -> sqlite3.Connection:
             "its folder with --state, or the station's settings file with --settings."
         ) from error
     with as_reading_errors(path):
-        uri = f"{path.absolute().as_uri()}?mode={mode}"
-        if mode == "ro" and not (os.access(path.parent, os.W_OK) or Path(f"{path}-wal").exists()):
-            uri += "&immutable=1"  # nobody has it open; without this, who may only read cannot
+        uri = f"{path.absolute().as_uri()}?mode={mode}{'&immutable=1' if at_rest else ''}"
         db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_TIMEOUT_S)
         try:
             _check_version(path, db.execute("PRAGMA user_version").fetchone()[0])

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from edge.cells import Finding, Unlikeness
+from edge.errors import JournalError
 from edge.journal_file import JOURNAL_NAME
-from edge.journal_tool.access import as_reading_errors, open_existing
+from edge.journal_tool.access import as_reading_errors, open_existing, version_at_rest, version_of
 from edge.records import FileStamp, State, Write
 
 _PAGE = 1000
@@ -98,12 +99,14 @@ class JournalReader:
     """Reads the journal in a folder. For one thread.
 
     Raises:
-        JournalError: there is none, or it is damaged, busy, not to be read, or of a newer version.
+        JournalError: there is none, or it is damaged, busy, not to be read, or of a newer version; later
+            also: the station has started, and this user may not read beside it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / JOURNAL_NAME
-        self._db = open_existing(self.path, "ro")
+        self._at_rest = version_at_rest(self.path)
+        self._db = open_existing(self.path, "ro", at_rest=self._at_rest is not None)
         known = {name for (name,) in self._rows("SELECT name FROM pragma_table_info('images')", ())}
         self._columns = _COLUMNS + ", ".join(c if c in known else f"NULL AS {c}" for c in _UNLIKE_COLUMNS)
 
@@ -243,5 +246,12 @@ class JournalReader:
             return ImageEntry.of(row)
 
     def _rows(self, query: str, values: Any) -> list[Any]:
-        with as_reading_errors(self.path):
-            return self._db.execute(query, values).fetchall()
+        try:
+            with as_reading_errors(self.path):
+                return self._db.execute(query, values).fetchall()
+        finally:
+            if self._at_rest not in (None, version_of(self.path)):
+                raise JournalError(
+                    f"the journal {str(self.path)!r} was written while it was read, so the station has "
+                    "started; try again."
+                )

@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -440,6 +441,52 @@ def test_promise_06_lost_events_lead_to_a_scan_at_once(
     (root / "missed.png").write_bytes(b"y")
     inbox._signals.put(Signal.EVENTS_LOST)
     assert ("missed.png", "") in drain(inbox, clock)
+
+
+def test_promise_08_a_share_that_is_mounted_below_after_the_start_is_polled_with_a_longer_quiet_period(
+    root: Path, known: Known, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = root.parent / "mountinfo"
+    table.write_text("22 1 254:0 / / rw - ext4 x rw\n")
+    monkeypatch.setattr(watching, "_MOUNTINFO", table)
+    inbox = Inbox(root, known.knows, clock=clock)
+    inbox.start()
+    try:
+        (root / "sample").mkdir()
+        assert drain(inbox, clock) == []
+        assert inbox._watch is not None
+        with table.open("a") as more:
+            more.write(f"23 22 0:9 / {root}/sample rw - nfs4 x rw\n")
+        drain(inbox, clock, 60)
+        assert inbox._watch is None
+        (root / "sample" / "a.png").write_bytes(b"x")
+        assert drain(inbox, clock, 4.5) == []
+        assert drain(inbox, clock) == [("a.png", "sample")]
+    finally:
+        inbox.close()
+
+
+def test_a_disk_that_is_mounted_below_after_the_start_is_watched_from_the_next_scan(
+    root: Path, known: Known
+) -> None:
+    (root / "card").mkdir()
+    mount = ["mount", "-t", "tmpfs", "tmpfs", str(root / "card")]
+    inbox = Inbox(root, known.knows, watch="events", quiet_period_s=0.05, rescan_period_s=300)
+    inbox.start()
+    try:
+        assert inbox.take() is None
+        if done := subprocess.run(mount, capture_output=True, text=True).stderr:
+            pytest.skip(f"needs the right to mount: {done.strip()}")
+        try:
+            inbox.rescan()
+            assert inbox.take() is None
+            (root / "card" / "a.png").write_bytes(b"1")
+            wait_for(inbox, "a.png".__eq__)
+        finally:
+            inbox.close()
+            subprocess.run(["umount", str(root / "card")], check=True)
+    finally:
+        inbox.close()
 
 
 def test_promise_08_a_share_that_is_mounted_after_the_start_is_polled_with_a_longer_quiet_period(

@@ -1,10 +1,12 @@
 """CSV files agree with the journal after whatever happened to either."""
 
 import errno
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -290,6 +292,45 @@ def test_promise_30_a_hand_edited_file_is_left_alone_and_a_new_part_begins(
     bench.restart()
     bench.answer("c")
     assert bench.names("images.2.csv") == ["NAME", "b", "c"]
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    """As `sed -i`: another file takes the place."""
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.with_name("edited").write_text(text.replace(old, new))
+    path.with_name("edited").replace(path)
+
+
+def test_promise_30_an_edit_of_equal_length_is_seen_wherever_it_is(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projection, "_COMPARED_BYTES", 0)
+    monkeypatch.setattr(projection, "_UNSYNCED_BYTES", 0)
+    for name in "abc":
+        bench.answer(name)
+    edit(bench.csv, "\na,", "\nz,")
+    bench.answer("d")
+    assert bench.names() == ["NAME", "z", "b", "c"]
+    assert bench.names("images.2.csv") == ["NAME", "d"]
+
+
+def test_a_share_whose_times_change_by_themselves_does_not_have_all_of_a_file_compared_each_time(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projection, "_COMPARED_BYTES", 0)
+    monkeypatch.setattr(projection, "_UNSYNCED_BYTES", 0)
+    monkeypatch.setattr(projection, "time", SimpleNamespace(monotonic=itertools.count(1000).__next__))
+    bench.answer("a")
+    read: list[int] = []
+    real = os.pread
+    monkeypatch.setattr(projection.os, "pread", lambda *args: read.append(args[2]) or real(*args))
+    for number in range(1, 21):
+        os.utime(bench.csv, ns=(0, number))
+        bench.results.look()
+    assert 0 < read.count(0) <= 4
+    bench.answer("b")
+    assert bench.names() == ["NAME", "a", "b"]
 
 
 def test_promise_30_a_row_that_was_not_yet_written_moves_to_the_new_part(

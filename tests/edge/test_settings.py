@@ -46,6 +46,11 @@ def test_metrics_are_off_unless_a_port_is_set_and_then_for_this_machine_only(
     assert (settings.metrics_address, settings.metrics_port) == ("127.0.0.1", 9464)
 
 
+def test_a_file_may_begin_with_a_byte_order_mark(toml: Path) -> None:
+    toml.write_text('backend = "file"\n', "utf-8-sig")
+    assert load_settings(toml, **FOLDERS).backend == "file"
+
+
 def test_limits_of_two_sources_are_merged_key_by_key(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toml.write_text("[limits]\nmax_bytes = 5000\nmax_pixels = 5000\n")
     monkeypatch.setenv("CYTOLOGIA_EDGE_LIMITS__MAX_PIXELS", "6000")

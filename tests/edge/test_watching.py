@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge import watching
-from edge.watching import FolderWatch, Notice, Signal, choose_watch, filesystem_of
+from edge.watching import FolderWatch, Notice, Signal, choose_watch, filesystem_of, mounts_below
 
 pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
@@ -38,6 +38,29 @@ def test_the_file_system_is_that_of_the_nearest_mount(path: str, kind: str) -> N
     assert filesystem_of(path, MOUNTINFO) == kind
 
 
+def test_mounts_below_are_told_by_folders_and_not_by_letters() -> None:
+    scope, local = ("/mnt/scope", "cifs"), ("/mnt/scope/local", "tmpfs")
+    assert mounts_below("/mnt", MOUNTINFO) == (scope, ("/mnt/my share", "nfs4"), local)
+    assert mounts_below("/mnt/scope", MOUNTINFO) == (local,)
+    assert mounts_below("/mnt/sc", MOUNTINFO) == ()
+    assert len(mounts_below("/", MOUNTINFO)) == 5
+
+
+def test_promise_08_auto_polls_where_a_share_is_mounted_below(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "mountinfo"
+    monkeypatch.setattr(watching, "_MOUNTINFO", table)
+    root, disk = "22 1 254:0 / / rw - ext4 x rw\n", f"23 22 0:9 / {tmp_path}/a rw - xfs x rw\n"
+    table.write_text(root + disk)
+    chosen = choose_watch("auto", tmp_path)
+    assert (chosen.mode, chosen.why) == ("events", "the file system is ext4, below it xfs")
+    table.write_text(f"{root}{disk}24 22 0:10 / {tmp_path}/b rw - cifs x rw\n")
+    chosen = choose_watch("auto", tmp_path)
+    assert (chosen.mode, chosen.why) == ("polling", "the file system is ext4, below it cifs, xfs")
+    assert chosen.is_remote
+
+
 def test_promise_08_auto_polls_where_there_are_no_events(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,9 +78,16 @@ def test_promise_08_auto_polls_where_there_are_no_events(
     assert choose_watch("polling", tmp_path).mode == "polling"
 
 
-def test_files_that_are_written_moved_in_renamed_or_allowed_are_noticed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_link", [False, True])
+def test_files_that_are_written_moved_in_renamed_or_allowed_are_noticed(
+    tmp_path: Path, is_link: bool
+) -> None:
     root = tmp_path / "in"
-    root.mkdir()
+    if is_link:
+        (tmp_path / "real").mkdir()
+        root.symlink_to("real")
+    else:
+        root.mkdir()
     outside = tmp_path / "outside"
     seen: queue.SimpleQueue[Notice | Signal] = queue.SimpleQueue()
 
@@ -99,6 +129,21 @@ def test_promise_16_a_folder_that_is_removed_and_made_anew_is_watched_again(tmp_
         assert watch.is_alive
         (root / "a").touch()
         assert seen.get(timeout=10) == Notice(root / "a")
+    finally:
+        watch.close()
+
+
+def test_links_in_the_folder_are_not_followed(tmp_path: Path) -> None:
+    root, outside = tmp_path / "in", tmp_path / "outside"
+    root.mkdir()
+    outside.mkdir()
+    (root / "link").symlink_to(outside)
+    seen: queue.SimpleQueue[Notice | Signal] = queue.SimpleQueue()
+    watch = FolderWatch(root, seen.put)
+    try:
+        (outside / "a").touch()
+        (root / "b").touch()
+        assert seen.get(timeout=10) == Notice(root / "b")
     finally:
         watch.close()
 

@@ -1,6 +1,9 @@
 """`edge-bench`, as a user runs it."""
 
+import errno
 import json
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -145,3 +148,19 @@ def test_a_folder_of_which_nothing_can_be_read_is_refused_with_the_reason(tmp_pa
     assert result.exit_code == 78
     assert "None of the 1 images" in result.output
     assert "(empty)" in result.output
+
+
+@pytest.mark.parametrize("place", ["edge.bench.inputs.encode_jpeg", "edge.bench.ways.shutil.copyfile"])
+def test_a_temporary_folder_without_space_is_told_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(place, full)
+    words = "--drawn 64x64:1 --count 2 --starts 0 --engine openvino:f32"
+    result = run(*words.split())
+    assert result.exit_code == 74
+    assert result.output.splitlines()[-1] == (
+        f"Error: There is no space in {tempfile.gettempdir()}; free some, or set TMPDIR to another folder."
+    )

@@ -20,6 +20,14 @@ def test_images_are_spread_over_their_folder(tmp_path: Path) -> None:
         find_images(tmp_path / "nothing", 3)
 
 
+def test_names_that_a_station_ignores_are_left_out(tmp_path: Path) -> None:
+    folder = tmp_path / ".hidden above"
+    for name in ("sample/a.jpg", "sample/@eaDir/a.jpg", ".b.jpg", "._a.jpg", ".trash/c/d.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    assert find_images(folder, 10) == [folder / "sample/a.jpg"]
+
+
 def test_drawn_images_are_drawn_once_and_as_asked_for(tmp_path: Path) -> None:
     drawing = Drawing.parse("200x150:2")
     (path,) = draw_images(tmp_path, drawing, 1)

@@ -38,7 +38,7 @@ def test_only_what_was_asked_for_is_measured(
 ) -> None:
     found = measure([EngineChoice()], inputs, Amounts(7, starts=0, waiting=4, rounds=2), tmp_path / "s")
     assert (found.cold, found.idle, found.load) == (None, None, ())
-    assert found.first.images == found.first.leukocytes == 7
+    assert (found.first.images, found.first.leukocytes) == (7, 3)  # three different ones, in turn
     assert found.first.ratio is found.first.agreement is None
     assert len(found.first.backlog_per_s) == 2
     assert capsys.readouterr().err.splitlines() == [

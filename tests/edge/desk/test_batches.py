@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edge import desk as desk_module
+from edge import opening, stopwatch
 from edge.cells import Finding
 from edge.errors import BackendError
 from edge.images import ImageLimits
 from edge.journal import Journal
 from edge.locks import OutputFullError
 from edge.outputs import open_desk
-from edge.records import LARGEST_BATCH, State
+from edge.records import LARGEST_BATCH, FileStamp, State
 from edge.results import Results
 from edge.stopwatch import Stopwatch
 from edge.tasks import Arrival, ImageResult
@@ -246,9 +248,49 @@ def test_the_next_files_are_asked_for_while_earlier_ones_are_read(
         results = desk.process_all(arrivals(), lambda: fed.append(None))
         next(results)
         assert next(asked) == 2 * LARGEST_BATCH
-        assert len(fed) == LARGEST_BATCH  # systemd's watchdog is fed for each image
+        assert len(fed) == 3 * LARGEST_BATCH  # systemd's watchdog is fed for each file and each image
         assert len(list(results)) == 49
-    assert len(fed) == 50
+    assert len(fed) == 2 * 50
+
+
+def test_the_time_in_which_others_of_a_batch_are_read_is_waiting(
+    tmp_path: Path, put: Callable[[str, int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_ms = 0
+
+    class OneSecond(TwoLanes):
+        def read(self, rgb: NDArray[np.uint8], watch: Stopwatch | None = None, *_: object) -> list[Finding]:
+            nonlocal now_ms
+            now_ms += 1000
+            assert watch is not None
+            watch.lap("detect")
+            return []
+
+    monkeypatch.setattr(stopwatch, "time", SimpleNamespace(perf_counter_ns=lambda: now_ms * 10**6))
+    paths = [put(f"{number}.png", number) for number in range(LARGEST_BATCH)]
+    results = all_at_once(tmp_path / "out", paths, OneSecond(has_crowd=False))
+    stages = [result.stage_ms for result in results]
+    assert [ms["commit"] for ms in stages] == [0] * LARGEST_BATCH
+    assert [ms["detect"] for ms in stages] == [1000] * LARGEST_BATCH
+    assert stages[0]["wait"] == 1000 * (LARGEST_BATCH - 1)
+
+
+def test_promise_13_a_share_on_which_each_file_takes_long_feeds_the_watchdog(
+    tmp_path: Path, put: Callable[[str, int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+    real = opening._read_regular
+
+    def read(path: Path, max_bytes: int) -> tuple[bytes | None, FileStamp]:
+        happened.append("read")
+        return real(path, max_bytes)
+
+    monkeypatch.setattr(opening, "_read_regular", read)
+    paths = [put(f"{number}.png", number) for number in range(2 * LARGEST_BATCH)]
+    with open_desk(TwoLanes(), tmp_path / "out") as (desk, _):
+        list(desk.process_all(map(Arrival, paths), lambda: happened.append("fed")))
+    assert happened.count("read") == len(paths)
+    assert ("read", "read") not in itertools.pairwise(happened)
 
 
 def test_pixels_are_given_only_where_they_are_asked_for(

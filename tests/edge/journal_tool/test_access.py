@@ -3,12 +3,14 @@
 import os
 import shutil
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from edge.errors import JournalError
 from edge.journal_file import JOURNAL_NAME
 from edge.journal_tool import folders
 from edge.journal_tool.command import journal
@@ -27,11 +29,36 @@ def test_who_may_only_read_sees_the_journal_of_a_station_that_stands(
     busy.closing.close()
     before = sorted(path.name for path in (busy.out / ".edge").iterdir())
     assert not any(name.endswith("-wal") for name in before)
-    real_access = os.access
-    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and real_access(path, mode))
+    may_only_read(monkeypatch)
     assert len(busy.asked("list")) == 7
     assert busy.differences() == []
     assert sorted(path.name for path in (busy.out / ".edge").iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: execute(path, "CREATE TABLE another (number)"),
+        lambda path: path.write_bytes(path.read_bytes()[:4096] + b"half of it"),
+    ],
+    ids=["other pages", "nonsense"],
+)
+def test_who_may_only_read_is_told_that_the_station_has_started_meanwhile(
+    busy: Station, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], object]
+) -> None:
+    busy.closing.close()
+    may_only_read(monkeypatch)
+    with closing(JournalReader(busy.out / ".edge")) as reader:
+        assert reader.counts()
+        write(reader.path)
+        for look in (reader.faults, reader.counts, lambda: list(reader.images())):
+            with pytest.raises(JournalError, match="the station has started; try again"):
+                look()
+
+
+def may_only_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and real(path, mode))
 
 
 @pytest.mark.parametrize("command", ["list", "verify", "retry x"])
