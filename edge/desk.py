@@ -152,7 +152,7 @@ class Desk:
 
         Args:
             arrivals: files as they come; the next are asked for while earlier ones are read.
-            alive: called whenever one more file was opened, or image read.
+            alive: called whenever one more file was opened, or a piece of a large one, or an image read.
 
         Raises:
             BackendError: the engine failed; images in hand are pending (`failed` at the third try) and the
@@ -206,7 +206,7 @@ class Desk:
         try:
             with self._journal.together(durable=False):
                 for arrival in islice(chain([first], waiting), most):
-                    tasks.append(self._opener.open(arrival, alone=alone))
+                    tasks.append(self._opener.open(arrival, alive, alone=alone))
                     alive()
                     size_bytes += len(tasks[-1].data or b"")
                     if size_bytes > _BATCH_BYTES or tasks[-1].is_apart:

@@ -10,6 +10,7 @@ import logging
 import os
 import stat
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,9 @@ MAX_TRIES = 3
 
 GONE = "gone"
 """The reason of a pending image whose file was there a moment ago."""
+
+_PIECE_BYTES = 4 << 20
+"""Of a large file, read at a time: a share that gives less in a minute is taken for hung."""
 
 _REMEMBERED = frozenset({State.DONE, State.EMPTY, State.DUPLICATE, State.REJECTED})
 _NOT_REGULAR = frozenset({errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EISDIR})
@@ -49,22 +53,23 @@ class Opener:
         self._faults: Counter[Path] = Counter()
         """How often in a row files with an answer met a passing fault."""
 
-    def open(self, arrival: Arrival, *, alone: bool) -> Task:
+    def open(self, arrival: Arrival, alive: Callable[[], None], *, alone: bool) -> Task:
         """Open a file and claim it, or see that there is no need to.
 
         Args:
             arrival: the file.
+            alive: called between the pieces of a large one.
             alone: nothing else is in hand, so that no file has to be left apart.
         """
         task = Task(arrival, Path(os.path.abspath(arrival.path)))  # noqa: PTH100, absolute() keeps ".."
-        self._open(task, alone)
+        self._open(task, alive, alone)
         return task
 
     def release(self, task: Task) -> None:
         """A task was recorded, or will not be."""
         self._in_hand -= {task.path, task.sha256}
 
-    def _open(self, task: Task, alone: bool) -> None:
+    def _open(self, task: Task, alive: Callable[[], None], alone: bool) -> None:
         path, journal = task.path, self._journal
         if path in self._in_hand:
             task.is_apart = True
@@ -74,7 +79,7 @@ class Opener:
             if journal.knows(path, task.stamp):
                 task.result = self._known(task)
                 return
-            task.data, task.stamp = _read_regular(path, self._limits.max_bytes)
+            task.data, task.stamp = _read_regular(path, self._limits.max_bytes, alive)
         except _ChangingError:
             task.result = task.pending("still changing")
             return
@@ -188,7 +193,7 @@ class _NotRegularError(Exception):
     """A symlink, FIFO, socket, device or folder."""
 
 
-def _read_regular(path: Path, max_bytes: int) -> tuple[bytes | None, FileStamp]:
+def _read_regular(path: Path, max_bytes: int, alive: Callable[[], None]) -> tuple[bytes | None, FileStamp]:
     """The bytes of a regular file, None if they are too many, and the version that they are."""
     try:
         # O_NONBLOCK: opening a FIFO must not wait for somebody to write to it.
@@ -204,11 +209,18 @@ def _read_regular(path: Path, max_bytes: int) -> tuple[bytes | None, FileStamp]:
         stamp = FileStamp.of(status)
         if stamp.size_bytes > max_bytes:
             return None, stamp
+        pieces: list[bytes] = []
+        left = stamp.size_bytes + 1
         try:
-            data = file.read(stamp.size_bytes + 1)
+            while left and (piece := file.read(min(left, _PIECE_BYTES))):
+                if pieces:
+                    alive()
+                pieces.append(piece)
+                left -= len(piece)
+            data = b"".join(pieces)
         except MemoryError:
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from None
-        if len(data) != stamp.size_bytes or FileStamp.of(os.fstat(handle)) != stamp:
+        if left != 1 or FileStamp.of(os.fstat(handle)) != stamp:
             raise _ChangingError
     return data, stamp
 

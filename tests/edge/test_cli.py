@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -93,10 +94,10 @@ def test_a_file_that_changed_is_tried_again_when_all_others_have_their_answers(
     changing = iter(["a.png"])
     read = opening._read_regular
 
-    def read_regular(path: Path, max_bytes: int) -> object:
+    def read_regular(path: Path, *rest: Any) -> object:
         if path.name == next(changing, None):
             raise opening._ChangingError
-        return read(path, max_bytes)
+        return read(path, *rest)
 
     monkeypatch.setattr(opening, "_read_regular", read_regular)
     results = run_once([tmp_path / "in"], tmp_path / "out", OneCell())

@@ -281,9 +281,9 @@ def test_promise_13_a_share_on_which_each_file_takes_long_feeds_the_watchdog(
     happened: list[str] = []
     real = opening._read_regular
 
-    def read(path: Path, max_bytes: int) -> tuple[bytes | None, FileStamp]:
+    def read(path: Path, max_bytes: int, alive: Callable[[], None]) -> tuple[bytes | None, FileStamp]:
         happened.append("read")
-        return real(path, max_bytes)
+        return real(path, max_bytes, alive)
 
     monkeypatch.setattr(opening, "_read_regular", read)
     paths = [put(f"{number}.png", number) for number in range(2 * LARGEST_BATCH)]
@@ -291,6 +291,18 @@ def test_promise_13_a_share_on_which_each_file_takes_long_feeds_the_watchdog(
         list(desk.process_all(map(Arrival, paths), lambda: happened.append("fed")))
     assert happened.count("read") == len(paths)
     assert ("read", "read") not in itertools.pairwise(happened)
+
+
+def test_promise_13_a_large_file_on_a_slow_share_feeds_the_watchdog_while_it_is_read(
+    tmp_path: Path, put: Callable[[str, int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = put("large.png", 1)
+    monkeypatch.setattr(opening, "_PIECE_BYTES", path.stat().st_size // 5)
+    fed: list[None] = []
+    with open_desk(TwoLanes(), tmp_path / "out") as (desk, _):
+        (result,) = desk.process_all([Arrival(path)], lambda: fed.append(None))
+    assert result.status is State.DONE
+    assert len(fed) >= 5 + 2  # after the first piece of five or six, for the file, and for the image
 
 
 def test_pixels_are_given_only_where_they_are_asked_for(
