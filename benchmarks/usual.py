@@ -13,7 +13,7 @@ from build_engines.checkpoint import Checkpoint, CropGeometry
 from build_engines.compact import with_half_weights
 from build_engines.errors import BuildError
 from build_engines.families import import_ultralytics
-from build_engines.graphs import normalise
+from build_engines.graphs import SAME_CELL_IOU, normalise
 from edge.backends import openvino  # noqa: F401  before openvino itself, whose telemetry this switches off
 from edge.bench.ways import Answer, Way
 from edge.bundle import Bundle
@@ -24,9 +24,6 @@ from edge.images import decode
 log = logging.getLogger(__name__)
 
 Format = Literal["torch", "onnx", "openvino"]
-
-_IOU_THRESHOLD = 0.65
-"""The default of `build_engines.graphs.detector_graph`; no manifest tells it."""
 
 
 class UltralyticsDetector:
@@ -49,7 +46,7 @@ class UltralyticsDetector:
         self._options: dict[str, Any] = {
             "imgsz": size,
             "conf": bundle.manifest.thresholds.detection,
-            "iou": _IOU_THRESHOLD,
+            "iou": SAME_CELL_IOU,
             "max_det": bundle.detector.max_detections,
             "device": "cpu",
             "verbose": False,

@@ -11,6 +11,9 @@ from build_engines.families import DetectorFamily, UltralyticsDetector, YoloxDet
 
 Channels = tuple[float, float, float]
 
+SAME_CELL_IOU = 0.5
+"""Two boxes that overlap by more are one cell: docs/decisions/one-cell-one-box.md."""
+
 
 class NonMaximumSuppression(nn.Module):
     """Greedy, class-agnostic non-maximum suppression with fixed shapes and plain tensor arithmetic.
@@ -165,7 +168,7 @@ def detector_graph(
     family: Literal["ultralytics", "yolox"],
     tile_size: int,
     max_detections: int = 100,
-    iou_threshold: float = 0.65,
+    iou_threshold: float = SAME_CELL_IOU,
     suppression_rounds: int = 24,
     one_to_one: bool | None = None,
     half: bool = False,

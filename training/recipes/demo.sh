@@ -63,7 +63,7 @@ last_epoch 3 widest 0.0002
 python -m training.soup "$run"/classifier-[0-3]/best.pt --out "$run/classifier-mean"
 
 python build_engines/build.py --detector "$run/detector/best.pt" --classifier "$run/classifier-mean/best.pt" \
-    --images "$smears/images" --name demo --threshold 0.4 --out "$bundle"
+    --images "$smears/images" --name demo --threshold 0.3 --out "$bundle"
 
 python -m training.likeness --bundle "$bundle" --same-source pool=pbc ${left_out:+--exclude-source "$left_out"} \
     --csv "$smears/train.csv" --csv "$smears/detection_only_train.csv" --csv "$data/pool/train.csv"
