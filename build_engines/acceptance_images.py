@@ -12,9 +12,10 @@ from build_engines.errors import BuildError
 from build_engines.reference import spread
 from edge.demo.renderer import draw_field, draw_tile
 from edge.errors import ImageRejected
-from edge.images import IMAGE_SUFFIXES, decode
+from edge.images import decode
 from edge.overlay import encode_jpeg
 from edge.progress import counted
+from edge.walking import images_below
 
 _DRAWN_TILES = 48
 _DRAWN_FIELDS = 2
@@ -81,8 +82,7 @@ def images_of(folder: Path, console: Console) -> KnownImages:
     Raises:
         BuildError: none can be read.
     """
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    paths = sorted(path for path in found if path.is_file())
+    paths = images_below(folder)
     names, readable = [], []
     for number, path in enumerate(counted(paths, "looking through the images", console), start=1):
         try:

@@ -83,7 +83,7 @@ def read_recipe(path: Path) -> Recipe:
         BuildError: the file cannot be read, or a key or value in it is not understood.
     """
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
+        content = tomllib.loads(path.read_text("utf-8-sig"))
         recipe = Recipe.model_validate(content)
     except OSError as error:
         raise BuildError(f"The recipe {path} cannot be read ({error.strerror}); check the path.") from error

@@ -14,9 +14,10 @@ from edge.classification import inputs_of
 from edge.demo.renderer import draw_tile
 from edge.errors import ImageRejected
 from edge.geometry import Boxes, letterbox
-from edge.images import IMAGE_SUFFIXES, decode
+from edge.images import decode
 from edge.manifest import ClassifierSpec, DetectorSpec, NetworkSpec
 from edge.selftest import Outputs
+from edge.walking import images_below
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +152,7 @@ def gate_images(folder: Path | None, most: int) -> tuple[dict[str, Image], str]:
     if folder is None:
         seeds = range(100, 100 + most)
         return {f"drawn smear {seed}": draw_tile(seed).rgb for seed in seeds}, f"{most} drawn smears"
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = images_below(folder)
     images = {}
     for path in (paths[index] for index in spread(len(paths), most)):
         try:

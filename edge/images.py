@@ -43,9 +43,6 @@ from edge.image_damage import (
     tells_of_lost_pixels,
 )
 
-IMAGE_SUFFIXES: frozenset[str] = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"})
-"""Lower-case suffixes of these formats, for picking files to try; `decode` asks the content."""
-
 # Opened by class and not by Image.open: that one hides why a file is refused, and compares the size with
 # a process-wide limit of its own before ours can be asked.
 _OPENERS: dict[str, Callable[[io.BytesIO], ImageFile]] = {

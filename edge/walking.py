@@ -15,10 +15,24 @@ log = logging.getLogger(__name__)
 IGNORED_NAMES = (".*", "*.part", "*.filepart", "*.tmp", "._*", "Thumbs.db", "@eaDir")
 """Names of files and folders that are never images: hidden, still being copied, or a program's own."""
 
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"})
+"""Lower-case suffixes of the formats that `edge.images.decode` knows, which itself asks the content."""
+
 
 def is_ignored(name: str) -> bool:
     """Whether a file or folder of this name is never looked at."""
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in IGNORED_NAMES)
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Files of a folder and its sub-folders with the suffix of an image, by name; nothing that is ignored.
+
+    Raises:
+        OSError: a folder may not be read.
+    """
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    taken = (path for path in found if not any(map(is_ignored, path.relative_to(folder).parts)))
+    return sorted(path for path in taken if path.is_file())
 
 
 def stamp_of(path: Path) -> FileStamp | None:

@@ -30,7 +30,7 @@ def read_recipe(path: Path, size: Size) -> TrainingRecipe:
         RecipeError: the file cannot be read, or a key or value in it is not understood.
     """
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
+        content = tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise RecipeError(f"The recipe {path} cannot be read ({error.strerror}); check the path.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

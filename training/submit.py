@@ -57,8 +57,8 @@ def main(
     from rich.progress import track
 
     from edge.bundle import Bundle
-    from edge.images import IMAGE_SUFFIXES
     from edge.pipeline import open_pipeline
+    from edge.walking import IMAGE_SUFFIXES
     from training.errors import AnnotationError
     from training.out_folder import writing
     from training.submission import csv_text, expected_from, fill, read_test

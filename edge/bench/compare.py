@@ -182,6 +182,11 @@ def _warnings(before: BenchReport, after: BenchReport, name: str) -> Iterator[st
             f"{after.waiting}: the backlog is not compared, nor held to --limit; give --waiting "
             f"{before.waiting}."
         )
+    if before.load and after.load and before.arrivals != after.arrivals:
+        yield (
+            f"Images arrived {before.arrivals} in {name}, and now {after.arrivals}: load is not compared; "
+            f"give --arrivals {before.arrivals}."
+        )
     if (one := len(before.engines) > 1) != (len(after.engines) > 1):
         several, alone = (name, "this one") if one else ("this one", name)
         yield (

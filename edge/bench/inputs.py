@@ -10,10 +10,10 @@ from rich.console import Console
 
 from edge.demo.renderer import draw_field, draw_tile
 from edge.errors import BenchError, ImageRejected
-from edge.images import IMAGE_SUFFIXES, decode
+from edge.images import decode
 from edge.overlay import encode_jpeg
 from edge.progress import counted
-from edge.walking import is_ignored
+from edge.walking import images_below
 
 _LARGE_PX = 1_000_000
 _LEAST_PX, _MOST_PX, _MOST_CELLS = 32, 10_000, 1000
@@ -117,10 +117,8 @@ def find_images(folder: Path, count: int) -> list[Path]:
     Raises:
         BenchError: it holds none, or may not be read.
     """
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    taken = (path for path in found if not any(map(is_ignored, path.relative_to(folder).parts)))
     try:
-        paths = sorted(path for path in taken if path.is_file())
+        paths = images_below(folder)
     except OSError as error:
         raise BenchError(f"{error.filename} cannot be read ({error.strerror}); mend its rights.") from error
     if not paths:

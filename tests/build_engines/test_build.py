@@ -161,14 +161,15 @@ def test_images_are_spread_over_all(count: int, most: int, chosen: list[int]) ->
     assert spread(count, most) == chosen
 
 
-def test_a_link_that_leads_nowhere_is_left_out_of_the_gate(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_is_no_image_is_left_out_of_the_gate(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "a.jpg").symlink_to(tmp_path / "away.jpg")
     (tmp_path / "b.jpg").write_bytes(encode_jpeg(draw_tile(1).rgb))
-    images, told = gate_images(tmp_path, 3)
+    (tmp_path / "c.jpg").write_bytes(b"notes")
+    (tmp_path / "@eaDir").mkdir()
+    (tmp_path / "@eaDir/b.jpg").write_bytes(encode_jpeg(draw_tile(2).rgb))  # a server's own small copy
+    images, told = gate_images(tmp_path, 4)
     assert (list(images), told) == (["b.jpg"], "1 smear images")
-    assert "a.jpg is left out of the gate" in caplog.text
+    assert "c.jpg is left out of the gate" in caplog.text
 
 
 def test_what_does_not_go_together_is_refused_in_one_sentence(

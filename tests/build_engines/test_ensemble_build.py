@@ -255,7 +255,7 @@ def test_a_recipe_that_is_not_understood_is_refused_by_the_key(
 ) -> None:
     path = tmp_path / "recipe.toml"
     if text is not None:
-        path.write_text(text)
+        path.write_text(text, "utf-8-sig")  # editors of Windows begin it with a mark
     with pytest.raises(BuildError, match=f"The recipe .*{said}"):
         read_recipe(path)
 

@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from edge.images import IMAGE_SUFFIXES, ImageLimits, decode
+from edge.images import ImageLimits, decode
+from edge.walking import IMAGE_SUFFIXES
 from tests.edge.drawn_files import (
     BMP_UNUSED_ALPHA,
     PNG_ROWS,

@@ -13,7 +13,7 @@ SHIPPED = sorted(Path(__file__).parents[2].glob("training/recipes/*.toml"))
 
 def write(folder: Path, text: str) -> Path:
     path = folder / "mine.toml"
-    path.write_text(text)
+    path.write_text(text, "utf-8-sig")  # editors of Windows begin it with a mark
     return path
 
 

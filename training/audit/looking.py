@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from edge.errors import ImageRejected
 from edge.geometry import Image
-from edge.images import IMAGE_SUFFIXES, decode
+from edge.images import decode
+from edge.walking import IMAGE_SUFFIXES
 from training.image_links import stays_inside
 
 THUMBNAIL_PX = 32

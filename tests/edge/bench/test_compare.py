@@ -102,6 +102,7 @@ def test_memory_and_energy_are_told_without_a_verdict() -> None:
         ({"engines": (engine("openvino:f32"),)}, "The engine was double:f32 in old.json"),
         ({"engines": (replace(engine(), bundle="new-1"),)}, "The bundle was double-000000000000"),
         ({"waiting": 8}, "32 images waited in a round of the backlog in old.json, and now 8: the backlog"),
+        ({"arrivals": "regular"}, "Images arrived exponential in old.json, and now regular: load is not"),
         ({"engines": (engine(images=20),)}, "One side timed 20 images only"),
         ({"conditions": Conditions("powersave", 0.1, 0.0)}, "The governor was performance"),
         ({"conditions": Conditions("performance", 2, 1.5)}, "Other processes kept 1.5 cores busy now"),
