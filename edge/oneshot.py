@@ -100,7 +100,7 @@ def find_files(images: Sequence[Path], out: Path) -> Iterator[Arrival]:
                 continue
             folder = path.parent.relative_to(given) if given.is_dir() else Path()
             if with_folders and given.is_dir():
-                folder = given.resolve().name / folder
+                folder = Path(os.path.abspath(given)).name / folder  # noqa: PTH100, of a link its own
             sample = "" if folder == Path() else folder.as_posix()
             if len(images) > 1 and (first := named.setdefault((sample, path.name), path)) is not path:
                 raise _same_name(first, path)
@@ -121,12 +121,10 @@ def _require_own_names(waiting: Sequence[Arrival], journal: Journal) -> None:
     answered: set[str] = set()
     alike: list[tuple[str, str]] = []
     for former, row in journal.image_rows():
-        if former in paths:
-            answered.add(former)
-            continue
+        answered.add(former)
         cells = image_cells(row)
         path = asked.get((cells["NAME"], cells["sample"]))
-        if path is not None and cells["status"] in _READ:
+        if path not in (None, former) and cells["status"] in _READ:
             alike.append((former, path))
     for former, path in alike:
         if path not in answered and _are_two(former, path):

@@ -6,13 +6,14 @@ of a file (size, time of change, inode) only saves reading it again.
 
 import errno
 import hashlib
+import io
 import logging
 import os
 import stat
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from edge.images import ImageLimits
 from edge.journal import Journal
@@ -93,7 +94,6 @@ class Opener:
         task.watch.lap("read")
         sha256 = task.sha256 = None if task.data is None else hashlib.sha256(task.data).digest()
         known = journal.latest(path)
-        task.is_new_version = known is not None
         # Files that are not read are told by their size, on which alone their answer depends. A journal that
         # was made anew knows no stamps.
         if (
@@ -110,7 +110,14 @@ class Opener:
         if (was_tried and not alone) or sha256 in self._in_hand:
             task.is_apart = True
             return
-        first = self._first_path(path, sha256, known) if sha256 else None
+        is_old = (  # could not be read for a while
+            known is not None
+            and known.reason in REASONS_THAT_MAY_PASS
+            and sha256 is not None
+            and journal.has_result(path, sha256)
+        )
+        task.is_new_version = known is not None and not is_old
+        first = self._first_path(path, sha256, is_old) if sha256 else None
         task.claim = journal.claim(path, task.stamp, sha256)
         self._in_hand.update([path] if sha256 is None else [path, sha256])
         if sha256 is None:
@@ -123,17 +130,14 @@ class Opener:
             task.verdict = Verdict(State.FAILED, f"{reason} ({MAX_TRIES} times)")
         task.watch.lap("journal")
 
-    def _first_path(self, path: Path, sha256: bytes, known: Entry | None) -> Path | None:
+    def _first_path(self, path: Path, sha256: bytes, is_old: bool) -> Path | None:
         """Where the bytes have a result that is theirs, too."""
         if self._duplicates == "skip":
             return self._journal.first_path(sha256)
-        # Those that could not be read for a while are no new version.
-        was_unreadable = known is not None and known.reason in REASONS_THAT_MAY_PASS
-        return path if was_unreadable and self._journal.has_result(path, sha256) else None
+        return path if is_old else None
 
     def _unreadable(self, task: Task, error: OSError) -> None:
         path, known = task.path, self._journal.latest(task.path)
-        task.is_new_version = known is not None
         is_gone = isinstance(error, FileNotFoundError | NotADirectoryError)
         reason = _name_of(error)
         if is_gone and task.arrival.was_there:
@@ -209,20 +213,24 @@ def _read_regular(path: Path, max_bytes: int, alive: Callable[[], None]) -> tupl
         stamp = FileStamp.of(status)
         if stamp.size_bytes > max_bytes:
             return None, stamp
-        pieces: list[bytes] = []
-        left = stamp.size_bytes + 1
         try:
-            while left and (piece := file.read(min(left, _PIECE_BYTES))):
-                if pieces:
-                    alive()
-                pieces.append(piece)
-                left -= len(piece)
-            data = b"".join(pieces)
+            data = _read_up_to(stamp.size_bytes + 1, file, alive)
         except MemoryError:
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from None
-        if left != 1 or FileStamp.of(os.fstat(handle)) != stamp:
+        if len(data) != stamp.size_bytes or FileStamp.of(os.fstat(handle)) != stamp:
             raise _ChangingError
     return data, stamp
+
+
+def _read_up_to(count: int, file: BinaryIO, alive: Callable[[], None]) -> bytes:
+    """The next bytes of a file, fewer if it ends before."""
+    if count <= _PIECE_BYTES:
+        return file.read(count)
+    read = io.BytesIO()  # its bytes are given away without a second copy of them
+    while piece := file.read(min(count - read.tell(), _PIECE_BYTES)):
+        read.write(piece)
+        alive()
+    return read.getvalue()
 
 
 def _name_of(error: OSError) -> str:

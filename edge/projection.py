@@ -51,20 +51,20 @@ class CsvFile:
         """File and end of the last write that is known to stand there."""
         self._left_as: tuple[int, int, int] | None = None
         """Inode, size and time of change after our last write; None: not known to agree with the journal."""
+        self._is_unproven = False
+        """Whether somebody may have changed it anywhere since all of it was last compared."""
         self._whole_due_s = 0.0
         """Until then not all of the file is compared again: a share's times may change by themselves."""
 
-    def mend(self, *, whole: bool = False) -> None:
+    def mend(self) -> None:
         """Make the file agree with the journal.
 
         Bytes that are missing at its end, or were never written there (a power cut may leave zeros), are
         written again. A piece of a line behind them is cut off and kept beside it in `<name>.cut`. If the
-        block before that place is not what was written, if whole lines were added, or if the file cannot be
-        opened for writing, it is somebody else's now: it stays as it is and a new part begins. So it does
-        where the file is an older version's, without all columns.
-
-        Args:
-            whole: look for somebody's hand in all of the file, not only in the block.
+        block before that place (where the file was seen to change: all before it) is not what was written, if
+        whole lines were added, or if the file cannot be opened for writing, it is somebody else's now: it
+        stays as it is and a new part begins. So it does where the file is an older version's, without all
+        columns.
 
         Raises:
             OutputFullError: no space; call it again later.
@@ -78,13 +78,14 @@ class CsvFile:
             self._synced = 0
         self._name, self._end = last.file, last.end
         try:
-            is_ours = self._mend_file(last, whole)
+            is_ours = self._mend_file(last)
         except OSError as error:
             if error.errno not in _NOT_OURS_TO_WRITE:
                 raise self._as_ours(error) from error
             is_ours = False
         if not is_ours:
             self._begin_part(last)
+            self._is_unproven = False
         if lacking := self._lacking_columns():
             left = self._write_part([self._header])
             log.warning(
@@ -92,7 +93,7 @@ class CsvFile:
                 *(left, ", ".join(lacking), self._name),
             )
 
-    def _mend_file(self, last: Write, whole: bool) -> bool:
+    def _mend_file(self, last: Write) -> bool:
         """Make the current file whole; False if a human's hand was in it."""
         handle = self._open()
         try:
@@ -111,7 +112,7 @@ class CsvFile:
                 if not expected.startswith(found):
                     return False
                 size = common - len(expected) + len(found)
-            if whole and self._was_changed(handle, common - len(expected)):
+            if self._is_unproven and self._was_changed(handle, common - len(expected)):
                 return False
             self._cut(handle, excess)
             self._replay(handle, size)
@@ -130,6 +131,7 @@ class CsvFile:
         writes = itertools.takewhile(lambda w: w.offset < end, self._journal.writes_after(self._name, 0))
         pairs = ((write.offset, write.data[: end - write.offset]) for write in writes)
         changed = any(os.pread(handle, len(data), offset) != data for offset, data in pairs)
+        self._is_unproven = False
         now_s = time.monotonic()
         self._whole_due_s = now_s + 10 * (now_s - began_s)
         return changed
@@ -144,8 +146,9 @@ class CsvFile:
             untouched = self._left_as == _identity(os.lstat(self._folder / self._name))
         except OSError:
             untouched = False
-        if not untouched:
-            self.mend(whole=True)
+        self._is_unproven |= not untouched
+        if not untouched or (self._is_unproven and time.monotonic() >= self._whole_due_s):
+            self.mend()
 
     def plan(self, rows: bytes) -> Write:
         """Where rows will stand: behind those that are planned already."""
@@ -167,7 +170,8 @@ class CsvFile:
             return  # `mend` has written it with the one before, here or in the next part
         with self._ours_or_mended():
             if not self._put(write):
-                self.mend(whole=True)
+                self._is_unproven = True
+                self.mend()
             elif self._end - self._synced > _UNSYNCED_BYTES:
                 self._sync()
 
@@ -186,7 +190,7 @@ class CsvFile:
         try:
             yield
         except OSError as error:
-            self._left_as = None
+            self._left_as, self._is_unproven = None, True
             if error.errno not in _NOT_OURS_TO_WRITE:
                 raise self._as_ours(error) from error
             self.mend()  # a program has locked the file since it was looked at

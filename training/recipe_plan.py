@@ -56,7 +56,7 @@ def _require_sources(job: Job) -> None:
         table, told = read_table(path, path.name, [path.parent / "images"]), provenance_of(path, None)
         names = {row.name for row in table.rows}
         images = find_images(names, table.folders)
-        known |= {source_of(images.get(name), told.get(name, {})) for name in names}
+        known |= {source_of(images.get(name), name, told.get(name, {})) for name in names}
     if unknown := sorted(set(job.excluded) - known):
         raise RecipeError(
             f"No image is of the source {', '.join(unknown)} that is to be left out; choose from "

@@ -16,7 +16,7 @@ from PIL import Image
 from edge import cli, opening
 from edge.demo.renderer import draw_field, draw_tile
 from edge.errors import StationError
-from edge.oneshot import run_once
+from edge.oneshot import find_files, run_once
 from edge.overlay import encode_jpeg
 from edge.records import State
 from tests.edge.pipeline_doubles import OneCell
@@ -142,6 +142,23 @@ def test_a_file_with_the_name_of_another_one_that_was_read_before_is_refused(tmp
         *(("a.png", ""), ("b.png", "")),
         *(("a.png", "patient-2"), ("b.png", "patient-2")),
     ]
+
+
+def test_a_file_beside_a_folder_that_was_read_before_is_refused_for_its_name(tmp_path: Path) -> None:
+    folder, out = write_cells(tmp_path / "in/a"), tmp_path / "out"
+    run_once([folder], out, OneCell())
+    Image.new("RGB", (8, 6), (200,) * 3).save(tmp_path / "in/a.png")
+    with pytest.raises(
+        StationError, match=r"in/a/a\.png and .*in/a\.png would have the same NAME and sample"
+    ):
+        run_once([tmp_path / "in"], out, OneCell())
+
+
+def test_folders_that_are_given_as_links_are_named_as_they_are_given(tmp_path: Path) -> None:
+    for patient in ("anna", "bert"):
+        (tmp_path / patient).symlink_to(write_cells(tmp_path / f"store/{patient}1/scan"))
+    found = find_files([tmp_path / "anna", tmp_path / "bert"], tmp_path / "out")
+    assert {arrival.sample for arrival in found} == {"anna", "bert"}
 
 
 def test_a_folder_is_read_again_changed_moved_or_under_another_name(tmp_path: Path) -> None:

@@ -61,36 +61,45 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     bench.close()
 
 
-@pytest.mark.parametrize("replacement", ["a duplicate", "broken", "unreadable"])
-def test_the_copy_of_a_version_goes_when_the_next_is_not_read(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, replacement: str
-) -> None:
+@pytest.mark.parametrize("status", [State.DUPLICATE, State.REJECTED])
+def test_the_copy_of_a_version_goes_when_the_next_is_not_read(bench: Bench, status: State) -> None:
     folder = bench.folder / "annotated"
     bench.put("a.png")
     bench.put("b.png", 100)
     for name in ("a.png", "b.png"):
         save_overlay(folder, bench.process(name))
-    if replacement == "broken":
+    if status is State.REJECTED:
         bench.path("a.png").write_bytes(b"notes")
     else:
         bench.put("a.png", 100)
-    if replacement == "unreadable":
+    result = bench.process("a.png")
+    save_overlay(folder, result)
+    assert result.status is status
+    assert [path.name for path in folder.iterdir()] == ["b.png.jpg"]
+
+
+def test_the_copy_of_a_file_that_could_not_be_read_for_a_while_stays(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = bench.folder / "annotated"
+    bench.put("a.png")
+    save_overlay(folder, bench.process("a.png"))
+    data = bench.path("a.png").read_bytes()
+    bench.path("a.png").unlink()
+    bench.path("a.png").write_bytes(data)  # restored: another inode and time
+    with monkeypatch.context() as withheld:
 
         def refuse(*_: object) -> None:
             raise PermissionError
 
-        monkeypatch.setattr("edge.opening._read_regular", refuse)
+        withheld.setattr("edge.opening._read_regular", refuse)
+        result = bench.process("a.png")
+        save_overlay(folder, result)
+    assert (result.status, result.is_new) == (State.FAILED, True)
     result = bench.process("a.png")
     save_overlay(folder, result)
-    assert (
-        result.status
-        is {
-            "a duplicate": State.DUPLICATE,
-            "broken": State.REJECTED,
-            "unreadable": State.FAILED,
-        }[replacement]
-    )
-    assert [path.name for path in folder.iterdir()] == ["b.png.jpg"]
+    assert (result.status, result.is_new) == (State.DUPLICATE, True)
+    assert (folder / "a.png.jpg").exists()
 
 
 def test_the_copy_of_a_file_that_was_moved_with_its_folder_stays(bench: Bench) -> None:

@@ -315,6 +315,47 @@ def test_promise_30_an_edit_of_equal_length_is_seen_wherever_it_is(
     assert bench.names("images.2.csv") == ["NAME", "d"]
 
 
+def test_promise_30_an_edit_soon_after_another_change_is_seen_later(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projection, "_COMPARED_BYTES", 0)
+    monkeypatch.setattr(projection, "_UNSYNCED_BYTES", 0)
+    now_s = 1000.0
+    monkeypatch.setattr(projection, "time", SimpleNamespace(monotonic=lambda: now_s))
+    bench.answer("a")
+    bench.answer("b")
+    bench.results._files["images"]._whole_due_s = 1060.0
+    edit(bench.csv, "\na,", "\nz,")
+    bench.answer("c")
+    assert bench.names() == ["NAME", "z", "b", "c"]  # too early to compare all of it
+    now_s = 1060.0
+    bench.answer("d")
+    assert bench.names() == ["NAME", "z", "b", "c"]
+    assert bench.names("images.2.csv") == ["NAME", "d"]
+
+
+def test_promise_30_an_edit_while_the_disk_is_full_is_seen(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projection, "_COMPARED_BYTES", 0)
+    monkeypatch.setattr(projection, "_UNSYNCED_BYTES", 0)
+    bench.answer("a")
+    bench.answer("b")
+
+    def no_space(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(projection.os, "pwrite", no_space)
+        with pytest.raises(OutputFullError):
+            bench.answer("c")
+    edit(bench.csv, "\na,", "\nz,")
+    bench.results.mend()
+    bench.answer("d")
+    assert bench.names() == ["NAME", "z", "b"]
+    assert bench.names("images.2.csv") == ["NAME", "c", "d"]
+
+
 def test_a_share_whose_times_change_by_themselves_does_not_have_all_of_a_file_compared_each_time(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,11 +35,11 @@ def test_a_bundle_that_is_missing_or_has_another_threshold_is_refused(
 ) -> None:
     splits, bundles = folders
     manifest = json.loads((bundles / "without-lab1" / MANIFEST).read_text())
-    manifest["thresholds"]["detection"] = 0.3
+    manifest["thresholds"]["detection"] = 0.45
     (bundles / "without-lab1" / MANIFEST).write_text(json.dumps(manifest))
     code, said = run(splits, bundles, tmp_path / "out")
     assert code == 78
-    assert "differ in their detection threshold (without-lab0 0.4, without-lab1 0.3)" in said
+    assert "differ in their detection threshold (without-lab0 0.3, without-lab1 0.45)" in said
     shutil.rmtree(bundles / "without-lab1")
     code, said = run(splits, bundles, tmp_path / "out")
     assert code == 78

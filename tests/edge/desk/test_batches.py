@@ -302,7 +302,7 @@ def test_promise_13_a_large_file_on_a_slow_share_feeds_the_watchdog_while_it_is_
     with open_desk(TwoLanes(), tmp_path / "out") as (desk, _):
         (result,) = desk.process_all([Arrival(path)], lambda: fed.append(None))
     assert result.status is State.DONE
-    assert len(fed) >= 5 + 2  # after the first piece of five or six, for the file, and for the image
+    assert len(fed) >= 5 + 2  # for each piece, for the file, and for the image
 
 
 def test_pixels_are_given_only_where_they_are_asked_for(
