@@ -13,12 +13,12 @@ from build_engines.checkpoint import Checkpoint, CropGeometry
 from build_engines.compact import with_half_weights
 from build_engines.errors import BuildError
 from build_engines.families import import_ultralytics
-from build_engines.graphs import SAME_CELL_IOU, normalise
+from build_engines.graphs import normalise
 from edge.backends import openvino  # noqa: F401  before openvino itself, whose telemetry this switches off
 from edge.bench.ways import Answer, Way
 from edge.bundle import Bundle
 from edge.cells import Finding
-from edge.geometry import crop, letterbox
+from edge.geometry import SAME_CELL_IOU, crop, letterbox
 from edge.images import decode
 
 log = logging.getLogger(__name__)

@@ -8,11 +8,9 @@ from torch import Tensor, nn
 
 from build_engines.checkpoint import Activation
 from build_engines.families import DetectorFamily, UltralyticsDetector, YoloxDetector
+from edge.geometry import SAME_CELL_IOU
 
 Channels = tuple[float, float, float]
-
-SAME_CELL_IOU = 0.5
-"""Two boxes that overlap by more are one cell: docs/decisions/one-cell-one-box.md."""
 
 
 class NonMaximumSuppression(nn.Module):
@@ -189,7 +187,9 @@ def detector_graph(
         ValueError: the arguments do not fit the network or each other, or its weights do not fit float16.
     """
     if not 0 <= iou_threshold <= 1:
-        raise ValueError(f"iou_threshold={iou_threshold} lies outside 0 to 1; choose one inside, say 0.65.")
+        raise ValueError(
+            f"iou_threshold={iou_threshold} lies outside 0 to 1; choose one inside, say {SAME_CELL_IOU}."
+        )
     adapted: DetectorFamily
     if family == "ultralytics":
         adapted = UltralyticsDetector(network, tile_size, one_to_one)

@@ -17,6 +17,9 @@ CropShape = Literal["square", "stretched"]
 Boxes = NDArray[np.float32]
 Image = NDArray[np.uint8]
 
+SAME_CELL_IOU = 0.5
+"""Two boxes of one detector that overlap by more are one cell: docs/decisions/one-cell-one-box.md."""
+
 LETTERBOX_PAD = 114
 """Grey level of the letterbox's padding; ultralytics and YOLOX both train with it."""
 

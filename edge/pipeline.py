@@ -29,6 +29,7 @@ from edge.errors import BackendError, BundleError, EngineAway
 from edge.fusion import Detections, fuse
 from edge.geometry import Boxes, iou_matrix
 from edge.likeness import Likeness
+from edge.matching import MATCH_IOU
 from edge.selftest import require_known_answers
 from edge.stopwatch import Stopwatch
 
@@ -39,9 +40,6 @@ Floats = NDArray[np.float32]
 
 _LEAST = float(np.finfo(np.float32).tiny)
 """A score below is that of a place without a box."""
-
-_SAME_CELL_IOU = 0.5
-"""From it on a detection is of the box that is asked about; as `training.metric` matches."""
 
 
 class Pipeline:
@@ -86,7 +84,11 @@ class Pipeline:
         self._weights = [weight for detector in self._detectors for weight in detector.weights]
 
     def read(
-        self, rgb: Image, watch: Stopwatch | None = None, detection_threshold: float | None = None
+        self,
+        rgb: Image,
+        watch: Stopwatch | None = None,
+        detection_threshold: float | None = None,
+        least_score: float | None = None,
     ) -> list[Finding]:
         """Find and name the leukocytes of one image.
 
@@ -95,6 +97,8 @@ class Pipeline:
             watch: gets the laps letterbox, detect, fuse (of several detectors or views), crop, classify and
                 merge.
             detection_threshold: least score of a finding; None is the bundle's.
+            least_score: below the threshold; findings down to it are given as well, as if they were not there
+                for the others: who is asked of a cell that is alone does not hear of them.
 
         Returns:
             Findings in pixels of the image, the surest detection first.
@@ -106,9 +110,11 @@ class Pipeline:
         threshold = (
             self.bundle.manifest.thresholds.detection if detection_threshold is None else detection_threshold
         )
-        found = self._find(rgb, max(threshold, _LEAST), watch)
+        least = threshold if least_score is None else min(threshold, least_score)
+        found = self._find(rgb, max(least, _LEAST), watch)
+        is_alone = int((found.scores >= threshold).sum()) == 1
         temperature = self.bundle.manifest.temperature
-        probabilities = tempered(self._name(rgb, found, watch), temperature)
+        probabilities = tempered(self._name(rgb, found, is_alone, watch), temperature)
         findings = [
             self._finding(box, score, row)
             for box, score, row in zip(found.boxes_xyxy, found.scores, probabilities, strict=True)
@@ -121,7 +127,7 @@ class Pipeline:
 
         Classifiers are shown each box, those of whole images where they would be asked with as many findings.
         A detector that names classes speaks of a box through the detection that overlaps it most, if that is
-        by an IoU of 0.5 or more.
+        by `MATCH_IOU` or more.
 
         Args:
             rgb: uint8 [H, W, 3].
@@ -142,7 +148,7 @@ class Pipeline:
         if any(one.names_classes and one.class_weight > 0 for one in manifest.detectors) and len(given):
             found = self._find(rgb, max(manifest.fusion.least_score, _LEAST), watch)
             given = _heard(given, found, len(manifest.classes))
-        probabilities = self._name(rgb, given, watch).copy()
+        probabilities = self._name(rgb, given, len(given) == 1, watch).copy()
         told = probabilities.any(axis=1)
         probabilities[told] = tempered(probabilities[told], manifest.temperature)
         return probabilities
@@ -159,11 +165,11 @@ class Pipeline:
         watch.lap("fuse")
         return found
 
-    def _name(self, rgb: Image, found: Detections, watch: Stopwatch) -> Floats:
+    def _name(self, rgb: Image, found: Detections, is_alone: bool, watch: Stopwatch) -> Floats:
         """Probabilities float32 [n, C] of the cells, by all networks that have a say."""
         if not len(found):
             return np.empty((0, len(self.bundle.manifest.classes)), np.float32)
-        asked = [one for one in self._classifiers if len(found) == 1 or not one.spec.only_when_alone]
+        asked = [one for one in self._classifiers if is_alone or not one.spec.only_when_alone]
         opinions: list[tuple[Floats, Floats | float]] = [
             (one.classify(rgb, found.boxes_xyxy, watch), one.spec.weight) for one in asked
         ]
@@ -201,7 +207,7 @@ def _heard(given: Detections, found: Detections, class_count: int) -> Detections
     votes = np.zeros(len(given), np.float32)
     if len(found) and found.probabilities is not None:
         ious = iou_matrix(given.boxes_xyxy, found.boxes_xyxy)
-        best, near = ious.argmax(1), ious.max(1) >= _SAME_CELL_IOU
+        best, near = ious.argmax(1), ious.max(1) >= MATCH_IOU
         probabilities[near] = found.probabilities[best[near]]
         votes[near] = found.votes[best[near]]
     return Detections(given.boxes_xyxy, given.scores, probabilities, votes)

@@ -12,13 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.fusion import Detections
-from edge.geometry import Boxes, iou_matrix
+from edge.geometry import SAME_CELL_IOU, Boxes, iou_matrix
 
 _SLACK = 1 / 16
 """Of the overlap: how far outside its window's core a box is still taken, so that a cell on the border is not
 lost where two windows see its centre a little apart. What is then taken twice overlaps by three quarters."""
-_SAME_CELL_IOU = 0.5
-"""Boxes of two windows that overlap by more are one cell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +95,7 @@ def counted_once(windows: list[Window], found: list[Detections]) -> Detections:
     for place in range(len(every)):
         others = every.boxes_xyxy[chosen & (of_window != of_window[place])]
         ious = iou_matrix(every.boxes_xyxy[place : place + 1], others)
-        chosen[place] = ious.max(initial=0) <= _SAME_CELL_IOU
+        chosen[place] = ious.max(initial=0) <= SAME_CELL_IOU
     unique = every.take(chosen)
     return unique.take(np.argsort(-unique.scores, kind="stable"))
 

@@ -230,6 +230,38 @@ def _log_count(count: int, what: str, *paths: Path) -> None:
         log.warning("%s: %d %s", ", ".join(str(path) for path in paths), count, what)
 
 
+def require_known_sources(excluded: Collection[str], known: Collection[str]) -> None:
+    """Refuse to leave out what is not there.
+
+    Raises:
+        AnnotationError: no image is of such a source.
+    """
+    if unknown := sorted(set(excluded) - set(known)):
+        raise AnnotationError(
+            f"No image is of the source {', '.join(unknown)} that is to be left out; choose from "
+            f"{', '.join(sorted(known))}."
+        )
+
+
+def read_without_sources(
+    excluded: Collection[str], held_out_csvs: Sequence[Path], *groups: Sequence[Path]
+) -> tuple[list[AnnotatedImage], ...]:
+    """The images of each group of annotation files as `without_sources` leaves them.
+
+    Args:
+        held_out_csvs: files of further images, of which some may be of the sources left out.
+
+    Raises:
+        AnnotationError: as `read_beside` and `without_sources`, or nothing is to be left out for their sake.
+    """
+    if held_out_csvs and not excluded:
+        raise AnnotationError(
+            "--held-out-csv tells what else belongs together with a source that is left out; name one with "
+            "--exclude-source, or leave it out."
+        )
+    return without_sources(excluded, *map(read_beside, (*groups, held_out_csvs)))[:-1]
+
+
 def without_sources(
     excluded: Collection[str], *groups: Sequence[AnnotatedImage]
 ) -> tuple[list[AnnotatedImage], ...]:
@@ -239,12 +271,7 @@ def without_sources(
         AnnotationError: no image of any group is of such a source.
     """
     every = [image for images in groups for image in images]
-    known = {image.source for image in every}
-    if unknown := sorted(set(excluded) - known):
-        raise AnnotationError(
-            f"No image is of the source {', '.join(unknown)} that is to be left out; choose from "
-            f"{', '.join(sorted(known))}."
-        )
+    require_known_sources(excluded, {image.source for image in every})
     joined = groups_sharing([image.together for image in every]).tolist()
     held = {group for image, group in zip(every, joined, strict=True) if image.source in excluded}
     stays = iter([group not in held for group in joined])

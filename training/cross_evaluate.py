@@ -44,7 +44,7 @@ def main(splits: Path, bundles: Path, out: Path, backend: str, precision: str) -
     counts = [len(of_fold) for of_fold in own.values()]
     for fold, pipeline in pipelines_of(folds, counts, backend, precision, console):
         engines[fold.name] = pipeline.engine_id
-        found = read_with(pipeline, own[fold.name], min(CURVE_THRESHOLDS[0], threshold), console)
+        found = read_with(pipeline, own[fold.name], threshold, console, CURVE_THRESHOLDS[0])
         findings |= found[0]
         rejected |= found[1]
     about = {

@@ -165,14 +165,25 @@ def _mistakes(cells: Sequence[Cell], working: Sequence[Detection]) -> tuple[Mist
 
 
 def read_with(
-    pipeline: Pipeline, images: Sequence[AnnotatedImage], lowest_threshold: float, console: Console
+    pipeline: Pipeline,
+    images: Sequence[AnnotatedImage],
+    threshold: float,
+    console: Console,
+    least_score: float | None = None,
 ) -> tuple[dict[str, list[Finding]], dict[str, str]]:
-    """Findings of every image from `lowest_threshold` on, and why the others were rejected, both by name."""
+    """Findings of every image, and why the others were rejected, both by name.
+
+    Args:
+        threshold: least detection score of a finding.
+        least_score: below it, as of `Pipeline.read`; what has the threshold is then as without it.
+    """
     findings: dict[str, list[Finding]] = {}
     rejected: dict[str, str] = {}
     for image in track(images, description="Reading images", console=console):
         try:
-            findings[image.name] = pipeline.read(read_pixels(image), detection_threshold=lowest_threshold)
+            findings[image.name] = pipeline.read(
+                read_pixels(image), detection_threshold=threshold, least_score=least_score
+            )
         except ImageRejected as error:
             rejected[image.name] = error.reason
     return findings, rejected
@@ -267,8 +278,8 @@ def main(
     working_threshold = bundle.manifest.thresholds.detection
     with open_pipeline(bundle, backend=backend, precision=precision) as pipeline:
         engine = pipeline.engine_id
-        lowest_threshold = min(CURVE_THRESHOLDS[0], working_threshold)
-        findings, rejected = read_with(pipeline, images, lowest_threshold, Console(stderr=True))
+        console = Console(stderr=True)
+        findings, rejected = read_with(pipeline, images, working_threshold, console, CURVE_THRESHOLDS[0])
     about = {
         "bundle": bundle.manifest.name,
         "bundle id": bundle.id,

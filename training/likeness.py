@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.cli import one_sentence
-from training.annotations import AnnotatedImage, without_sources
+from training.annotations import AnnotatedImage
 from training.options import HELD_OUT, engine_options
 from training.out_folder import writing
 
@@ -132,11 +132,11 @@ def main(
     from build_engines.model_card import replace_manifest
     from edge.bundle import Bundle
     from edge.pipeline import open_pipeline
-    from training.annotations import read_beside
+    from training.annotations import read_beside, read_without_sources
     from training.appearances import FEWEST_IMAGES, describe, left_out
     from training.drawn import drawn_images
 
-    images, _ = without_sources(excluded, read_beside(csvs), read_beside(held_out_csvs))
+    (images,) = read_without_sources(excluded, held_out_csvs, csvs)
     images = _counted_for(images, same)
     others = _counted_for(read_beside(validation_csvs), same)
     bundle = Bundle.load(bundle_dir)

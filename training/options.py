@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from rich.console import Console
 
 from edge.progress import counted
-from training.annotations import AnnotatedImage, read_beside, read_pixels, without_sources
+from training.annotations import AnnotatedImage, read_pixels, read_without_sources
 from training.augment import VARIATIONS
 from training.drawn import drawn_images
 from training.errors import AnnotationError
@@ -23,8 +23,8 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 HELD_OUT = click.option(
     "--held-out-csv", "held_out_csvs", type=_FILE, multiple=True,
-    help="Annotations to judge by later (repeatable): --exclude-source leaves out near-duplicates of their"
-    " images, too.",
+    help="Further annotations (repeatable): --exclude-source leaves out, too, what belongs together with"
+    " those of their images that are of the source.",
 )  # fmt: skip
 """What folds do not have: images that a source left out may have elsewhere."""
 
@@ -140,13 +140,13 @@ def read_data(
     """Training images, validation images and schedule of the shared options.
 
     Raises:
-        AnnotationError: as `read_beside` and `without_sources`, or a box lies outside of its image.
+        AnnotationError: as `read_without_sources`, or a box lies outside of its image.
         TrainingError: no image is left to train on or to judge by, or one is for both.
         ImageRejected: one cannot be read.
         OutputUnwritableError: the folder of the run cannot be written.
     """
-    files = (options[name] for name in ("csvs", "validation_csvs", "held_out_csvs"))
-    training, validation, _ = without_sources(options["exclude_source"], *map(read_beside, files))
+    given = (options[name] for name in ("exclude_source", "held_out_csvs", "csvs", "validation_csvs"))
+    training, validation = read_without_sources(*given)
     _require_apart(training, validation)
     out = options["out"]
     with writing(out), tempfile.TemporaryFile(dir=out):  # told before all images are tried

@@ -1,6 +1,7 @@
 """What provenance.csv tells of each image: its source, perhaps its patient, size, or group of duplicates."""
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
@@ -57,6 +58,11 @@ def source_of(image: Path | None, name: str, known: Mapping[str, str]) -> str:
         return "unknown"
     depth = 1 if PurePath(name).is_absolute() else len(PurePath(name).parts)
     return image.absolute().parents[depth - 1].resolve().parent.name or "unknown"
+
+
+def file_word(source: str) -> str:
+    """A source as it stands in the names of files: letters, figures and what is harmless in them."""
+    return re.sub(r"[^\w.-]+", "_", source)
 
 
 def together_of(source: str, known: Mapping[str, str], marks: Sequence[str] = MARKS) -> tuple[str, ...]:

@@ -9,7 +9,8 @@ from typing import Any
 
 from edge.manifest import Fusion
 from training.audit.tables import labels_of
-from training.recipe_commands import plain, repeated, run_module, with_provenance
+from training.provenance import file_word
+from training.recipe_commands import repeated, run_module, with_provenance
 from training.recipe_file import read_recipe
 from training.recipe_keys import (
     KINDS,
@@ -53,7 +54,9 @@ class Job:
     @property
     def name(self) -> str:
         """Of its bundle."""
-        return "-".join((self.recipe.stem, self.size, *(f"without-{plain(one)}" for one in self.excluded)))
+        return "-".join(
+            (self.recipe.stem, self.size, *(f"without-{file_word(one)}" for one in self.excluded))
+        )
 
 
 @dataclass(slots=True)

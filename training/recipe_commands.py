@@ -1,6 +1,5 @@
 """The words of the commands that a recipe becomes."""
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,6 @@ def as_words(*words: Any) -> tuple[str, ...]:
 def repeated(option: str, values: Iterable[Any]) -> list[Any]:
     """An option once for each of its values."""
     return [word for value in values for word in (option, value)]
-
-
-def plain(source: str) -> str:
-    """As `training.splits` writes a source in a file's name."""
-    return re.sub(r"[^\w.-]+", "_", source)
 
 
 def with_provenance(csvs: Iterable[Path]) -> list[Path]:

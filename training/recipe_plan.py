@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-from training.annotations import read_beside
+from training.annotations import read_beside, require_known_sources
 from training.audit.looking import find_images
 from training.audit.tables import read_table
-from training.provenance import provenance_of, source_of
+from training.provenance import file_word, provenance_of, source_of
 from training.recipe_bundle import Data, Job, Plan, from_outside, images_of, plan_bundle
-from training.recipe_commands import as_words, plain, repeated, run_module, with_provenance
+from training.recipe_commands import as_words, repeated, run_module, with_provenance
 from training.recipe_file import read_recipe
 from training.recipe_keys import RecipeError, TrainingRecipe, as_arguments
 from training.recipe_steps import Step
@@ -20,7 +20,8 @@ def plan_recipe(job: Job) -> Plan:
 
     Raises:
         RecipeError: as `read_recipe`, or the recipe and the job do not go together.
-        AnnotationError: the validation files cannot be read as they are.
+        AnnotationError: the validation files cannot be read as they are, or no image is of a source that is
+            to be left out.
     """
     recipe, plan = read_recipe(job.recipe, job.size), Plan()
     _require_sources(job)
@@ -57,11 +58,7 @@ def _require_sources(job: Job) -> None:
         names = {row.name for row in table.rows}
         images = find_images(names, table.folders)
         known |= {source_of(images.get(name), name, told.get(name, {})) for name in names}
-    if unknown := sorted(set(job.excluded) - known):
-        raise RecipeError(
-            f"No image is of the source {', '.join(unknown)} that is to be left out; choose from "
-            f"{', '.join(sorted(known))}."
-        )
+    require_known_sources(job.excluded, known)
 
 
 def _require_judges(job: Job, recipe: TrainingRecipe) -> None:
@@ -114,8 +111,12 @@ def plan_without_each_source(job: Job) -> Plan:
         RecipeError: as `plan_recipe`.
         AnnotationError: the annotations cannot be read.
     """
+    if job.excluded:
+        raise RecipeError(
+            f"--exclude-source {', '.join(job.excluded)} does not go with --leave-one-source-out, which "
+            "leaves out each source in its turn; give one of them."
+        )
     plan = Plan()
-    _require_sources(job)
     every = (*job.csvs, *job.validation_csvs)
     sources = sorted({image.source for image in read_beside(every)})
     if len(sources) < 2:
@@ -131,10 +132,8 @@ def plan_without_each_source(job: Job) -> Plan:
     )  # fmt: skip
     needs = [written]
     for source in sources:
-        name = f"without-{plain(source)}"
-        part = replace(
-            job, out=job.out / name, excluded=(*job.excluded, source), prefix=f"{job.prefix}{name}/"
-        )
+        name = f"without-{file_word(source)}"
+        part = replace(job, out=job.out / name, excluded=(source,), prefix=f"{job.prefix}{name}/")
         needs.append(plan_bundle(plan, part)[0])
     unseen = job.out / "unseen"
     plan.add(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from edge.bundle import Bundle
 from training.base_weights import sources_seen
-from training.recipe_commands import plain
+from training.provenance import file_word
 from training.recipe_keys import RecipeError
 
 
@@ -17,7 +17,7 @@ def bundle_of_teacher(run: Path, excluded: Sequence[str]) -> Path:
         BundleError: one is damaged.
     """
     tried = []
-    for bundle in (run / "bundle", *(run / f"without-{plain(one)}/bundle" for one in excluded)):
+    for bundle in (run / "bundle", *(run / f"without-{file_word(one)}/bundle" for one in excluded)):
         if not (bundle / "manifest.json").exists():
             tried.append(f"{bundle} is not there")
             continue

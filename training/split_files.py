@@ -18,6 +18,7 @@ from training.provenance import (
     FILE_NAME,
     SOURCE,
     Provenance,
+    file_word,
     source_of,
     together_of,
     write_provenance,
@@ -80,7 +81,7 @@ def write_pairs(
         for name in dict.fromkeys(row.name for row in table.rows):
             cells = known[table.path].get(name, {})
             told[name] = {**cells, "NAME": name, SOURCE: source_of(images.get(name), name, cells)}
-    stems = [prefix + re.sub(r"[^\w.-]+", "_", pair.name) for pair in pairs]
+    stems = [prefix + file_word(pair.name) for pair in pairs]
     if len(set(stems)) < len(stems):
         raise SplitError(
             f"Two sources would give files of one name, of {', '.join(stems)}; rename one of them."

@@ -119,7 +119,7 @@ def _read(pipeline: "Pipeline", path: Path | None, wanted: int) -> "Reading":
         return Reading(None, (), error.strerror or "cannot be opened")
     findings = pipeline.read(rgb)
     if len(findings) < wanted:
-        findings = pipeline.read(rgb, detection_threshold=0.0)
+        findings = pipeline.read(rgb, least_score=0.0)
     return Reading((rgb.shape[1], rgb.shape[0]), tuple(findings))
 
 

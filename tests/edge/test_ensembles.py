@@ -96,6 +96,24 @@ def test_classifiers_are_blended_over_those_that_are_asked(
         assert finding.label == "LY"
 
 
+def test_a_cell_is_alone_whatever_scores_less_than_a_finding_must(tmp_path: Path) -> None:
+    """What is given below the threshold for a curve changes nothing of what the station says."""
+    networks = [
+        (detector_spec(), BlobSession(64)),  # scores 0.5625 and 0.535
+        (classifier_spec(weight=1), NamingSession(16, SURE)),
+        (
+            classifier_spec(weight=1, crop_size=32, view="tile", only_when_alone=True),
+            NamingSession(32, [0.2, 0.6, 0.2]),
+        ),
+    ]
+    pipeline = pipeline_of(tmp_path, networks)
+    (alone,) = pipeline.read(TWO, detection_threshold=0.55)
+    surest, other = pipeline.read(TWO, detection_threshold=0.55, least_score=0.1)
+    assert surest == alone
+    assert other.detection_score < 0.55
+    assert surest.probabilities != pipeline.read(TWO)[0].probabilities
+
+
 def test_a_detector_that_names_classes_has_its_say_beside_classifiers(tmp_path: Path) -> None:
     """With 1 against 3; where two such detectors found the cell, each has its own weight."""
     one_stage = detector_spec(names_classes=True, classes=("LY", "PNN"))

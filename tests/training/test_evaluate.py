@@ -180,7 +180,7 @@ class StubPipeline:
 
     def __init__(self, findings_by_grey: dict[int, list[Finding]]) -> None:
         self.findings_by_grey = findings_by_grey
-        self.thresholds: set[float | None] = set()
+        self.scores: set[tuple[float, float]] = set()
         self.closed = False
 
     def __enter__(self) -> Self:
@@ -189,8 +189,8 @@ class StubPipeline:
     def __exit__(self, *_: object) -> None:
         self.closed = True
 
-    def read(self, rgb: np.ndarray, detection_threshold: float | None = None) -> list[Finding]:
-        self.thresholds.add(detection_threshold)
+    def read(self, rgb: np.ndarray, *, detection_threshold: float, least_score: float) -> list[Finding]:
+        self.scores.add((detection_threshold, least_score))
         return self.findings_by_grey[int(rgb[0, 0, 0])]
 
 
@@ -241,7 +241,7 @@ def test_the_command_reads_files_and_writes_the_report(files: Path, pipeline: St
     result = CliRunner().invoke(main, arguments(files, "--covered", "LY, MO"))
     assert result.exit_code == 0, result.output
     assert pipeline.closed
-    assert pipeline.thresholds == {0.05}
+    assert pipeline.scores == {(0.5, 0.05)}
     assert "Detection recall" in result.output
     out = files / "out"
     written = sorted(path.name for path in out.iterdir())

@@ -86,6 +86,8 @@ def test_what_belongs_together_with_held_out_images_of_a_source_is_left_out_with
     files = {"validation_csvs": (fold,), "held_out_csvs": data["validation_csvs"]}
     train, val, _ = read_data({**data, **files, "exclude_source": ("field",)})
     assert [image.name for image in (*train, *val)] == ["train-lab.jpg", "val-lab.jpg"]
+    with pytest.raises(AnnotationError, match="name one with --exclude-source, or leave it out"):
+        read_data({**data, **files})
 
 
 def test_an_image_to_train_on_and_to_judge_by_is_refused(data: dict[str, Any]) -> None:

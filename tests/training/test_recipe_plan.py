@@ -161,7 +161,7 @@ class TestASourceOfValidationImagesAlone:
         assert not any("--held-out-csv" in line for line in commands.values())
 
     def test_that_nobody_has_is_refused(self, validated: Job) -> None:
-        with pytest.raises(RecipeError, match=r"is of the source clinic .* choose from field, lab\."):
+        with pytest.raises(AnnotationError, match=r"is of the source clinic .* choose from field, lab\."):
             plan_recipe(replace(validated, excluded=("clinic",)))
 
 
@@ -254,6 +254,8 @@ def test_each_source_is_left_out_once_and_all_are_judged_together(job: Job) -> N
         "sources", "without-a_b/detector-a", "without-a_b/build", "without-c/detector-a", "without-c/build",
         "unseen",
     ]  # fmt: skip
+    with pytest.raises(RecipeError, match="--exclude-source c does not go with --leave-one-source-out"):
+        plan_without_each_source(replace(job, excluded=("c",)))
     commands = typed(plan)
     assert "--exclude-source 'a b'" in commands["without-a_b/detector-a"]
     assert f"--out {job.out}/without-c/bundle" in commands["without-c/build"]
