@@ -289,7 +289,7 @@ def test_two_images_of_one_name_are_refused(files: Path, pipeline: StubPipeline)
     assert (
         f"{files}/north/images/one.png and {files}/south/images/one.png have the same NAME" in result.output
     )
-    assert not pipeline.thresholds  # nothing was read
+    assert not pipeline.scores  # nothing was read
 
 
 def test_a_bad_bundle_ends_the_command_with_its_own_sentence(
