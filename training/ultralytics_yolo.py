@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from build_engines.checkpoint import PROVENANCE, provenance_beside
+from build_engines.checkpoint import PROVENANCE
 from build_engines.families import import_ultralytics
 from edge.cells import CELL_CLASSES
 from edge.geometry import clip_boxes
@@ -38,6 +38,9 @@ from ultralytics.utils import LOCAL_RANK, RANK, YAML  # noqa: E402
 from ultralytics.utils.torch_utils import strip_optimizer, torch_distributed_zero_first  # noqa: E402
 
 log = logging.getLogger(__name__)
+
+BEGAN = "began.json"
+"""Beside `last.pt`: what the run began with, by which `--resume` knows it again."""
 
 LEUKOCYTE = "leukocyte"
 """The one class of a detector that only finds."""
@@ -104,7 +107,7 @@ def train_ultralytics(
     }  # fmt: skip
     resume = resume and last.exists()
     if resume:
-        require_same_beginning(provenance_beside(last).get("began", {}), began, last)
+        require_same_beginning(_read_began(last), began, last)
         if load_checkpoint(last)[1]["epoch"] < 0:  # what ultralytics writes when a run has ended
             log.info("%s has been trained to its end", folder)
             return best
@@ -161,7 +164,6 @@ def train_ultralytics(
         **provenance,
         **facts_of(base),
         "model": name,
-        "began": began,
         "sources": dict(Counter(image.source for image in usable)),
         "schedule": {name: value for name, value in asdict(schedule).items() if name != "ema_decay"},
         **(
@@ -169,7 +171,9 @@ def train_ultralytics(
         ),
     }
     best.parent.mkdir(parents=True, exist_ok=True)
-    (best.parent / PROVENANCE).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    for name, content in ((PROVENANCE, facts), (BEGAN, began)):
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        (best.parent / name).write_text(text, "utf-8")
     _LeukocyteTraining(overrides=settings).train()
     return best
 
@@ -193,6 +197,20 @@ def require_model(model: str) -> None:
                 f"{model!r} is no architecture of ultralytics {ultralytics.__version__}, nor a file; give a "
                 "name such as yolo11n.yaml, or the path of your own."
             ) from error
+
+
+def _read_began(last: Path) -> dict[str, Any]:
+    """What the run of `last` began with; nothing where an older version began it."""
+    path = last.with_name(BEGAN)
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise TrainingError(
+            f"{path} cannot be read as a mapping in JSON ({type(error).__name__}); remove it if the run did "
+            "begin with the files and options that are given now, or train into another folder."
+        ) from error
 
 
 def _require_cards(device: str | None) -> None:

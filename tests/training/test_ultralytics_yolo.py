@@ -108,6 +108,7 @@ def test_a_trained_detector_goes_into_a_bundle(
     assert (facts["model"], facts["base_weights"]) == ("yolo11n.yaml", "none")
     assert facts["sources"] == {"lab0": 4, "lab1": 4}
     assert facts["schedule"]["epochs"] == 1
+    assert not {"began", "--hue"} & facts.keys()  # or the card would state options that were never used
     assert facts.get("cells") == ({"PNN": 4, "LY": 4} if one_stage else None)
 
 
@@ -163,10 +164,13 @@ def test_resume_goes_on_where_the_run_was_broken_off(
     ):
         with pytest.raises(TrainingError, match=said):
             train(yolo, **{"smears": smears, "folder": tmp_path, "resume": True, **changes})
-    provenance = best.parent / "provenance.json"
-    told = json.loads(provenance.read_text())
-    assert told["began"]["training annotations"].startswith("8 images, sha256 ")
-    provenance.write_text(json.dumps({name: fact for name, fact in told.items() if name != "began"}))
+    began = best.parent / "began.json"
+    assert json.loads(began.read_text())["training annotations"].startswith("8 images, sha256 ")
+    for damaged in ("{", "3"):
+        began.write_text(damaged)
+        with pytest.raises(TrainingError, match=r"began\.json cannot be read as a mapping in JSON"):
+            train(yolo, smears, tmp_path, schedule=schedule, resume=True)
+    began.unlink()
     train(yolo, smears[:6], tmp_path, resume=True)
     assert "does not say with which training annotations, " in caplog.text
     assert best.read_bytes() == trained
@@ -176,7 +180,7 @@ def test_resume_goes_on_where_the_run_was_broken_off(
     monkeypatch.setattr(yolo, "_LeukocyteTraining", broken_off_at_once)
     with pytest.raises(KeyboardInterrupt):
         train(yolo, smears, tmp_path)
-    assert [path.name for path in best.parent.iterdir()] == ["provenance.json"]
+    assert {path.name for path in best.parent.iterdir()} == {"began.json", "provenance.json"}
 
 
 def broken_off_at_once(**_: object) -> None:
