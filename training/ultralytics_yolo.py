@@ -10,7 +10,7 @@ import random
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,15 @@ def train_ultralytics(
     resume = resume and last.exists()
     if resume:
         require_same_beginning(_read_began(last), began, last)
-        if load_checkpoint(last)[1]["epoch"] < 0:  # what ultralytics writes when a run has ended
+        state = load_checkpoint(last)[1]
+        first = state["train_args"]["epochs"]  # which ultralytics keeps
+        if first != schedule.epochs:
+            log.warning(
+                "%s keeps the %d epochs that its run began with, not %d as asked for now; train into another"
+                " folder for these.", last, first, schedule.epochs,
+            )  # fmt: skip
+            schedule = replace(schedule, epochs=first)
+        if state["epoch"] < 0:  # what ultralytics writes when a run has ended
             log.info("%s has been trained to its end", folder)
             return best
     data = write_dataset(

@@ -149,8 +149,10 @@ def test_resume_goes_on_where_the_run_was_broken_off(
     monkeypatch.undo()
     results = tmp_path / "results.csv"
     assert [line.split(",")[0] for line in results.read_text().splitlines()] == ["epoch", "1"]
-    best = train(yolo, smears, tmp_path, schedule=schedule, resume=True)
+    best = train(yolo, smears, tmp_path, schedule=replace(schedule, epochs=3), resume=True)
     assert [line.split(",")[0] for line in results.read_text().splitlines()] == ["epoch", "1", "2"]
+    assert json.loads((best.parent / "provenance.json").read_text())["schedule"]["epochs"] == 2
+    assert "keeps the 2 epochs that its run began with, not 3 as asked for now" in caplog.text
 
     trained = best.read_bytes()
     assert train(yolo, smears, tmp_path, schedule=schedule, resume=True).read_bytes() == trained
