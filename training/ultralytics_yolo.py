@@ -35,6 +35,8 @@ from ultralytics.data.dataset import YOLODataset  # noqa: E402
 from ultralytics.models.yolo.detect import DetectionTrainer  # noqa: E402
 from ultralytics.nn.tasks import load_checkpoint, yaml_model_load  # noqa: E402
 from ultralytics.utils import LOCAL_RANK, RANK, YAML  # noqa: E402
+from ultralytics.utils.checks import check_yolov5u_filename  # noqa: E402
+from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES  # noqa: E402
 from ultralytics.utils.torch_utils import strip_optimizer, torch_distributed_zero_first  # noqa: E402
 
 log = logging.getLogger(__name__)
@@ -190,21 +192,40 @@ def require_model(model: str) -> None:
     """Refuse a model's name with which ultralytics could do nothing.
 
     Raises:
-        TrainingError: it is none of ultralytics, or an architecture that this release does not have.
+        TrainingError: it is none of ultralytics, an architecture or base weights that this release does not
+            have, or a file that is not there or holds no architecture.
     """
     if Path(model).suffix not in (".pt", ".yaml"):
         raise TrainingError(
             f"{model!r} is neither a YOLOX nor a model of ultralytics; give a name that ends in .yaml "
             "(an architecture) or .pt (base weights)."
         )
-    if Path(model).suffix == ".yaml":
-        try:
-            yaml_model_load(model)
-        except FileNotFoundError as error:
+    if Path(model).suffix == ".pt":
+        weights = Path(check_yolov5u_filename(model, verbose=False))  # yolov5n.pt is yolov5nu.pt by now
+        if not weights.is_file() and str(weights) not in GITHUB_ASSETS_NAMES:
             raise TrainingError(
-                f"{model!r} is no architecture of ultralytics {ultralytics.__version__}, nor a file; give a "
-                "name such as yolo11n.yaml, or the path of your own."
-            ) from error
+                f"{model!r} is no file, nor the name of base weights that ultralytics "
+                f"{ultralytics.__version__} downloads; give a name such as yolo11n.pt, or the path of "
+                "your own."
+            )
+        return
+    try:
+        architecture = yaml_model_load(model)
+    except FileNotFoundError as error:
+        raise TrainingError(
+            f"{model!r} is no architecture of ultralytics {ultralytics.__version__}, nor a file; give a "
+            "name such as yolo11n.yaml, or the path of your own."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise TrainingError(
+            f"{model!r} cannot be read as a mapping in YAML ({type(error).__name__}); mend it, or give a "
+            "name such as yolo11n.yaml."
+        ) from error
+    if lacking := [part for part in ("backbone", "head") if not isinstance(architecture.get(part), list)]:
+        raise TrainingError(
+            f"{model!r} has no list of layers named {' and none named '.join(lacking)}, so it is no "
+            "architecture; mend it, or give a name such as yolo11n.yaml."
+        )
 
 
 def _read_began(last: Path) -> dict[str, Any]:

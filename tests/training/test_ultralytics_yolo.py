@@ -410,12 +410,45 @@ def test_a_name_that_is_no_model_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("model", ["yolo99z.pt", "nowhere/yolo11n.pt", "folder.pt"])
+def test_base_weights_that_are_nowhere_are_refused(
+    model: str, yolo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.pt").mkdir()
+    with pytest.raises(TrainingError, match=rf"'{model}' is no file, nor the name of base weights that"):
+        yolo.require_model(model)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("backbone: [", r"cannot be read as a mapping in YAML \(ValueError\)"),
+        ("- backbone", r"cannot be read as a mapping in YAML \(ValueError\)"),
+        ("", "has no list of layers named backbone and none named head, so it is no architecture"),
+        ("backbone: []\nhead: 3", "has no list of layers named head, so"),
+    ],
+)
+def test_a_file_that_holds_no_architecture_is_refused(
+    content: str, says: str, yolo: ModuleType, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text(content)
+    with pytest.raises(TrainingError, match=rf"own\.yaml' {says}") as raised:
+        yolo.require_model(str(own))
+    assert "\n" not in str(raised.value)
+
+
 def test_models_of_all_sizes_and_architectures_of_ones_own_are_known(
     yolo: ModuleType, tmp_path: Path
 ) -> None:
     own = tmp_path / "own.yaml"
     own.write_text("nc: 1\nbackbone: []\nhead: []\n")
-    for model in ("yolo11.yaml", "yolov8x.yaml", "yolo26n.yaml", str(own), "yolo11n.pt"):
+    weights = tmp_path / "own.pt"
+    weights.touch()
+    architectures = ("yolo11.yaml", "yolov8x.yaml", "yolo26n.yaml", str(own))
+    for model in (*architectures, "yolo11n.pt", "./yolo11n.pt", "yolov5n.pt", str(weights)):
         yolo.require_model(model)
 
 
