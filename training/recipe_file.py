@@ -80,7 +80,8 @@ def _check(recipe: TrainingRecipe) -> None:
     first = [(f"curation.{kind}.{name}", one) for kind in ENTRIES for name, one in recipe.curators(kind)]
     absent: list[str] = []
     for name, network in [*own, *first]:
-        absent += _require_values(name, trainer_of(network.kind), network.training)
+        missing = _require_values(name, trainer_of(network.kind), network.training)
+        absent += missing
         try:
             ENTRIES[network.kind].model_validate({"checkpoint": "best.pt", **network.bundle})
         except ValidationError as error:
@@ -92,6 +93,8 @@ def _check(recipe: TrainingRecipe) -> None:
         if "soft_weight" in network.training and recipe.distillation is None:
             raise RecipeError(f"{name} has soft_weight and no teacher; add [distillation] with teacher.")
         _require_training(name, network, is_taught=name in dict(own))
+        if not missing:
+            _require_model(name, network)
     learn = [name for name, network in recipe.networks("classifier") if "soft_weight" in network.training]
     if recipe.distillation is not None and not learn:
         raise RecipeError("there is a teacher and no classifier that has soft_weight; add it to one.")
@@ -118,14 +121,14 @@ def _check(recipe: TrainingRecipe) -> None:
         _require_classes(networks)
     if absent:
         raise RecipeError(
-            f"these base weights are not there: {', '.join(dict.fromkeys(absent))}; put them there "
-            "(training/recipes/README.md tells where they come from)."
+            f"these files are not there: {', '.join(dict.fromkeys(absent))}; put them there "
+            "(training/recipes/README.md tells where base weights come from)."
         )
 
 
 def _require_training(name: str, network: Network, is_taught: bool) -> None:
     """Refuse what its trainer would refuse of options that are each right by itself."""
-    from training import classifier, detector, yolox
+    from training import classifier, detector
 
     defaults = {key: option.default for key, option in options_of(trainer_of(network.kind)).items()}
     values = {**defaults, "soft_labels": "of the teacher" if is_taught else None, **network.training}
@@ -135,12 +138,21 @@ def _require_training(name: str, network: Network, is_taught: bool) -> None:
             classifier.refuse_idle_options(values, given)
             return
         detector.refuse_foreign_options(values, given)
-        if values["model"] not in yolox.ARCHITECTURES:
-            from training.ultralytics_yolo import require_model
-
-            require_model(str(values["model"]))
     except click.UsageError as error:
         raise RecipeError(f"{name}: {error.message}") from error
+
+
+def _require_model(name: str, network: Network) -> None:
+    """Refuse a model that ultralytics would train and does not have."""
+    from training import yolox
+
+    model = network.training.get("model")
+    if network.kind != "detector" or model is None or model in yolox.ARCHITECTURES:
+        return
+    from training.ultralytics_yolo import require_model
+
+    try:
+        require_model(str(model))
     except TrainingError as error:
         raise RecipeError(f"{name}.model: {error}") from error
 

@@ -10,7 +10,7 @@ import random
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from build_engines.checkpoint import PROVENANCE, provenance_beside
+from build_engines.checkpoint import PROVENANCE
 from build_engines.families import import_ultralytics
 from edge.cells import CELL_CLASSES
 from edge.geometry import clip_boxes
@@ -35,9 +35,14 @@ from ultralytics.data.dataset import YOLODataset  # noqa: E402
 from ultralytics.models.yolo.detect import DetectionTrainer  # noqa: E402
 from ultralytics.nn.tasks import load_checkpoint, yaml_model_load  # noqa: E402
 from ultralytics.utils import LOCAL_RANK, RANK, YAML  # noqa: E402
+from ultralytics.utils.checks import check_yolov5u_filename  # noqa: E402
+from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES  # noqa: E402
 from ultralytics.utils.torch_utils import strip_optimizer, torch_distributed_zero_first  # noqa: E402
 
 log = logging.getLogger(__name__)
+
+BEGAN = "began.json"
+"""Beside `last.pt`: what the run began with, by which `--resume` knows it again."""
 
 LEUKOCYTE = "leukocyte"
 """The one class of a detector that only finds."""
@@ -104,8 +109,16 @@ def train_ultralytics(
     }  # fmt: skip
     resume = resume and last.exists()
     if resume:
-        require_same_beginning(provenance_beside(last).get("began", {}), began, last)
-        if load_checkpoint(last)[1]["epoch"] < 0:  # what ultralytics writes when a run has ended
+        require_same_beginning(_read_began(last), began, last)
+        state = load_checkpoint(last)[1]
+        first = state["train_args"]["epochs"]  # which ultralytics keeps
+        if first != schedule.epochs:
+            log.warning(
+                "%s keeps the %d epochs that its run began with, not %d as asked for now; train into another"
+                " folder for these.", last, first, schedule.epochs,
+            )  # fmt: skip
+            schedule = replace(schedule, epochs=first)
+        if state["epoch"] < 0:  # what ultralytics writes when a run has ended
             log.info("%s has been trained to its end", folder)
             return best
     data = write_dataset(
@@ -161,7 +174,6 @@ def train_ultralytics(
         **provenance,
         **facts_of(base),
         "model": name,
-        "began": began,
         "sources": dict(Counter(image.source for image in usable)),
         "schedule": {name: value for name, value in asdict(schedule).items() if name != "ema_decay"},
         **(
@@ -169,7 +181,9 @@ def train_ultralytics(
         ),
     }
     best.parent.mkdir(parents=True, exist_ok=True)
-    (best.parent / PROVENANCE).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    for name, content in ((PROVENANCE, facts), (BEGAN, began)):
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        (best.parent / name).write_text(text, "utf-8")
     _LeukocyteTraining(overrides=settings).train()
     return best
 
@@ -178,21 +192,54 @@ def require_model(model: str) -> None:
     """Refuse a model's name with which ultralytics could do nothing.
 
     Raises:
-        TrainingError: it is none of ultralytics, or an architecture that this release does not have.
+        TrainingError: it is none of ultralytics, an architecture or base weights that this release does not
+            have, or a file that is not there or holds no architecture.
     """
     if Path(model).suffix not in (".pt", ".yaml"):
         raise TrainingError(
             f"{model!r} is neither a YOLOX nor a model of ultralytics; give a name that ends in .yaml "
             "(an architecture) or .pt (base weights)."
         )
-    if Path(model).suffix == ".yaml":
-        try:
-            yaml_model_load(model)
-        except FileNotFoundError as error:
+    if Path(model).suffix == ".pt":
+        weights = Path(check_yolov5u_filename(model, verbose=False))  # yolov5n.pt is yolov5nu.pt by now
+        if not weights.is_file() and str(weights) not in GITHUB_ASSETS_NAMES:
             raise TrainingError(
-                f"{model!r} is no architecture of ultralytics {ultralytics.__version__}, nor a file; give a "
-                "name such as yolo11n.yaml, or the path of your own."
-            ) from error
+                f"{model!r} is no file, nor the name of base weights that ultralytics "
+                f"{ultralytics.__version__} downloads; give a name such as yolo11n.pt, or the path of "
+                "your own."
+            )
+        return
+    try:
+        architecture = yaml_model_load(model)
+    except FileNotFoundError as error:
+        raise TrainingError(
+            f"{model!r} is no architecture of ultralytics {ultralytics.__version__}, nor a file; give a "
+            "name such as yolo11n.yaml, or the path of your own."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise TrainingError(
+            f"{model!r} cannot be read as a mapping in YAML ({type(error).__name__}); mend it, or give a "
+            "name such as yolo11n.yaml."
+        ) from error
+    if lacking := [part for part in ("backbone", "head") if not isinstance(architecture.get(part), list)]:
+        raise TrainingError(
+            f"{model!r} has no list of layers named {' and none named '.join(lacking)}, so it is no "
+            "architecture; mend it, or give a name such as yolo11n.yaml."
+        )
+
+
+def _read_began(last: Path) -> dict[str, Any]:
+    """What the run of `last` began with; nothing where an older version began it."""
+    path = last.with_name(BEGAN)
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise TrainingError(
+            f"{path} cannot be read as a mapping in JSON ({type(error).__name__}); remove it if the run did "
+            "begin with the files and options that are given now, or train into another folder."
+        ) from error
 
 
 def _require_cards(device: str | None) -> None:

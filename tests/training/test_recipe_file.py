@@ -120,6 +120,14 @@ def test_one_value_stands_for_a_list_of_one(tmp_path: Path) -> None:
             r"a.model: 'yolo99z.yaml' is no architecture of ultralytics [\d.]+, nor a file; give a name",
         ),
         (
+            "[detector.a]\nmodel = 'yolo99z.pt'\n[classifier.b]",
+            "a.model: 'yolo99z.pt' is no file, nor the name of base weights that ultralytics",
+        ),
+        (
+            "[detector.a]\nmodel = 'no/yolo11n.pt'\n[detector.b]\nmodel = 'no/b.pt'\n[classifier.c]",
+            "are not there: no/yolo11n.pt, no/b.pt; put them there",
+        ),
+        (
             "[detector.a]\nmodel = 'yolox-x'\n[classifier.b]",
             "a.model: 'yolox-x' is neither a YOLOX nor a model",
         ),

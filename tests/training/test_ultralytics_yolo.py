@@ -108,6 +108,7 @@ def test_a_trained_detector_goes_into_a_bundle(
     assert (facts["model"], facts["base_weights"]) == ("yolo11n.yaml", "none")
     assert facts["sources"] == {"lab0": 4, "lab1": 4}
     assert facts["schedule"]["epochs"] == 1
+    assert not {"began", "--hue"} & facts.keys()  # or the card would state options that were never used
     assert facts.get("cells") == ({"PNN": 4, "LY": 4} if one_stage else None)
 
 
@@ -148,8 +149,10 @@ def test_resume_goes_on_where_the_run_was_broken_off(
     monkeypatch.undo()
     results = tmp_path / "results.csv"
     assert [line.split(",")[0] for line in results.read_text().splitlines()] == ["epoch", "1"]
-    best = train(yolo, smears, tmp_path, schedule=schedule, resume=True)
+    best = train(yolo, smears, tmp_path, schedule=replace(schedule, epochs=3), resume=True)
     assert [line.split(",")[0] for line in results.read_text().splitlines()] == ["epoch", "1", "2"]
+    assert json.loads((best.parent / "provenance.json").read_text())["schedule"]["epochs"] == 2
+    assert "keeps the 2 epochs that its run began with, not 3 as asked for now" in caplog.text
 
     trained = best.read_bytes()
     assert train(yolo, smears, tmp_path, schedule=schedule, resume=True).read_bytes() == trained
@@ -163,10 +166,13 @@ def test_resume_goes_on_where_the_run_was_broken_off(
     ):
         with pytest.raises(TrainingError, match=said):
             train(yolo, **{"smears": smears, "folder": tmp_path, "resume": True, **changes})
-    provenance = best.parent / "provenance.json"
-    told = json.loads(provenance.read_text())
-    assert told["began"]["training annotations"].startswith("8 images, sha256 ")
-    provenance.write_text(json.dumps({name: fact for name, fact in told.items() if name != "began"}))
+    began = best.parent / "began.json"
+    assert json.loads(began.read_text())["training annotations"].startswith("8 images, sha256 ")
+    for damaged in ("{", "3"):
+        began.write_text(damaged)
+        with pytest.raises(TrainingError, match=r"began\.json cannot be read as a mapping in JSON"):
+            train(yolo, smears, tmp_path, schedule=schedule, resume=True)
+    began.unlink()
     train(yolo, smears[:6], tmp_path, resume=True)
     assert "does not say with which training annotations, " in caplog.text
     assert best.read_bytes() == trained
@@ -176,7 +182,7 @@ def test_resume_goes_on_where_the_run_was_broken_off(
     monkeypatch.setattr(yolo, "_LeukocyteTraining", broken_off_at_once)
     with pytest.raises(KeyboardInterrupt):
         train(yolo, smears, tmp_path)
-    assert [path.name for path in best.parent.iterdir()] == ["provenance.json"]
+    assert {path.name for path in best.parent.iterdir()} == {"began.json", "provenance.json"}
 
 
 def broken_off_at_once(**_: object) -> None:
@@ -404,12 +410,45 @@ def test_a_name_that_is_no_model_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("model", ["yolo99z.pt", "nowhere/yolo11n.pt", "folder.pt"])
+def test_base_weights_that_are_nowhere_are_refused(
+    model: str, yolo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.pt").mkdir()
+    with pytest.raises(TrainingError, match=rf"'{model}' is no file, nor the name of base weights that"):
+        yolo.require_model(model)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("backbone: [", r"cannot be read as a mapping in YAML \(ValueError\)"),
+        ("- backbone", r"cannot be read as a mapping in YAML \(ValueError\)"),
+        ("", "has no list of layers named backbone and none named head, so it is no architecture"),
+        ("backbone: []\nhead: 3", "has no list of layers named head, so"),
+    ],
+)
+def test_a_file_that_holds_no_architecture_is_refused(
+    content: str, says: str, yolo: ModuleType, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text(content)
+    with pytest.raises(TrainingError, match=rf"own\.yaml' {says}") as raised:
+        yolo.require_model(str(own))
+    assert "\n" not in str(raised.value)
+
+
 def test_models_of_all_sizes_and_architectures_of_ones_own_are_known(
     yolo: ModuleType, tmp_path: Path
 ) -> None:
     own = tmp_path / "own.yaml"
     own.write_text("nc: 1\nbackbone: []\nhead: []\n")
-    for model in ("yolo11.yaml", "yolov8x.yaml", "yolo26n.yaml", str(own), "yolo11n.pt"):
+    weights = tmp_path / "own.pt"
+    weights.touch()
+    architectures = ("yolo11.yaml", "yolov8x.yaml", "yolo26n.yaml", str(own))
+    for model in (*architectures, "yolo11n.pt", "./yolo11n.pt", "yolov5n.pt", str(weights)):
         yolo.require_model(model)
 
 
