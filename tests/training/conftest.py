@@ -30,6 +30,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="session")
+def ultralytics_imported(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """With a settings folder of its own, so that the user's stays as it is."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("YOLO_CONFIG_DIR", str(tmp_path_factory.mktemp("ultralytics")))
+        import training.ultralytics_data  # noqa: F401
+
+
 @pytest.fixture
 def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing the charts takes longer than all the rest of an audit of a few rows."""
