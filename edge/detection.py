@@ -33,13 +33,16 @@ class Detector:
         self.weights = [spec.weight / len(self._views)] * len(self._views)
         """Of what is found in each view, for the fusion; together the detector's own weight."""
 
-    def find(self, rgb: Image, least_score: float, watch: Stopwatch) -> list[Detections]:
+    def find(
+        self, rgb: Image, least_score: float, watch: Stopwatch, threshold: float = 0.0
+    ) -> list[Detections]:
         """The cells of an image, once for each view.
 
         Args:
             rgb: uint8 [H, W, 3].
             least_score: of a detection, above 0.
             watch: gets the laps letterbox and detect.
+            threshold: what scores less changes nothing of what has it.
 
         Raises:
             BackendError: the engine failed.
@@ -58,7 +61,8 @@ class Detector:
         tiles, placements = [tile for tile, _ in placed], [placement for _, placement in placed]
         watch.lap("letterbox")
         found = [
-            counted_once(windows, self._find_in(tiles, placements, view, least_score)) for view in self._views
+            counted_once(windows, self._find_in(tiles, placements, view, least_score), threshold)
+            for view in self._views
         ]
         watch.lap("detect")
         return found

@@ -97,6 +97,15 @@ class Journal:
             ).fetchone()
         return found is not None
 
+    def last_read(self, path: Path) -> bytes | None:
+        """sha256 of the newest version that could be read under this path, None if there is none."""
+        with as_journal_errors(self.path):
+            row = self._db.execute(
+                "SELECT sha256 FROM images WHERE path = ? AND sha256 IS NOT NULL ORDER BY id DESC LIMIT 1",
+                (os.fsencode(path),),
+            ).fetchone()
+        return None if row is None else row[0]
+
     def claim(self, path: Path, stamp: FileStamp | None, sha256: bytes | None, reason: str = "") -> Entry:
         """Count a try before it is made, so that one that kills the process is counted, too.
 

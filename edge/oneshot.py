@@ -121,7 +121,8 @@ def _require_own_names(waiting: Sequence[Arrival], journal: Journal) -> None:
     answered: set[str] = set()
     alike: list[tuple[str, str]] = []
     for former, row in journal.image_rows():
-        answered.add(former)
+        if former in paths:
+            answered.add(former)
         cells = image_cells(row)
         path = asked.get((cells["NAME"], cells["sample"]))
         if path not in (None, former) and cells["status"] in _READ:

@@ -110,14 +110,9 @@ class Opener:
         if (was_tried and not alone) or sha256 in self._in_hand:
             task.is_apart = True
             return
-        is_old = (  # could not be read for a while
-            known is not None
-            and known.reason in REASONS_THAT_MAY_PASS
-            and sha256 is not None
-            and journal.has_result(path, sha256)
-        )
-        task.is_new_version = known is not None and not is_old
-        first = self._first_path(path, sha256, is_old) if sha256 else None
+        was_unreadable = known is not None and known.reason in REASONS_THAT_MAY_PASS
+        task.is_new_version = known is not None and not (was_unreadable and journal.last_read(path) == sha256)
+        first = self._first_path(path, sha256, was_unreadable) if sha256 else None
         task.claim = journal.claim(path, task.stamp, sha256)
         self._in_hand.update([path] if sha256 is None else [path, sha256])
         if sha256 is None:
@@ -130,11 +125,12 @@ class Opener:
             task.verdict = Verdict(State.FAILED, f"{reason} ({MAX_TRIES} times)")
         task.watch.lap("journal")
 
-    def _first_path(self, path: Path, sha256: bytes, is_old: bool) -> Path | None:
+    def _first_path(self, path: Path, sha256: bytes, was_unreadable: bool) -> Path | None:
         """Where the bytes have a result that is theirs, too."""
         if self._duplicates == "skip":
             return self._journal.first_path(sha256)
-        return path if is_old else None
+        # Those that could not be read for a while are no new version.
+        return path if was_unreadable and self._journal.has_result(path, sha256) else None
 
     def _unreadable(self, task: Task, error: OSError) -> None:
         path, known = task.path, self._journal.latest(task.path)

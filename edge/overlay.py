@@ -67,8 +67,9 @@ def encode_jpeg(rgb: Image, quality: int = 90) -> bytes:
 def save_overlay(folder: Path, result: "ImageResult") -> None:
     """Save the annotated copy of an image that was read, as `folder/sample/name.jpg`; whole or not at all.
 
-    A new version of a file that is not read takes away the copy of the one before. A copy is no promise: one
-    that cannot be written or removed is logged, and the rows stand without it.
+    A new version that gets none of its own takes away the copy of the one before; a file that cannot be read
+    does not. A copy is no promise: one that cannot be written or removed is logged, and the rows stand
+    without it.
     """
     if not result.is_new or (result.rgb is None and not result.is_new_version):
         return

@@ -111,7 +111,7 @@ class Pipeline:
             self.bundle.manifest.thresholds.detection if detection_threshold is None else detection_threshold
         )
         least = threshold if least_score is None else min(threshold, least_score)
-        found = self._find(rgb, max(least, _LEAST), watch)
+        found = self._find(rgb, max(least, _LEAST), watch, threshold)
         is_alone = int((found.scores >= threshold).sum()) == 1
         temperature = self.bundle.manifest.temperature
         probabilities = tempered(self._name(rgb, found, is_alone, watch), temperature)
@@ -153,15 +153,15 @@ class Pipeline:
         probabilities[told] = tempered(probabilities[told], manifest.temperature)
         return probabilities
 
-    def _find(self, rgb: Image, threshold: float, watch: Stopwatch) -> Detections:
+    def _find(self, rgb: Image, least_score: float, watch: Stopwatch, threshold: float = 0.0) -> Detections:
         """The cells of an image, by one detector as it says, or fused."""
         if len(self._weights) == 1:
-            return self._detectors[0].find(rgb, threshold, watch)[0]
+            return self._detectors[0].find(rgb, least_score, watch, threshold)[0]
         fusion = self.bundle.manifest.fusion
         least = max(fusion.least_score, _LEAST)
         passes = [found for detector in self._detectors for found in detector.find(rgb, least, watch)]
         fused = fuse(passes, self._weights, fusion.iou)
-        found = fused.take(fused.scores >= threshold)
+        found = fused.take(fused.scores >= least_score)
         watch.lap("fuse")
         return found
 

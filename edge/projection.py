@@ -131,9 +131,10 @@ class CsvFile:
         writes = itertools.takewhile(lambda w: w.offset < end, self._journal.writes_after(self._name, 0))
         pairs = ((write.offset, write.data[: end - write.offset]) for write in writes)
         changed = any(os.pread(handle, len(data), offset) != data for offset, data in pairs)
-        self._is_unproven = False
-        now_s = time.monotonic()
-        self._whole_due_s = now_s + 10 * (now_s - began_s)
+        if not changed:
+            self._is_unproven = False
+            now_s = time.monotonic()
+            self._whole_due_s = now_s + 10 * (now_s - began_s)
         return changed
 
     def look(self) -> None:

@@ -36,7 +36,7 @@ class ImageResult:
         stage_ms: milliseconds by stage.
         rgb: the decoded image, uint8 [H, W, 3]; None if it was not decoded, or was not to be kept.
         unlikeness: from the training images; None if it was not compared.
-        is_new_version: the path was known before, and these bytes were not in it, so far as can be told.
+        is_new_version: the path was known before, and what was last read in it were other bytes.
     """
 
     path: Path

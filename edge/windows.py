@@ -75,7 +75,7 @@ def _spans(size: int, window: int, overlap: int) -> list[_Span]:
     ]
 
 
-def counted_once(windows: list[Window], found: list[Detections]) -> Detections:
+def counted_once(windows: list[Window], found: list[Detections], threshold: float = 0.0) -> Detections:
     """The cells of an image from those of its windows, the highest score first.
 
     A cell no larger than the overlap is there once if its window finds it, and if no two cells overlap by an
@@ -84,11 +84,12 @@ def counted_once(windows: list[Window], found: list[Detections]) -> Detections:
     Args:
         windows: as `windows_over` gives them.
         found: in each, in pixels of the window.
+        threshold: what scores less changes nothing of what has it.
     """
     kept, inside = zip(*map(_answered, windows, found), strict=True)
     # The window that answers for a cell speaks first: the other one may show it cut.
     every = _joined(list(kept))
-    order = np.lexsort((-every.scores, ~np.concatenate(inside)))
+    order = np.lexsort((-every.scores, ~np.concatenate(inside), every.scores < threshold))
     every = every.take(order)
     of_window = np.repeat(np.arange(len(kept)), [len(one) for one in kept])[order]
     chosen = np.zeros(len(every), np.bool_)

@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 BEGAN = "began.json"
 """Beside `last.pt`: what the run began with, by which `--resume` knows it again."""
 
+_DETECTING = ("Detect", "v10Detect")
+"""Last layers of the architectures that find boxes, by ultralytics' names."""
+
 _LONGEST_SIDE_TILES = 2
 """Images are handed to ultralytics no larger than this many tiles, as `training.tiles` keeps them."""
 
@@ -190,12 +193,12 @@ def require_model(model: str) -> None:
             "(an architecture) or .pt (base weights)."
         )
     if Path(model).suffix == ".pt":
-        weights = Path(check_yolov5u_filename(model, verbose=False))  # yolov5n.pt is yolov5nu.pt by now
-        if not weights.is_file() and str(weights) not in GITHUB_ASSETS_NAMES:
+        weights = check_yolov5u_filename(model, verbose=False)  # yolov5n.pt is yolov5nu.pt by now
+        if not Path(weights).is_file() and str(Path(weights)) not in GITHUB_ASSETS_NAMES:
             raise TrainingError(
-                f"{model!r} is no file, nor the name of base weights that ultralytics "
-                f"{ultralytics.__version__} downloads; give a name such as yolo11n.pt, or the path of "
-                "your own."
+                f"{model!r}{'' if weights == model else f', for which {weights!r} is taken,'} is no file, "
+                f"nor the name of base weights that ultralytics {ultralytics.__version__} downloads; give a "
+                "name such as yolo11n.pt, or the path of your own."
             )
         return
     try:
@@ -210,10 +213,12 @@ def require_model(model: str) -> None:
             f"{model!r} cannot be read as a mapping in YAML ({type(error).__name__}); mend it, or give a "
             "name such as yolo11n.yaml."
         ) from error
-    if lacking := [part for part in ("backbone", "head") if not isinstance(architecture.get(part), list)]:
+    head = architecture.get("head")
+    last = map(str, head[-1]) if isinstance(head, list) and head and isinstance(head[-1], list) else ()
+    if not architecture.get("backbone") or not set(last) & set(_DETECTING):
         raise TrainingError(
-            f"{model!r} has no list of layers named {' and none named '.join(lacking)}, so it is no "
-            "architecture; mend it, or give a name such as yolo11n.yaml."
+            f"{model!r} has no backbone, or no head whose last layer is one of {', '.join(_DETECTING)}, so "
+            "it is no detector; mend it, or give a name such as yolo11n.yaml."
         )
 
 

@@ -78,13 +78,17 @@ def test_the_copy_of_a_version_goes_when_the_next_is_not_read(bench: Bench, stat
     assert [path.name for path in folder.iterdir()] == ["b.png.jpg"]
 
 
+@pytest.mark.parametrize("another_between", [False, True])
 def test_the_copy_of_a_file_that_could_not_be_read_for_a_while_stays(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, another_between: bool
 ) -> None:
     folder = bench.folder / "annotated"
     bench.put("a.png")
     save_overlay(folder, bench.process("a.png"))
     data = bench.path("a.png").read_bytes()
+    if another_between:  # whose copy it is then
+        bench.put("a.png", 100)
+        save_overlay(folder, bench.process("a.png"))
     bench.path("a.png").unlink()
     bench.path("a.png").write_bytes(data)  # restored: another inode and time
     with monkeypatch.context() as withheld:
@@ -99,7 +103,7 @@ def test_the_copy_of_a_file_that_could_not_be_read_for_a_while_stays(
     result = bench.process("a.png")
     save_overlay(folder, result)
     assert (result.status, result.is_new) == (State.DUPLICATE, True)
-    assert (folder / "a.png.jpg").exists()
+    assert (folder / "a.png.jpg").exists() is not another_between
 
 
 def test_the_copy_of_a_file_that_was_moved_with_its_folder_stays(bench: Bench) -> None:

@@ -356,6 +356,28 @@ def test_promise_30_an_edit_while_the_disk_is_full_is_seen(
     assert bench.names("images.2.csv") == ["NAME", "c", "d"]
 
 
+def test_promise_30_an_edit_is_not_forgotten_where_the_next_part_cannot_begin(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projection, "_COMPARED_BYTES", 0)
+    monkeypatch.setattr(projection, "_UNSYNCED_BYTES", 0)
+    bench.answer("a")
+    bench.answer("b")
+    edit(bench.csv, "\na,", "\nz,")
+
+    def full(*_: object) -> None:
+        raise OutputFullError("there is no space for the journal")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "record_writes", full)
+        with pytest.raises(OutputFullError):
+            bench.answer("c")
+    bench.results.mend()
+    bench.answer("d")
+    assert bench.names() == ["NAME", "z", "b"]
+    assert bench.names("images.2.csv") == ["NAME", "d"]
+
+
 def test_a_share_whose_times_change_by_themselves_does_not_have_all_of_a_file_compared_each_time(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

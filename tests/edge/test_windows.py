@@ -143,3 +143,17 @@ def test_of_a_cell_that_one_window_cuts_the_whole_box_is_kept() -> None:
     assert [len(one) for one in answers] == [1, 1]
     found = counted_once(windows, answers)
     np.testing.assert_array_equal(found.boxes_xyxy, cell)
+
+
+def test_what_scores_less_than_the_threshold_takes_no_cell_from_what_has_it() -> None:
+    """Though its window answers for the cell."""
+    windows = windows_over((108, 64), WINDOW, OVERLAP)
+    cell = np.array([[44.5, 20, 64.5, 36]])
+    answers = [
+        seen(window, cell, np.array([score]), 0.3) for window, score in zip(windows, (0.9, 0.1), strict=True)
+    ]
+    alone = counted_once(windows, [answers[0], seen(windows[1], cell[:0], np.array([]), 0.3)])
+    assert alone.scores.tolist() == pytest.approx([0.9])
+    found = counted_once(windows, answers, threshold=0.3)
+    np.testing.assert_array_equal(found.boxes_xyxy, alone.boxes_xyxy)
+    assert counted_once(windows, answers).scores.tolist() == pytest.approx([0.1])

@@ -285,6 +285,9 @@ def test_base_weights_that_are_nowhere_are_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.pt").mkdir()
+    (tmp_path / "folder.pt/yolov5n.pt").touch()
+    with pytest.raises(TrainingError, match=r"v5n\.pt', for which 'folder\.pt/yolov5nu\.pt' is taken, is no"):
+        yolo.require_model("folder.pt/yolov5n.pt")
     with pytest.raises(TrainingError, match=rf"'{model}' is no file, nor the name of base weights that"):
         yolo.require_model(model)
 
@@ -294,8 +297,9 @@ def test_base_weights_that_are_nowhere_are_refused(
     [
         ("backbone: [", r"cannot be read as a mapping in YAML \(ValueError\)"),
         ("- backbone", r"cannot be read as a mapping in YAML \(ValueError\)"),
-        ("", "has no list of layers named backbone and none named head, so it is no architecture"),
-        ("backbone: []\nhead: 3", "has no list of layers named head, so"),
+        ("", "has no backbone, or no head whose last layer is one of Detect, v10Detect, so it is no"),
+        ("backbone: []\nhead: []", "has no backbone, or no head"),
+        ("backbone: [[-1, 1, Conv, [64]]]\nhead: [[-1, 1, Classify, [nc]]]", "has no backbone, or no head"),
     ],
 )
 def test_a_file_that_holds_no_architecture_is_refused(
@@ -312,7 +316,7 @@ def test_models_of_all_sizes_and_architectures_of_ones_own_are_known(
     yolo: ModuleType, tmp_path: Path
 ) -> None:
     own = tmp_path / "own.yaml"
-    own.write_text("nc: 1\nbackbone: []\nhead: []\n")
+    own.write_text("nc: 1\nbackbone: [[-1, 1, Conv, [64]]]\nhead: [[[0], 1, Detect, [nc]]]\n")
     weights = tmp_path / "own.pt"
     weights.touch()
     architectures = ("yolo11.yaml", "yolov8x.yaml", "yolo26n.yaml", str(own))
