@@ -294,6 +294,13 @@ def test_promise_30_a_hand_edited_file_is_left_alone_and_a_new_part_begins(
     assert bench.names("images.2.csv") == ["NAME", "b", "c"]
 
 
+@pytest.fixture
+def no_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the file were so long that a change lies before the block that is compared always."""
+    monkeypatch.setattr(projection, "_COMPARED_BYTES", 0)
+    monkeypatch.setattr(projection, "_UNSYNCED_BYTES", 0)
+
+
 def edit(path: Path, old: str, new: str) -> None:
     """As `sed -i`: another file takes the place."""
     text = path.read_text()
@@ -302,11 +309,8 @@ def edit(path: Path, old: str, new: str) -> None:
     path.with_name("edited").replace(path)
 
 
-def test_promise_30_an_edit_of_equal_length_is_seen_wherever_it_is(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(projection, "_COMPARED_BYTES", 0)
-    monkeypatch.setattr(projection, "_UNSYNCED_BYTES", 0)
+@pytest.mark.usefixtures("no_block")
+def test_promise_30_an_edit_of_equal_length_is_seen_wherever_it_is(bench: Bench) -> None:
     for name in "abc":
         bench.answer(name)
     edit(bench.csv, "\na,", "\nz,")
@@ -315,11 +319,10 @@ def test_promise_30_an_edit_of_equal_length_is_seen_wherever_it_is(
     assert bench.names("images.2.csv") == ["NAME", "d"]
 
 
+@pytest.mark.usefixtures("no_block")
 def test_promise_30_an_edit_soon_after_another_change_is_seen_later(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(projection, "_COMPARED_BYTES", 0)
-    monkeypatch.setattr(projection, "_UNSYNCED_BYTES", 0)
     now_s = 1000.0
     monkeypatch.setattr(projection, "time", SimpleNamespace(monotonic=lambda: now_s))
     bench.answer("a")
@@ -334,11 +337,10 @@ def test_promise_30_an_edit_soon_after_another_change_is_seen_later(
     assert bench.names("images.2.csv") == ["NAME", "d"]
 
 
+@pytest.mark.usefixtures("no_block")
 def test_promise_30_an_edit_while_the_disk_is_full_is_seen(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(projection, "_COMPARED_BYTES", 0)
-    monkeypatch.setattr(projection, "_UNSYNCED_BYTES", 0)
     bench.answer("a")
     bench.answer("b")
 
@@ -356,11 +358,10 @@ def test_promise_30_an_edit_while_the_disk_is_full_is_seen(
     assert bench.names("images.2.csv") == ["NAME", "c", "d"]
 
 
+@pytest.mark.usefixtures("no_block")
 def test_promise_30_an_edit_is_not_forgotten_where_the_next_part_cannot_begin(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(projection, "_COMPARED_BYTES", 0)
-    monkeypatch.setattr(projection, "_UNSYNCED_BYTES", 0)
     bench.answer("a")
     bench.answer("b")
     edit(bench.csv, "\na,", "\nz,")
@@ -378,11 +379,10 @@ def test_promise_30_an_edit_is_not_forgotten_where_the_next_part_cannot_begin(
     assert bench.names("images.2.csv") == ["NAME", "d"]
 
 
+@pytest.mark.usefixtures("no_block")
 def test_a_share_whose_times_change_by_themselves_does_not_have_all_of_a_file_compared_each_time(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(projection, "_COMPARED_BYTES", 0)
-    monkeypatch.setattr(projection, "_UNSYNCED_BYTES", 0)
     monkeypatch.setattr(projection, "time", SimpleNamespace(monotonic=itertools.count(1000).__next__))
     bench.answer("a")
     read: list[int] = []
