@@ -27,6 +27,21 @@ def data(ultralytics_imported: None) -> ModuleType:
     return training.ultralytics_data
 
 
+def write(
+    data: ModuleType,
+    training: Smears,
+    validation: Smears,
+    folder: Path,
+    *,
+    classes: tuple[str, ...] = ("leukocyte",),
+    side_px: int = 400,
+) -> Path:
+    varied = VARIATIONS["strong"]
+    return data.write_dataset(
+        training, validation, classes, folder, longest_side_px=side_px, variation=varied
+    )
+
+
 class TestOneStage:
     @pytest.mark.parametrize("label", [None, "BA"])  # without a class, or of one that was not trained
     def test_images_with_a_leukocyte_that_it_cannot_name_are_left_out_and_counted(
@@ -62,14 +77,7 @@ class TestDataset:
         two = replace(
             smears[0], boxes_xyxy=np.float32([[10, 20, 60, 80], [150, 90, 250, 170]]), labels=("LY", None)
         )
-        data.write_dataset(
-            [two],
-            smears,
-            ("leukocyte",),
-            tmp_path / "set",
-            longest_side_px=400,
-            variation=VARIATIONS["strong"],
-        )
+        write(data, [two], smears, tmp_path / "set")
         rows = np.loadtxt(tmp_path / "set/labels/train/000000.txt", ndmin=2)
         assert rows[:, 0].tolist() == [0, 0]
         centre, sides = rows[:, 1:3] * (200, 180), rows[:, 3:] * (200, 180)
@@ -79,14 +87,7 @@ class TestDataset:
     def test_labels_are_numbers_of_the_classes(
         self, data: ModuleType, smears: Smears, tmp_path: Path
     ) -> None:
-        data.write_dataset(
-            smears,
-            smears,
-            ("PNN", "LY"),
-            tmp_path / "set",
-            longest_side_px=400,
-            variation=VARIATIONS["strong"],
-        )
+        write(data, smears, smears, tmp_path / "set", classes=("PNN", "LY"))
         numbers = [
             np.loadtxt(path, ndmin=2)[:, 0].astype(int).tolist()
             for path in sorted((tmp_path / "set/labels/train").glob("*.txt"))
@@ -102,14 +103,7 @@ class TestDataset:
         with_tail = tmp_path / "tail.jpg"
         with_tail.write_bytes(smears[1].path.read_bytes() + b"camera's own notes")
         images = [smears[0], replace(smears[0], path=half_seen), replace(smears[1], path=with_tail)]
-        data.write_dataset(
-            images,
-            images,
-            ("leukocyte",),
-            tmp_path / "set",
-            longest_side_px=400,
-            variation=VARIATIONS["strong"],
-        )
+        write(data, images, images, tmp_path / "set")
         placed = sorted((tmp_path / "set/images/train").iterdir())
         assert [path.is_symlink() for path in placed] == [True, False, False]
         for path, image in zip(placed, images, strict=True):
@@ -119,14 +113,7 @@ class TestDataset:
         self, data: ModuleType, smears: Smears, tmp_path: Path
     ) -> None:
         for side in (100, 400):
-            data.write_dataset(
-                smears,
-                smears,
-                ("leukocyte",),
-                tmp_path / str(side),
-                longest_side_px=side,
-                variation=VARIATIONS["strong"],
-            )
+            write(data, smears, smears, tmp_path / str(side), side_px=side)
         small = cv2.imread(str(tmp_path / "100/images/train/000000.png"))
         assert small.shape == (90, 100, 3)
         label = "labels/train/000000.txt"
@@ -135,22 +122,8 @@ class TestDataset:
     def test_an_old_dataset_leaves_nothing_behind_and_no_original_is_lost(
         self, data: ModuleType, smears: Smears, tmp_path: Path
     ) -> None:
-        data.write_dataset(
-            smears,
-            smears,
-            ("leukocyte",),
-            tmp_path / "set",
-            longest_side_px=400,
-            variation=VARIATIONS["strong"],
-        )
-        data.write_dataset(
-            smears[:1],
-            smears[:1],
-            ("leukocyte",),
-            tmp_path / "set",
-            longest_side_px=400,
-            variation=VARIATIONS["strong"],
-        )
+        write(data, smears, smears, tmp_path / "set")
+        write(data, smears[:1], smears[:1], tmp_path / "set")
         assert [path.name for path in (tmp_path / "set/images/train").iterdir()] == ["000000.jpg"]
         assert all(image.path.exists() for image in smears)
 
@@ -182,9 +155,7 @@ class TestVariation:
     def test_goes_on_when_the_mosaics_end_and_leaves_validation_alone(
         self, data: ModuleType, smears: Smears, tmp_path: Path
     ) -> None:
-        written = data.write_dataset(
-            smears, smears, (data.LEUKOCYTE,), tmp_path, longest_side_px=400, variation=VARIATIONS["strong"]
-        )
+        written = write(data, smears, smears, tmp_path)
         from ultralytics.cfg import get_cfg
 
         options = {
