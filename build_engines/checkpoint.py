@@ -32,10 +32,15 @@ class CheckpointError(EdgeError):
 
 @dataclass(frozen=True, slots=True)
 class TileGeometry:
-    """How a smear image becomes a detector's tile; see `edge.geometry.letterbox`."""
+    """How a smear image becomes a detector's tile; see `edge.geometry.letterbox`.
+
+    `background` is that of the training images, RGB 0 to 255, to which the graph first brings that of each
+    tile (`build_engines.graphs.WhiteBalance`); None leaves tiles as they are.
+    """
 
     tile_size: int
     anchor: Anchor = "top_left"
+    background: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

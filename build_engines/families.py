@@ -39,10 +39,12 @@ class DetectorFamily(nn.Module, ABC):
         class_count: C.
         candidate_count: A, the places at which the network may put a box.
         needs_suppression: whether several candidates may stand for one object.
+        takes_fractions: whether the network takes channels of 0 to 1, not of 0 to 255.
     """
 
     class_count: int
     needs_suppression: bool
+    takes_fractions: bool
     cell_centres: Tensor
     cell_strides: Tensor
 
@@ -74,7 +76,7 @@ class DetectorFamily(nn.Module, ABC):
         """The network up to its last convolutions.
 
         Args:
-            rgb: float32 [B,3,S,S] RGB 0 to 255.
+            rgb: float32 [B,3,S,S] RGB, 0 to 1 or to 255.
 
         Returns:
             What `decode` takes, in the precision of the weights.
@@ -85,7 +87,7 @@ class DetectorFamily(nn.Module, ABC):
         """Raw float32 maps → boxes [B,A,4] xyxy in tile pixels, class scores [B,A,C] from 0 to 1."""
 
     def forward(self, rgb: Tensor) -> tuple[Tensor, Tensor]:
-        """float32 [B,3,S,S] RGB 0 to 255 → boxes [B,A,4] xyxy in tile pixels, scores [B,A,C]; float32."""
+        """float32 [B,3,S,S] RGB → boxes [B,A,4] xyxy in tile pixels, scores [B,A,C]; float32."""
         return self.decode(*(raw.to(torch.float32) for raw in self.body(rgb)))
 
 
@@ -110,6 +112,8 @@ class UltralyticsDetector(DetectorFamily):
     box is a distance from the cell's centre in cells, the mean of a distribution over `reg_max` bins (DFL,
     https://arxiv.org/abs/2006.04388) or, where there is one bin, the number itself.
     """
+
+    takes_fractions = True
 
     def __init__(self, network: Any, tile_size: int, one_to_one: bool | None) -> None:
         """Args:
@@ -145,7 +149,7 @@ class UltralyticsDetector(DetectorFamily):
     bins: Tensor
 
     def body(self, rgb: Tensor) -> tuple[Tensor, ...]:
-        raw: tuple[Tensor, ...] = self.network((rgb / 255).to(next(self.network.parameters()).dtype))
+        raw: tuple[Tensor, ...] = self.network(rgb.to(next(self.network.parameters()).dtype))
         return raw
 
     def decode(self, *raw: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,6 +171,7 @@ class YoloxDetector(DetectorFamily):
     """
 
     needs_suppression = True
+    takes_fractions = False
 
     def __init__(self, network: Any, tile_size: int) -> None:
         """Args:

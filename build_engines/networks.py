@@ -216,11 +216,9 @@ def _load_detector(entry: DetectorEntry, index: int) -> Network:
     if size % _STRIDE:
         raise BuildError(f"A tile of {size} px is no multiple of {_STRIDE}; give --tile-size a multiple.")
     network = with_half_weights(network, torch.zeros(1, 3, size, size))
+    options: dict[str, Any] = {"family": family, "tile_size": size, "background": geometry.background}
     with _refused_as_build(path):
-        graphs = tuple(
-            detector_graph(network, family=family, tile_size=size, half=half)  # type: ignore[arg-type]
-            for half in (False, True)
-        )
+        graphs = tuple(detector_graph(network, **options, half=half) for half in (False, True))
     spec = DetectorSpec(
         name=name,
         graph=_graph_files("detector", index),

@@ -42,6 +42,7 @@ from training.tiles import TileDataset, source_weights
 log = logging.getLogger(__name__)
 
 _CALIBRATION_TILES = 64
+_BACKGROUND_IMAGES = 500
 
 
 def train_yolox(
@@ -76,6 +77,10 @@ def train_yolox(
     network.head.initialize_biases(1e-2)
     dataset = TileDataset(training, geometry, variation, schedule.seed)
     weights = source_weights(training)
+    some = np.random.default_rng(0).permutation(len(training))[:_BACKGROUND_IMAGES]
+    background = yolox.background_of((read_pixels(training[index]) for index in some), geometry)
+    balanced = replace(geometry, background=background)
+    """For the answers alone: in training, colours are varied from where they are."""
     if base is not None:
         chosen = torch.multinomial(torch.tensor(weights), min(_CALIBRATION_TILES, len(dataset)))
         calibration = torch.stack([dataset[int(index)][0] for index in chosen])
@@ -95,7 +100,7 @@ def train_yolox(
         return yolox.loss(network, tiles.to(device), boxes.to(device))
 
     def score(network: nn.Module) -> dict[str, float]:
-        found = yolox.predict(network, map(read_pixels, validation), geometry)
+        found = yolox.predict(network, map(read_pixels, validation), balanced)
         return detection_figures(validation, found)
 
     def keep(network: nn.Module, figures: dict[str, float]) -> None:
@@ -103,12 +108,13 @@ def train_yolox(
             family="yolox",
             architecture=architecture,
             classes=(),
-            geometry=geometry,
+            geometry=balanced,
             weights=network.state_dict(),
             provenance={
                 **provenance,
                 **facts_of(base),
                 "model": "YOLOX",
+                "background": [round(level) for level in background],
                 "schedule": asdict(schedule),
                 "validation": figures,
             },

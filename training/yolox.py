@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from build_engines.checkpoint import TileGeometry
-from build_engines.graphs import detector_graph
+from build_engines.graphs import WhiteBalance, detector_graph
 from edge.geometry import letterbox
 from training.base_weights import BaseWeights, take_over
 from training.loop import TrainingError
@@ -56,7 +56,9 @@ def predict(
 ) -> list[tuple[Boxes, NDArray[np.float32]]]:
     """Boxes [n, 4] in image pixels and scores [n] of each image, best first, by the graph of a bundle."""
     device = next(network.parameters()).device
-    graph = detector_graph(network, family="yolox", tile_size=geometry.tile_size).to(device)
+    graph = detector_graph(
+        network, family="yolox", tile_size=geometry.tile_size, background=geometry.background
+    ).to(device)
     found = []
     tiles_of = (letterbox(image, geometry.tile_size, geometry.anchor) for image in rgb)
     while placed := list(islice(tiles_of, _BATCH)):
@@ -67,6 +69,14 @@ def predict(
             kept = image_scores > least_score
             found.append((placement.to_image(image_boxes[kept]), image_scores[kept]))
     return found
+
+
+def background_of(rgb: Iterable[Image], geometry: TileGeometry) -> tuple[float, float, float]:
+    """The background that most images have, RGB 0 to 255: the median of what a graph finds in their tiles."""
+    tiles = (letterbox(image, geometry.tile_size, geometry.anchor)[0] for image in rgb)
+    estimates = [WhiteBalance.estimate(torch.from_numpy(tile[None]).float()) for tile in tiles]
+    red, green, blue = torch.cat(estimates).median(0).values.tolist()
+    return red, green, blue
 
 
 def load_base_weights(network: nn.Module, base: BaseWeights, calibration: Tensor) -> None:

@@ -29,7 +29,7 @@ def save_detector(path: Path, architecture: dict[str, Any], tile_size: int) -> N
     smears = [*map(draw_tile, (1, 2, 3, 100, 101, 102)), draw_field(1, cells=4, size_wh=(1024, 768))]
     tiles = np.stack([letterbox(smear.rgb, tile_size, "top_left")[0] for smear in smears])
     spread_yolox_outputs(network, torch.from_numpy(tiles))
-    geometry = TileGeometry(tile_size)
+    geometry = TileGeometry(tile_size, background=(240.0, 215.0, 191.0))
     Checkpoint("yolox", architecture, (), geometry, network.state_dict(), {"data": "none"}).save(path)
 
 

@@ -69,7 +69,8 @@ def yolox_nano(half: bool) -> DetectorGraph:
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     for layer in (*network.head.obj_preds, *network.head.cls_preds):
         layer.bias.data += 4  # lifts the scores of pictures that show nothing
-    return detector_graph(network, family="yolox", tile_size=SIDE_PIXELS, half=half)
+    background = (240.0, 215.0, 191.0)
+    return detector_graph(network, family="yolox", tile_size=SIDE_PIXELS, background=background, half=half)
 
 
 def efficientnet(half: bool) -> ClassifierGraph:

@@ -143,7 +143,14 @@ def test_the_command_does_not_begin_with_what_it_writes_over(
 def test_its_checkpoint_answers_and_says_where_it_comes_from(command_run: Path, smears: Smears) -> None:
     checkpoint = Checkpoint.load(command_run / "best.pt")
     assert checkpoint.classes == ()
-    assert checkpoint.geometry == TileGeometry(TILE_SIZE, "top_left")
+    assert isinstance(checkpoint.geometry, TileGeometry)
+    background = checkpoint.geometry.background
+    assert background is not None
+    assert checkpoint.geometry == TileGeometry(TILE_SIZE, "top_left", background)
+    images = [decode(smear.path.read_bytes()) / 255 for smear in smears]
+    norms = [255 * (image**12).mean((0, 1)) ** (1 / 12) for image in images]
+    np.testing.assert_allclose(background, np.percentile(norms, 50, axis=0, method="lower"), rtol=0.02)
+    assert checkpoint.provenance["background"] == [round(level) for level in background]
     assert checkpoint.provenance["data"] == ["drawn"]
     assert checkpoint.provenance["base_weights"] == "none"
     assert checkpoint.provenance["variation"] == "strong"

@@ -191,8 +191,8 @@ def test_predictions_are_those_of_the_graph_in_image_pixels() -> None:
     """What a training is judged by is what a bundle gets; more images than one batch keep their order."""
     network = build_network("yolox", yolox.NANO, 0)
     spread_yolox_outputs(network, tiles(0))
-    geometry = TileGeometry(SIZE, "top_left")
-    graph = detector_graph(network, family="yolox", tile_size=SIZE)
+    geometry = TileGeometry(SIZE, "top_left", background=(240.0, 215.0, 191.0))
+    graph = detector_graph(network, family="yolox", tile_size=SIZE, background=geometry.background)
     sizes_wh = [(96, 96), (192, 96), (48, 60)] * 6
     images = [
         np.random.default_rng(seed).integers(0, 255, (height, width, 3), np.uint8)
