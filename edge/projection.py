@@ -10,6 +10,7 @@ import io
 import itertools
 import logging
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -106,17 +107,17 @@ class CsvFile:
             recent = self._journal.last_batch(self._output)
             window = _COMPARED_BYTES + _UNSYNCED_BYTES + sum(len(write.data) for write in recent)
             expected = self._journal.bytes_before(self._name, common, window)
-            found = os.pread(handle, len(expected), common - len(expected))
+            begin = common - len(expected)
+            found = os.pread(handle, len(expected), begin).ljust(len(expected), b"\0")
             if found != expected:
-                found = found.rstrip(b"\0")
-                if not expected.startswith(found):
+                unlike = [n for n, byte in enumerate(expected) if byte != found[n]]
+                if any(found[n] for n in unlike):
                     return False
-                size = common - len(expected) + len(found)
-            if self._is_unproven and self._was_changed(handle, common - len(expected)):
+                size = begin + unlike[0]
+            if self._is_unproven and self._was_changed(handle, begin):
                 return False
             self._cut(handle, excess)
             self._replay(handle, size)
-            self._synced = self._end
             self._written = last.file, last.end
             self._left_as = _identity(os.fstat(handle))
             return True
@@ -174,7 +175,7 @@ class CsvFile:
                 self._is_unproven = True
                 self.mend()
             elif self._end - self._synced > _UNSYNCED_BYTES:
-                self._sync()
+                self._sync(self._end)
 
     def sync(self) -> None:
         """Bring what was written to the disk.
@@ -184,7 +185,7 @@ class CsvFile:
         """
         if self._synced < self._end:
             with self._ours_or_mended(), suppress(FileNotFoundError):  # `look` sees that it is gone
-                self._sync()
+                self._sync(self._end)
 
     @contextmanager
     def _ours_or_mended(self) -> Iterator[None]:
@@ -210,16 +211,21 @@ class CsvFile:
         self._written = write.file, write.end
         return True
 
-    def _sync(self) -> None:
+    def _sync(self, end: int) -> None:
+        """Bring to the disk what was written up to a position."""
         handle = os.open(self._folder / self._name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            self._fsync(handle, end)
+        finally:
+            os.close(handle)
+
+    def _fsync(self, handle: int, end: int) -> None:
         try:
             os.fsync(handle)
         except OSError:
             self._is_doubtful = True  # Linux takes the pages for written now (fsync(2))
             raise
-        finally:
-            os.close(handle)
-        self._synced = self._end
+        self._synced = end
 
     def _write(self, handle: int, data: bytes, offset: int) -> None:
         view, at = memoryview(data), offset
@@ -233,12 +239,15 @@ class CsvFile:
 
     def _replay(self, handle: int, size: int) -> None:
         start = min(size, self._synced) if self._is_doubtful else size
+        self._synced = min(self._synced, start, self._end)
         if start < self._end:
             for write in self._journal.writes_after(self._name, start):
                 self._write(handle, write.data, write.offset)
+                if write.end - self._synced > _UNSYNCED_BYTES:
+                    self._fsync(handle, write.end)
             log.warning("%s had %d bytes: wrote it again up to byte %d.", self._name, size, self._end)
         if self._synced < self._end:
-            os.fsync(handle)
+            self._fsync(handle, self._end)
         self._is_doubtful = False
 
     def _cut(self, handle: int, excess: bytes) -> None:
@@ -259,8 +268,7 @@ class CsvFile:
     def _begin_part(self, last: Write | None) -> None:
         """Begin the output's first file, or its next part, with the header.
 
-        Only what was committed last, together, can be missing from a file that somebody saved: all before it
-        was written by then. Of the images in it, those that the file does not name move to the new part.
+        Rows that the file before it should have, and has not, move there; see `_missing`.
         """
         if last is None:
             left = self._write_part([self._header])
@@ -297,39 +305,53 @@ class CsvFile:
         try:
             for write in writes:
                 self._put(write)
-            self._sync()
+                if write.end - self._synced > _UNSYNCED_BYTES:
+                    self._sync(write.end)
+            self._sync(self._end)
             fsync_folder(self._folder)
         except OSError as error:
             raise self._as_ours(error) from error
         return left
 
     def _missing(self, file: str) -> list[Write]:
-        """What was committed last and does not stand in a file that is not ours any more.
+        """Rows behind the last image that a file names, which is not ours any more.
 
-        In one that we may not read nothing of it stands.
+        Whoever saves what he had opened takes away the rows that came meanwhile, and those of a power cut may
+        not have been there. Where no image can be told, what may be missing is what was committed last.
         """
-        recent = [w for w in self._journal.last_batch(self._output) if w.file == file and w.offset]
-        if self._written is not None and self._written[0] == file:
-            recent = [write for write in recent if write.end > self._written[1]]
-        if not recent:
-            return []
         try:
             text = (self._folder / file).read_bytes()
         except OSError as error:
             if error.errno in _NOT_OURS_TO_WRITE:
-                return recent
+                return self._unwritten(file)
             raise self._as_ours(error) from error
-        keys = [self._key(write) for write in recent]
-        committed = Counter(dict.fromkeys(keys, 0))
+        rows = []
         for write in self._journal.writes_after(file, 0):
-            for key in committed:
-                committed[key] += write.data.count(key)
-        missing = []
-        for write, key in zip(reversed(recent), reversed(keys), strict=True):
-            if text.count(key) < committed[key]:
-                missing.append(write)
-                committed[key] -= write.data.count(key)
-        return missing[::-1]
+            if write.offset:
+                key = self._key(write)
+                rows.append((write.offset, key, sum(word == key for word in _words(write.data))))
+        keys = {key for _, key, _ in rows}
+        found = Counter(word for word in _words(text) if word in keys)
+        before = Counter[bytes]()
+        for _, key, times in rows:
+            before[key] += times
+        begin = 0
+        for offset, key, times in reversed(rows):
+            before[key] -= times
+            if found[key] > before[key]:
+                break
+            begin = offset
+        else:
+            if len(text.splitlines()) > 1:
+                return self._unwritten(file)
+        return list(self._journal.writes_after(file, begin)) if begin else []
+
+    def _unwritten(self, file: str) -> list[Write]:
+        """What was committed last to a file and is not known to stand there."""
+        recent = [w for w in self._journal.last_batch(self._output) if w.file == file and w.offset]
+        if self._written is not None and self._written[0] == file:
+            recent = [write for write in recent if write.end > self._written[1]]
+        return recent
 
     def _key(self, write: Write) -> bytes:
         """What tells the rows of one image from those of others."""
@@ -360,10 +382,16 @@ def keep_beside(path: Path, cut: bytes) -> None:
         kept.write(cut)
         kept.flush()
         os.fsync(kept.fileno())
+    fsync_folder(path.parent)
     log.warning(
         "%s: %d bytes at its end are no row of ours, they were moved to %s.cut.",
         *(path.name, len(cut), path.name),
     )
+
+
+def _words(text: bytes) -> Iterator[bytes]:
+    """What may be a sha256 or a time, whatever separates or quotes cells."""
+    return (word[0] for word in re.finditer(rb"[\w.:-]+", text))
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int]:

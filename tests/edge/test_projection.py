@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 from edge import projection, results
+from edge.cells import Finding
 from edge.journal import Journal
 from edge.locks import OutputFullError, OutputUnwritableError
-from edge.records import Answer, FileStamp, State
+from edge.records import LARGEST_BATCH, Answer, FileStamp, State
 from edge.results import FIRST_IMAGE_COLUMNS, IMAGE_COLUMNS, Results
 
 ANSWER = Answer(State.EMPTY, "", (), (4, 5), 6.0, "b", "e", "t")
+CELLS = tuple(Finding((x, 0, x + 4, 4), "PNN", 0.9, 0.8, {"PNN": 0.8, "EO": 0.2}) for x in range(9))
 
 
 class PowerCut(BaseException):
@@ -54,10 +56,11 @@ class Bench:
         sha256: bytes | None = b"",
         finished_at: str = "t",
         meanwhile: Callable[[], object] = lambda: None,
+        cells: int = 0,
     ) -> None:
         """Record an image; `meanwhile` is called after its commit, before it is written."""
         sha256 = name.encode().ljust(32) if sha256 == b"" else sha256
-        answer = replace(ANSWER, finished_at=finished_at)
+        answer = replace(ANSWER, finished_at=finished_at, findings=CELLS[:cells])
         claim = self.journal.claim(Path("/in") / name, FileStamp(1, 2, 3), sha256)
         self.results.look()
         writes = self.results.plan(name.encode(), b"", sha256, answer)
@@ -154,22 +157,34 @@ def test_promise_03_what_a_power_cut_took_since_the_last_fsync_is_written_again(
     assert not (bench.folder / "images.2.csv").exists()
 
 
+@pytest.mark.parametrize("what", ["appended", "written again", "moved"])
 def test_so_much_is_never_written_without_fsync_that_a_start_could_not_see_it(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    synced = []
+    synced = [0]
     fsync = os.fsync
+    written = bench.folder / ("images.2.csv" if what == "moved" else "images.csv")
 
     def count(handle: int) -> None:
-        synced.append(bench.csv.stat().st_size)
+        if written.exists():
+            synced.append(written.stat().st_size)
         fsync(handle)
 
-    monkeypatch.setattr(projection.os, "fsync", count)
+    opened = bench.csv.read_bytes()
+    if what == "appended":
+        monkeypatch.setattr(projection.os, "fsync", count)
     for number in range(1500):
         bench.answer(f"{number}")
-    steps = np.diff([0, *synced, bench.csv.stat().st_size])
-    assert len(synced) > 1
-    assert steps.max() < projection._UNSYNCED_BYTES + projection._COMPARED_BYTES
+    size = bench.csv.stat().st_size
+    monkeypatch.setattr(projection.os, "fsync", count)
+    if what == "written again":
+        bench.csv.unlink()
+    if what == "moved":
+        bench.csv.write_bytes(opened.replace(b"\n", b"\r\n"))
+    bench.results.mend()
+    bench.results.sync()
+    assert synced[-1] == size
+    assert np.diff(synced).max() < projection._UNSYNCED_BYTES + projection._COMPARED_BYTES
 
 
 def test_what_could_not_be_fsynced_is_written_again_though_it_looks_whole(
@@ -233,6 +248,27 @@ def test_promise_03_a_torn_tail_is_cut_back_and_kept_beside(bench: Bench) -> Non
     bench.restart()
     assert bench.names() == ["NAME", "a"]
     assert (bench.folder / "images.csv.cut").read_bytes() == b"torn,do"
+
+
+def test_promise_03_what_is_cut_off_has_its_name_on_the_disk_before(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.csv.write_bytes(bench.csv.read_bytes() + b"torn")
+    happened: list[str] = []
+    monkeypatch.setattr(projection, "fsync_folder", lambda folder: happened.append(folder.name))
+    monkeypatch.setattr(projection.os, "ftruncate", lambda *_: happened.append("cut"))
+    bench.results.mend()
+    assert happened == [bench.folder.name, "cut"]
+
+
+def test_promise_03_a_page_that_a_power_cut_took_before_the_last_one_is_written_again(bench: Bench) -> None:
+    for number in range(500):
+        bench.answer(f"{number:03}")
+    whole = bench.csv.read_bytes()
+    bench.csv.write_bytes(whole[:20_000] + bytes(4096) + whole[24_096:])
+    bench.restart()
+    assert bench.csv.read_bytes() == whole
+    assert not (bench.folder / "images.2.csv").exists()
 
 
 @pytest.mark.parametrize("lost", [1, 30, 90], ids="{} bytes".format)
@@ -458,6 +494,58 @@ def test_promise_30_a_file_that_is_saved_between_commit_and_write_is_left_alone(
     bench.answer("e")
     assert bench.csv.read_bytes() == saved
     assert bench.names("images.2.csv") == ["NAME", "d", "e"]
+
+
+SAVED: dict[str, Callable[[bytes], bytes]] = {
+    "edited": lambda text: text.replace(b"a,empty", b"a,done"),
+    "semicolons": lambda text: text.replace(b",", b";").replace(b"\n", b"\r\n"),
+    "quotes": lambda text: b'"' + text.replace(b",", b'","').replace(b"\n", b'"\n"')[:-1],
+    "a mark": lambda text: b"\xef\xbb\xbf" + text,
+}
+
+
+@pytest.mark.parametrize("while_running", [True, False])
+@pytest.mark.parametrize("save", SAVED.values(), ids=SAVED)
+def test_promise_30_rows_that_came_while_a_file_was_open_in_a_spreadsheet_go_on_in_the_new_part(
+    bench: Bench, save: Callable[[bytes], bytes], while_running: bool
+) -> None:
+    bench.answer("a")
+    bench.answer("b", cells=3)
+    opened = bench.csv.read_bytes()
+    for number in range(2 * LARGEST_BATCH):
+        bench.answer(f"{number}")
+    bench.answer("c", b"a".ljust(32))  # a copy of the first
+    bench.csv.write_bytes(save(opened))
+    if not while_running:
+        bench.restart()
+    bench.answer("d")
+    assert bench.csv.read_bytes() == save(opened)
+    assert bench.names("images.2.csv") == ["NAME", *map(str, range(2 * LARGEST_BATCH)), "c", "d"]
+    assert not (bench.folder / "results.2.csv").exists()
+
+
+@pytest.mark.parametrize("while_running", [True, False])
+def test_promise_30_rows_that_came_while_nothing_but_a_header_was_open_go_on_in_the_new_part(
+    bench: Bench, while_running: bool
+) -> None:
+    opened = bench.csv.read_bytes().replace(b"\n", b"\r\n")
+    bench.answer("a")
+    bench.csv.write_bytes(opened)
+    if not while_running:
+        bench.restart()
+    bench.answer("b")
+    assert bench.names("images.2.csv") == ["NAME", "a", "b"]
+
+
+def test_promise_30_an_image_of_which_a_row_was_taken_out_is_not_written_again(bench: Bench) -> None:
+    bench.answer("a", cells=1)
+    bench.answer("b", cells=3)
+    lines = (bench.folder / "results.csv").read_bytes().splitlines(keepends=True)
+    (bench.folder / "results.csv").write_bytes(b"".join((*lines[:-2], lines[-1])))
+    bench.restart()
+    bench.answer("c", cells=1)
+    assert bench.names("results.csv") == ["NAME", "a", "b", "b"]
+    assert bench.names("results.2.csv") == ["NAME", "c"]
 
 
 def test_a_file_that_is_moved_away_between_commit_and_write_is_written_again(bench: Bench) -> None:
