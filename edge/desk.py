@@ -14,6 +14,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import chain, islice
 from pathlib import Path
@@ -23,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.cells import Finding
-from edge.errors import BackendError, EdgeError, ImageRejected
+from edge.errors import BackendError, EdgeError, ImageRejected, JournalError, StationError
 from edge.images import ImageLimits, decode
 from edge.journal import Journal
 from edge.likeness import Likeness
@@ -107,7 +108,8 @@ class Desk:
         self._opener = Opener(journal, self._limits, duplicates)
         self._detection_threshold = detection_threshold
         self._keep_pixels = keep_pixels
-        self._interrupted: list[Entry] = []
+        self._unanswered: dict[int, Entry] = {}
+        """Claims by their number. They lose the try that ends without their fault."""
         self._untold: dict[Path, ImageResult] = {}
         """Answers that the journal has, and that a full disk kept from the CSV files and from being given."""
         self._threads: ThreadPoolExecutor | None = None
@@ -119,10 +121,7 @@ class Desk:
             OutputFullError: there is still no space.
             OutputUnwritableError, JournalError: waiting does not help.
         """
-        while self._interrupted:  # a full disk is not the image's fault: the try does not count
-            claim = self._interrupted[-1]
-            self._journal.note(claim.image_id, "", claim.tries - 1)
-            self._interrupted.pop()
+        self._take_back_tries()
         self._results.mend()
 
     def settle(self) -> None:
@@ -134,9 +133,18 @@ class Desk:
         self._results.sync()
 
     def close(self) -> None:
-        """End the threads."""
+        """End the threads; files that were begun and have no answer are tried again as if they were not."""
         if self._threads is not None:
             self._threads.shutdown()
+        with suppress(EdgeError):  # of which somebody has been told already
+            self._take_back_tries()
+
+    def _take_back_tries(self) -> None:
+        if self._unanswered:
+            with self._journal.together():
+                for claim in self._unanswered.values():
+                    self._journal.note(claim.image_id, "", claim.tries - 1)
+            self._unanswered.clear()
 
     def process(self, path: Path, sample: str = "", *, was_there: bool = False) -> ImageResult:
         """`process_all` for one file."""
@@ -182,9 +190,10 @@ class Desk:
                     apart = None
                 yield from self._conclude(in_hand, alive)
                 in_hand.popleft()
-        except OutputFullError:
-            tasks = chain.from_iterable(in_hand)
-            self._interrupted += [task.claim for task in tasks if task.claim and not task.is_recorded]
+        except (StationError, JournalError, KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException:  # any of those in hand may have brought it about
+            self._unanswered.clear()
             raise
         finally:
             for task in chain.from_iterable(in_hand):
@@ -215,6 +224,7 @@ class Desk:
             for task in tasks:
                 self._opener.release(task)
             raise
+        self._unanswered |= {task.claim.image_id: task.claim for task in tasks if task.claim is not None}
         return tasks
 
     def _read_ahead(self, in_hand: Iterable[list[Task]]) -> None:
@@ -316,7 +326,8 @@ class Desk:
             for task in tasks:
                 writes += self._plan(task)
         for task in tasks:
-            task.is_recorded = True
+            assert task.claim is not None
+            self._unanswered.pop(task.claim.image_id, None)
             task.watch.lap("commit")
         try:
             self._results.apply(writes)

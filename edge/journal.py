@@ -140,7 +140,8 @@ class Journal:
         """Keep why a try of a pending image failed, and set how many count."""
         with self._transaction() as db:
             db.execute(
-                "UPDATE images SET reason = ?, tries = ? WHERE id = ?", (_text(reason), tries, image_id)
+                "UPDATE images SET reason = ?, tries = ? WHERE id = ? AND state = 'pending'",
+                (_text(reason), tries, image_id),
             )
 
     def finish(self, claim: Entry, answer: Answer, writes: list[Write]) -> None:

@@ -84,7 +84,6 @@ class Task:
     rgb: NDArray[np.uint8] | None = None
     size_wh: tuple[int, int] | None = None
     verdict: Verdict | None = None
-    is_recorded: bool = False
     result: ImageResult | None = None
 
     @property

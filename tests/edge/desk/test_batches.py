@@ -231,6 +231,36 @@ def test_promise_15_a_full_disk_takes_no_try_of_those_in_hand(
     assert [result.status for result in results] == [State.DONE] * 30
 
 
+@pytest.mark.parametrize(
+    ("owner", "name", "error"),
+    [
+        (Results, "look", OutputFullError("there is no space; free some.")),
+        (Journal, "finish", OutputFullError("there is no space; free some.")),
+        (TwoLanes, "read", KeyboardInterrupt()),
+    ],
+    ids=["full disk", "full disk of the journal", "key"],
+)
+def test_promise_15_a_run_that_ends_on_a_full_disk_or_at_a_key_takes_no_try(
+    tmp_path: Path,
+    put: Callable[[str, int], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    owner: type,
+    name: str,
+    error: BaseException,
+) -> None:
+    paths = [put(f"{number:02}.png", 1) for number in range(20)]
+
+    def end(*_: object) -> None:
+        raise error
+
+    for _ in range(5):  # more often than an image may be tried
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, end)
+            with pytest.raises(type(error)):
+                all_at_once(tmp_path / "out", paths, TwoLanes(has_crowd=False))
+    assert {result.status for result in all_at_once(tmp_path / "out", paths)} == {State.DONE}
+
+
 def test_the_next_files_are_asked_for_while_earlier_ones_are_read(
     tmp_path: Path, put: Callable[[str, int], Path]
 ) -> None:
