@@ -12,15 +12,16 @@ from edge.records import FileStamp
 
 log = logging.getLogger(__name__)
 
-IGNORED_NAMES = (".*", "*.part", "*.filepart", "*.tmp", "._*", "Thumbs.db", "@eaDir")
-"""Names of files and folders that are never images: hidden, still being copied, or a program's own."""
+IGNORED_NAMES = (".*", "*.part", "*.filepart", "*.tmp", "thumbs.db", "@eadir")
+"""Names of files and folders, in small letters, that are never images: hidden, partial, a program's own."""
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"})
 """Lower-case suffixes of the formats that `edge.images.decode` knows, which itself asks the content."""
 
 
 def is_ignored(name: str) -> bool:
-    """Whether a file or folder of this name is never looked at."""
+    """Whether a file or folder of this name, in letters of any size, is never looked at."""
+    name = name.lower()
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in IGNORED_NAMES)
 
 

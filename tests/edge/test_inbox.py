@@ -106,7 +106,10 @@ def test_promise_04_a_growing_file_is_taken_once_after_its_last_change(
 
 @pytest.mark.parametrize(
     "name",
-    [".hidden", "a.png.part", "a.filepart", "a.tmp", "._a.png", "Thumbs.db", "@eaDir/a.png", ".x/a.png"],
+    [
+        *(".hidden", "a.png.part", "a.filepart", "a.tmp", "A.TMP", "._a.png", "Thumbs.db", "THUMBS.DB"),
+        *("@eaDir/a.png", ".x/a.png"),
+    ],
 )
 def test_promise_26_junk_is_ignored_and_its_rename_to_a_real_name_is_noticed(
     root: Path, polling: Inbox, clock: Clock, name: str
