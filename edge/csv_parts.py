@@ -133,12 +133,15 @@ def _records(file: BinaryIO, columns: int = 0) -> Iterator[bytes]:
 
     What is left at the end is given, too, if whole rows of so many columns are in it: a quote too many.
     """
-    record = b""
+    lines: list[bytes] = []
+    is_quoted = False
     for line in file:
-        record += line
-        if record.endswith(b"\n") and record.count(b'"') % 2 == 0:
-            yield record
-            record = b""
+        lines.append(line)
+        is_quoted ^= line.count(b'"') % 2 == 1
+        if line.endswith(b"\n") and not is_quoted:
+            yield b"".join(lines)
+            lines.clear()
+    record = b"".join(lines)
     if columns and any(len(_cells(line) or ()) == columns for line in record.splitlines()[1:]):
         yield record
 

@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -394,6 +395,16 @@ def test_promise_32_csv_files_that_contradict_themselves_stop_the_station(
     for taken in (station.journal, *station.out.glob("*.csv")):
         taken.unlink()
     assert station.run() == 9
+
+
+def test_a_quote_too_many_in_a_long_file_is_told_soon(station: Station) -> None:
+    lines = (station.out / "images.csv").read_bytes().splitlines(keepends=True)
+    (station.out / "images.csv").write_bytes(b"".join([*lines[:1], b'"', *lines[1:2] * 15_000]))
+    lose(station)
+    began_s = time.process_time()
+    with pytest.raises(JournalError, match="has more or fewer cells"):
+        station.run()
+    assert time.process_time() - began_s < 5
 
 
 def test_a_full_disk_while_the_journal_is_made_anew_leaves_all_as_it_is(
