@@ -26,6 +26,8 @@ from edge.results import FIRST_IMAGE_COLUMNS, RESULT_COLUMNS, unescape
 
 log = logging.getLogger(__name__)
 
+_SUFFIXES = ("-wal", "-shm", "")
+"""Of the journal's files; the log of changes first: it must never be found beside another journal."""
 _Image = tuple[Path, bytes | None, Answer | None, list[Write]]
 
 
@@ -43,6 +45,7 @@ def open_journal(state: Path, out: Path, inbox: Path | None) -> Journal:
         JournalError: it cannot be opened, and the CSV files cannot stand in for it.
         OutputFullError, OutputUnwritableError: a folder or file cannot be read or written.
     """
+    was_there = os.path.lexists(state / JOURNAL_NAME)
     try:
         journal = Journal(state)
     except JournalDamagedError as error:
@@ -62,6 +65,9 @@ def open_journal(state: Path, out: Path, inbox: Path | None) -> Journal:
             closing.pop_all()
             return journal
     if inbox is None:
+        if not was_there:  # an empty one would be taken for the station's
+            with _as_output_errors(state):
+                _remove(state)
         raise JournalError(
             f"the journal {str(state / JOURNAL_NAME)!r} is {fault}: the CSV files in {str(out)!r} have rows "
             "that it does not know; put the right journal back, or move journal and CSV files away to start "
@@ -113,13 +119,12 @@ def _replace(state: Path, out: Path, inbox: Path, fault: str) -> None:
                 f"the journal that was made anew in {str(building)!r} is not whole; start again."
             )
     kept = f"journal.{fault}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.sqlite3"
-    # The log of changes first: it must never be found beside another journal.
-    for suffix in ("-wal", "-shm", ""):
-        old = state / f"{JOURNAL_NAME}{suffix}"
-        if fault == "lost":  # what is there now was begun a moment ago
-            old.unlink(missing_ok=True)
-        elif old.exists():
-            old.rename(state / f"{kept}{suffix}")
+    if fault == "lost":  # what is there now was begun a moment ago
+        _remove(state)
+    else:
+        for suffix in _SUFFIXES:
+            if (old := state / f"{JOURNAL_NAME}{suffix}").exists():
+                old.rename(state / f"{kept}{suffix}")
     (building / JOURNAL_NAME).rename(state / JOURNAL_NAME)
     fsync_folder(state)
     shutil.rmtree(building, ignore_errors=True)
@@ -127,6 +132,11 @@ def _replace(state: Path, out: Path, inbox: Path, fault: str) -> None:
         "The journal in %r was %s: it was made anew from the rows of %d images%s.",
         *(str(state), fault, number, "" if fault == "lost" else f", and the old one is kept as {kept}"),
     )
+
+
+def _remove(state: Path) -> None:
+    for suffix in _SUFFIXES:
+        (state / f"{JOURNAL_NAME}{suffix}").unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -116,7 +116,10 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _outputs_outside_inbox(self) -> "Settings":
         inbox = _resolved("inbox", self.inbox)
-        for name, folder in (("out", self.out), ("state", self.state_folder)):
+        folders = {"out": self.out, "state": self.state_folder}
+        if self.overlays:
+            folders["annotated in out"] = self.out / "annotated"
+        for name, folder in folders.items():
             if _resolved(name, folder).is_relative_to(inbox):
                 raise ValueError(
                     f"{name} is {str(folder)!r} and lies in the inbox {str(self.inbox)!r}, so the station "

@@ -135,6 +135,15 @@ def test_a_missing_inbox_is_asked_for() -> None:
         load_settings(out="/data/out")
 
 
+def test_annotated_copies_that_would_be_read_again_are_refused() -> None:
+    folders = {"inbox": "/data/out/annotated", "out": "/data/out"}
+    load_settings(**folders)
+    with pytest.raises(
+        SettingsError, match="annotated in out is '/data/out/annotated' and lies in the inbox"
+    ):
+        load_settings(**folders, overlays=True)
+
+
 @pytest.mark.parametrize("folders", [{"out": "/data/in/out"}, {"out": "/data/in"}, {"state": "/data/in/x"}])
 def test_outputs_inside_the_inbox_are_refused(folders: dict[str, str]) -> None:
     with pytest.raises(SettingsError, match="lies in the inbox '/data/in'"):
