@@ -10,7 +10,6 @@ import io
 import itertools
 import logging
 import os
-import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -28,6 +27,8 @@ _COMPARED_BYTES = 4096
 _UNSYNCED_BYTES = 1 << 16
 """So many may be written before they are fsynced; a start looks for them."""
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+_SEPARATED = bytes(byte if chr(byte).isalnum() or byte in b"_.:-" else ord(" ") for byte in range(256))
+"""Translates a line into words, of which a sha256 or a time is one, whatever separates or quotes cells."""
 _NOT_OURS_TO_WRITE = frozenset(
     {errno.EACCES, errno.EPERM, errno.EBUSY, errno.EAGAIN, errno.ETXTBSY, errno.ELOOP, errno.EISDIR}
 )
@@ -175,7 +176,7 @@ class CsvFile:
                 self._is_unproven = True
                 self.mend()
             elif self._end - self._synced > _UNSYNCED_BYTES:
-                self._sync(self._end)
+                self._sync()
 
     def sync(self) -> None:
         """Bring what was written to the disk.
@@ -185,7 +186,7 @@ class CsvFile:
         """
         if self._synced < self._end:
             with self._ours_or_mended(), suppress(FileNotFoundError):  # `look` sees that it is gone
-                self._sync(self._end)
+                self._sync()
 
     @contextmanager
     def _ours_or_mended(self) -> Iterator[None]:
@@ -211,11 +212,10 @@ class CsvFile:
         self._written = write.file, write.end
         return True
 
-    def _sync(self, end: int) -> None:
-        """Bring to the disk what was written up to a position."""
+    def _sync(self) -> None:
         handle = os.open(self._folder / self._name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            self._fsync(handle, end)
+            self._fsync(handle, self._end)
         finally:
             os.close(handle)
 
@@ -240,15 +240,20 @@ class CsvFile:
     def _replay(self, handle: int, size: int) -> None:
         start = min(size, self._synced) if self._is_doubtful else size
         self._synced = min(self._synced, start, self._end)
+        self._write_from(handle, start)
+        if start < self._end:
+            log.warning("%s had %d bytes: wrote it again up to byte %d.", self._name, size, self._end)
+        self._is_doubtful = False
+
+    def _write_from(self, handle: int, start: int) -> None:
+        """Write all from a position on, and bring it to the disk piece by piece."""
         if start < self._end:
             for write in self._journal.writes_after(self._name, start):
                 self._write(handle, write.data, write.offset)
                 if write.end - self._synced > _UNSYNCED_BYTES:
                     self._fsync(handle, write.end)
-            log.warning("%s had %d bytes: wrote it again up to byte %d.", self._name, size, self._end)
         if self._synced < self._end:
             self._fsync(handle, self._end)
-        self._is_doubtful = False
 
     def _cut(self, handle: int, excess: bytes) -> None:
         if not excess:
@@ -287,10 +292,7 @@ class CsvFile:
 
     def _lacking_columns(self) -> list[str]:
         """Columns that this version writes and the current file, which an older one began, has not."""
-        found, ours = (
-            next(csv.reader([header.decode("utf-8-sig")]))
-            for header in (self._header_of(self._name), self._header)
-        )
+        (found,), (ours,) = _cells(self._header_of(self._name)), _cells(self._header)
         return [column for column in ours if column not in found]
 
     def _write_part(self, parts: list[bytes]) -> str:
@@ -302,15 +304,17 @@ class CsvFile:
         for data in parts:
             writes.append(self.plan(data))
         self._journal.record_writes(writes)
+        self._left_as = None
         try:
-            for write in writes:
-                self._put(write)
-                if write.end - self._synced > _UNSYNCED_BYTES:
-                    self._sync(write.end)
-            self._sync(self._end)
-            fsync_folder(self._folder)
+            handle = self._open()
+            try:
+                self._write_from(handle, 0)
+                self._left_as = _identity(os.fstat(handle))
+            finally:
+                os.close(handle)
         except OSError as error:
             raise self._as_ours(error) from error
+        self._written = self._name, self._end
         return left
 
     def _missing(self, file: str) -> list[Write]:
@@ -325,24 +329,29 @@ class CsvFile:
             if error.errno in _NOT_OURS_TO_WRITE:
                 return self._unwritten(file)
             raise self._as_ours(error) from error
-        rows = []
+        images, before = [], Counter[str]()
+        columns = _cells(self._header)[0]
+        digest, time_ = columns.index("image_sha256"), columns.index("finished_at")
         for write in self._journal.writes_after(file, 0):
             if write.offset:
-                key = self._key(write)
-                rows.append((write.offset, key, sum(word == key for word in _words(write.data))))
-        keys = {key for _, key, _ in rows}
-        found = Counter(word for word in _words(text) if word in keys)
-        before = Counter[bytes]()
-        for _, key, times in rows:
-            before[key] += times
+                rows = _cells(write.data)
+                words = [rows[0][digest], rows[0][time_]] * len(rows)
+                images.append((write.offset, words))
+                before.update(words)
+        keys = {word.encode(): word for _, words in images for word in words}
+        lines = text.splitlines()
+        found = Counter[str]()
+        for line in lines:
+            found.update(keys[word] for word in keys.keys() & set(line.translate(_SEPARATED).split()))
         begin = 0
-        for offset, key, times in reversed(rows):
-            before[key] -= times
+        for offset, words in reversed(images):
+            before.subtract(words)
+            key = words[0] or words[1]
             if found[key] > before[key]:
                 break
             begin = offset
         else:
-            if len(text.splitlines()) > 1:
+            if len(lines) > 1:
                 return self._unwritten(file)
         return list(self._journal.writes_after(file, begin)) if begin else []
 
@@ -352,11 +361,6 @@ class CsvFile:
         if self._written is not None and self._written[0] == file:
             recent = [write for write in recent if write.end > self._written[1]]
         return recent
-
-    def _key(self, write: Write) -> bytes:
-        """What tells the rows of one image from those of others."""
-        row = next(csv.DictReader(io.StringIO((self._header + write.data).decode("utf-8"), newline="")))
-        return (row["image_sha256"] or row["finished_at"]).encode("utf-8")
 
     def _is_taken(self, name: str) -> bool:
         return os.path.lexists(self._folder / name) or self._journal.bytes_before(name, 1, 1) != b""
@@ -389,9 +393,8 @@ def keep_beside(path: Path, cut: bytes) -> None:
     )
 
 
-def _words(text: bytes) -> Iterator[bytes]:
-    """What may be a sha256 or a time, whatever separates or quotes cells."""
-    return (word[0] for word in re.finditer(rb"[\w.:-]+", text))
+def _cells(rows: bytes) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(rows.decode("utf-8-sig"), newline="")))
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int]:
