@@ -6,8 +6,8 @@ Rules:
                   libjpeg meets code that it cannot read or that ends too early. Bytes between the headers, a
                   few at the end of the pixels, and all after the end marker are tolerated.
     PNG           a chunk that is cut, or no end chunk: truncated; a wrong checksum: damaged.
-    TIFF, BMP     shorter than the header says: truncated. Zero tail: see `_check_zero_tail`. Each strip of a
-                  JPEG in a TIFF is looked at like a JPEG; fax codings are unsupported.
+    TIFF, BMP     shorter than the header says: truncated. Zero tail: see `_check_zero_tail`. Each strip or
+                  tile of a TIFF that is a JPEG is looked at like a JPEG; fax codings are unsupported.
     A loss inside a JPEG or a raw TIFF or BMP that leaves a valid file cannot be seen: they have no checksum.
 
 The checks take the bytes of a file of the named format and, if they need its header, the opened image. They
@@ -18,6 +18,7 @@ can read; `edge.images.decode` wraps those.
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 from PIL.BmpImagePlugin import BmpImageFile
@@ -47,6 +48,7 @@ _JPEG_MOST_SPARE_BYTES = 64
 """At the end of a scan; images of CytologIA have 27."""
 _JPEG_NOTES = frozenset({*range(0xE0, 0xEE), 0xEF, 0xFE})
 """APP0 to APP15 and COM, but for APP14, which tells the colours: metadata, colour profiles, previews."""
+_JPEG_END = b"\xff\xd9"
 _JPEG_STANDALONE = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})
 
 
@@ -140,10 +142,8 @@ def check_tiff_directory(data: bytes) -> None:
 def check_tiff_pixels(image: TiffImageFile, data: bytes) -> None:
     """Refuse strips or tiles that lie past the end of the file, or hold too few bytes."""
     tags = image.tag_v2
-    tiled = 273 not in tags
-    offsets = tags[324 if tiled else 273]
-    counts = tags.get(325 if tiled else 279) or (len(data) - offsets[0],)
-    start, end = min(offsets), max(at + count for at, count in zip(offsets, counts, strict=True))
+    parts = _parts_of_tiff(image, data)
+    start, end = min(part.start for part in parts), max(part.stop for part in parts)
     coding = tags.get(259, 1)
     if coding in _TIFF_FAX_CODINGS:
         raise ImageRejected(
@@ -152,12 +152,29 @@ def check_tiff_pixels(image: TiffImageFile, data: bytes) -> None:
         )
     compressed = coding != 1
     needed = image.width * image.height * sum(tags.get(258, (1,))) // 8
-    if not compressed and sum(counts) < needed:
-        raise _refusal("damaged", f"the TIFF lists {sum(counts)} of {needed} bytes of pixels")
+    listed = sum(part.stop - part.start for part in parts)
+    if not compressed and listed < needed:
+        raise _refusal("damaged", f"the TIFF lists {listed} of {needed} bytes of pixels")
     _check_zero_tail(data, start, end, image.height, compressed=compressed)
-    if coding == _TIFF_JPEG:
-        for at, count in zip(offsets, counts, strict=True):
-            check_jpeg(data[at : at + count])
+
+
+def jpegs_of_tiff(image: TiffImageFile, data: bytes) -> Iterator[bytes]:
+    """Its strips or tiles, each as a JPEG of its own; none where they are in another coding."""
+    if image.tag_v2.get(259) == _TIFF_JPEG:
+        tables = image.tag_v2.get(347, b"").removesuffix(_JPEG_END)
+        for part in _parts_of_tiff(image, data):
+            jpeg = data[part]
+            needed = b"".join(jpeg[one] for one in check_jpeg(jpeg))
+            yield tables + needed[2:] if tables else needed
+
+
+def _parts_of_tiff(image: TiffImageFile, data: bytes) -> list[slice]:
+    """Where its strips or tiles lie."""
+    tags = image.tag_v2
+    tiled = 273 not in tags
+    offsets = tags[324 if tiled else 273]
+    counts = tags.get(325 if tiled else 279) or (len(data) - offsets[0],)
+    return [slice(at, at + count) for at, count in zip(offsets, counts, strict=True)]
 
 
 def check_bmp_pixels(image: BmpImageFile, data: bytes) -> None:

@@ -10,8 +10,9 @@ Rules:
                   used of it. Colour keeps the high byte of each sample, at most one level from that.
     alpha         composited over white. A BMP whose alpha is 0 everywhere has no alpha: it is opaque.
     pages         the first page of a TIFF, the first picture of an animated PNG or multi-picture JPEG.
-    unsupported   float, 32-bit, 12-bit and signed samples, 16-bit white-is-zero, Lab, run-length BMP,
-                  16-bit PNG with a transparent colour, JPEG of a subsampling that TurboJPEG does not know.
+    unsupported   float, 32-bit, 12-bit and signed samples, 16-bit white-is-zero, uncoded planes of 16 bits
+                  or white-is-zero, Lab, run-length BMP, 16-bit PNG with a transparent colour, JPEG of a
+                  subsampling that TurboJPEG does not know.
 
 What counts as damage, and what damage cannot be seen, is said in `edge.image_damage`.
 """
@@ -40,6 +41,7 @@ from edge.image_damage import (
     check_png,
     check_tiff_directory,
     check_tiff_pixels,
+    jpegs_of_tiff,
     tells_of_lost_pixels,
 )
 
@@ -134,6 +136,8 @@ def _decode(data: bytes, kind: str, limits: ImageLimits) -> NDArray[np.uint8]:
     if isinstance(image, TiffImageFile):
         _check_tiles(image, limits)
         check_tiff_pixels(image, data)
+        for jpeg in jpegs_of_tiff(image, data):
+            _require_all_pixels(jpeg, image.mode)
     elif isinstance(image, BmpImageFile):
         check_bmp_pixels(image, data)
     if isinstance(image, JpegImageFile) and (rgb := _upright_jpeg(image, data)) is not None:
@@ -149,11 +153,10 @@ def _upright_jpeg(image: JpegImageFile, data: bytes) -> NDArray[np.uint8] | None
 
     Pillow has the same pixels, in 1.5 times the time, and drops the warnings, so every JPEG comes by here.
     """
-    colours = "CMYK" if image.mode == "CMYK" else "RGB"
     try:
-        rgb: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colours, strict=True)
+        rgb = _decoded_strictly(data, image.mode)
     except ValueError:
-        _require_all_pixels(b"".join(data[part] for part in check_jpeg(data)), colours)
+        _require_all_pixels(b"".join(data[part] for part in check_jpeg(data)), image.mode)
         return None
     with suppress(Exception):  # an unreadable EXIF block
         if image.mode in ("L", "RGB") and image.getexif().get(_ORIENTATION, _UPRIGHT) == _UPRIGHT:
@@ -162,9 +165,15 @@ def _upright_jpeg(image: JpegImageFile, data: bytes) -> NDArray[np.uint8] | None
     return None
 
 
-def _require_all_pixels(jpeg: bytes, colours: str) -> None:
+def _decoded_strictly(jpeg: bytes, mode: str) -> NDArray[np.uint8]:
+    """Of a mode of Pillow. ValueError: libjpeg warns of something."""
+    pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(jpeg, "CMYK" if mode == "CMYK" else "RGB", strict=True)
+    return pixels
+
+
+def _require_all_pixels(jpeg: bytes, mode: str) -> None:
     try:
-        simplejpeg.decode_jpeg(jpeg, colours, strict=True)
+        _decoded_strictly(jpeg, mode)
     except ValueError as fault:
         if tells_of_lost_pixels(str(fault)):
             raise _refusal("damaged", f"the JPEG decoder says {fault}") from fault
@@ -199,6 +208,8 @@ def _check_samples(image: ImageFile, data: bytes, kind: str) -> None:
         bits, white_is_zero = tags.get(258, (1,))[0], tags.get(262) == 0
         if bits == 12 or (bits == 16 and white_is_zero):  # Pillow neither scales 12 bits nor inverts 16
             fault = f"a TIFF of {bits}-bit samples{' with white as zero' if white_is_zero else ''}"
+        elif image.tile[0][0] == "raw" and tags.get(284) == 2 and (bits not in (1, 8) or white_is_zero):
+            fault = f"a TIFF of uncoded planes of {bits} bits"  # of which Pillow forgets what is not plain
         elif 2 in tags.get(339, ()):
             fault = "a TIFF of signed samples"
     elif kind == "JPEG" and image.mode == "CMYK" and "adobe" not in image.info:

@@ -169,6 +169,20 @@ def test_promise_22_a_foreign_marker_in_a_strip_of_a_tiff_is_damage() -> None:
     assert refusal(bytes(data)).reason == "damaged"
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_promise_22_what_libjpeg_warns_of_in_a_strip_of_a_tiff_is_damage(mode: str) -> None:
+    """Pillow leaves that to libtiff, too."""
+    whole = encode(smear(96, 96).convert(mode), "TIFF", compression="jpeg")
+    decode(whole)
+    with Image.open(io.BytesIO(whole)) as opened:
+        tags = opened.tag_v2  # type: ignore[attr-defined]
+        start, end = tags[273][0], tags[273][0] + tags[279][0]
+    middle = (start + end) // 2
+    rejected = refusal(whole[:middle] + whole[middle + 300 : end] + b"\x5a" * 300 + whole[end:])
+    assert rejected.reason == "damaged"
+    assert "Corrupt JPEG data" in rejected.detail
+
+
 @pytest.mark.parametrize("coding", ["group3", "group4"])
 def test_promise_22_a_coding_that_hides_damage_is_unsupported(coding: str) -> None:
     assert refusal(encode(smear().convert("1"), "TIFF", compression=coding)).reason == "unsupported"

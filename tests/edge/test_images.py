@@ -176,6 +176,9 @@ def without_adobe_marker(jpeg: bytes) -> bytes:
         tiff(4, 4, (8,), bytes([9] * 16), {339: 2}),  # signed
         tiff(4, 4, (12,), bytes([9] * 24), {}),
         tiff(4, 4, (16,), bytes([9] * 32), WHITE_IS_ZERO),
+        # uncoded planes: Pillow would take each byte for a sample, and not invert
+        tiff(4, 4, (16,) * 3, bytes([9] * 96), {262: 2, 284: 2}),
+        tiff(4, 4, (8,), bytes([9] * 16), WHITE_IS_ZERO | {284: 2}),
         tiff(4, 4, (8,), bytes([9] * 16), {259: 60_000}),  # a compression that nobody knows
         tiff(4, 4, (7,), bytes([9] * 16), {}),
         png(5, 2, 16, 0, PNG_ROWS, extra=png_chunk(b"tRNS", b"\0\x80")),
