@@ -11,13 +11,14 @@ from importlib.resources import files
 from itertools import chain, count, takewhile
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from edge.errors import BundleError
-from edge.manifest import SCHEMA_VERSION, ClassifierSpec, DetectorSpec, Manifest
+from edge.manifest import SCHEMA_VERSION, ClassifierSpec, DetectorSpec, Manifest, NetworkSpec
 from edge.records import FileStamp
 
 MANIFEST = "manifest.json"
@@ -62,6 +63,12 @@ class Bundle:
                 f"{path / MANIFEST} is not of schema {SCHEMA_VERSION} ({where}: {first['msg']}); rebuild the "
                 "bundle with this version."
             ) from error
+        graphs = (name for one in manifest.networks for name in (one.graph.fp32, one.graph.fp16))
+        if unproved := sorted({GOLDEN, *graphs} - manifest.sha256.keys()):
+            raise BundleError(
+                f"{path / MANIFEST} has no sha256 of {', '.join(unproved)}, without which the bundle's id "
+                "does not tell what is run; rebuild the bundle."
+            )
         for name, expected in manifest.sha256.items():
             stamps[name] = _check_file(path / name, expected)
         return cls(path, manifest, f"{manifest.name}-{hashlib.sha256(text).hexdigest()[:12]}", stamps)
@@ -115,13 +122,14 @@ class Bundle:
         """Known inputs and the reference answers to them.
 
         Raises:
-            BundleError: they cannot be read, or hold nothing by which an engine could be told from another.
+            BundleError: they cannot be read, are not of the manifest's networks, or hold nothing by which an
+            engine could be told from another.
         """
         try:
-            with np.load(self.path / GOLDEN, allow_pickle=False) as arrays:
+            with (self.path / GOLDEN).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 golden = Golden.of_arrays(dict(arrays))
             tells = golden.tells_anything(self.manifest.thresholds.detection)
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise BundleError(
                 f"{self.path / GOLDEN} cannot be read ({type(error).__name__}); copy or rebuild the bundle."
             ) from error
@@ -136,7 +144,28 @@ class Bundle:
             raise BundleError(
                 f"{self.path / GOLDEN} knows answers of {known}, the manifest has {told}; rebuild the bundle."
             )
+        for spec, one in zip(manifest.networks, golden.networks, strict=True):
+            arrays = {spec.input_name: one.inputs, **one.outputs}
+            for name, expected in _arrays_of(spec, len(one.inputs), len(spec.classes or manifest.classes)):
+                found = f"{arrays[name].dtype} {list(arrays[name].shape)}" if name in arrays else "nothing"
+                if found != expected:
+                    raise BundleError(
+                        f"{self.path / GOLDEN} knows {name} of {spec.name} as {found}, by the manifest they "
+                        f"are {expected}; rebuild the bundle."
+                    )
         return golden
+
+
+def _arrays_of(spec: NetworkSpec, count: int, classes: int) -> Iterator[tuple[str, str]]:
+    """What the station gives a network and reads of its answers: names, types with shapes."""
+    yield spec.input_name, f"uint8 {[count, spec.side_px, spec.side_px, 3]}"
+    rows = [count]
+    if isinstance(spec, DetectorSpec):
+        rows = [count, spec.max_detections]
+        yield "boxes", f"float32 {[*rows, 4]}"
+        yield "scores", f"float32 {rows}"
+    if isinstance(spec, ClassifierSpec) or spec.names_classes:
+        yield "probabilities", f"float32 {[*rows, classes]}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

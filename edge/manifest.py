@@ -18,13 +18,14 @@ from edge.views import Flip, Turn
 
 SCHEMA_VERSION = 1
 
-Weight = Annotated[float, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-WeightOrNone = Annotated[float, Field(ge=0)]
+Weight = PositiveFloat
+WeightOrNone = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # JSON has no NaN, but those who write and read it in Python do.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class GraphFiles(_Part):
@@ -255,6 +256,8 @@ class Manifest(_Part):
     def _check(self) -> "Manifest":
         for code in self.classes:
             cell_class(code)
+        if len(set(self.classes)) < len(self.classes) or not self.classes:
+            raise ValueError(f"its classes are {', '.join(self.classes) or 'none'}; each must be there once")
         if not self.detectors:
             raise ValueError("it has 0 detectors; one is needed to find cells")
         if not _names_every_cell(self.detectors, self.classifiers):

@@ -125,13 +125,24 @@ def compare_answers(reference: Outputs, found: Outputs, threshold: float, tolera
 
 
 def deviation_of(session: Session, known: Known, threshold: float, tolerance: Tolerance) -> Deviation:
-    """Put the known inputs of a network to an engine, one tile at a time or all crops, and compare."""
+    """Put the known inputs of a network to an engine, one tile at a time or all crops, and compare.
+
+    Raises:
+        BackendError: the engine failed, or gives answers of another shape.
+    """
     size = 1 if "boxes" in known.outputs else len(known.inputs)
     worst = Deviation(0, 0, 0)
     for start in range(0, len(known.inputs), size):
         batch = slice(start, start + size)
         reference = {name: values[batch] for name, values in known.outputs.items()}
         found = session.run(known.inputs[batch])
+        for name, values in reference.items():
+            gives, known_shape = list(found[name].shape) if name in found else "nothing", list(values.shape)
+            if gives != known_shape:
+                raise BackendError(
+                    f"{session.name} gives {name} as {gives}, but the known answers are {known_shape}; "
+                    "rebuild the bundle."
+                )
         worst = worst.worst(compare_answers(reference, found, threshold, tolerance))
     return worst
 

@@ -46,6 +46,8 @@ waits for more than 60 s at each outlasts a server that is away for a day."""
 _WORK_PATIENCE_S = 15.0
 """The same in the middle of the work, for a server that is restarted. With the timeout of an answer, and for
 detector and classifier one after the other, it is less than the 60 s of systemd's watchdog."""
+_LARGE_BATCH = 16
+"""The largest that the repository's models take; of a server that takes more, what is tried at the start."""
 _RECHECK_S = 1.0
 """A server that told longer ago what it serves is asked again: another one may have taken its place."""
 
@@ -86,10 +88,10 @@ class KServeBackend(Backend):
         """
         server = self._server()
         try:
-            answer = server.ask(lambda: server.model(DETECTOR), _START_PATIENCE_S)
+            told = server.ask(lambda: parameters_of(server.model(DETECTOR)), _START_PATIENCE_S)
         finally:
             server.connection.close()
-        precision = parameters_of(answer).get(PRECISION, "f16")
+        precision = told.get(PRECISION, "f16")
         if precision not in TOLERANCES:
             raise BackendError(
                 f"The server at {server.url} computes in {precision}, but this station knows "
@@ -110,6 +112,7 @@ class KServeBackend(Backend):
         server = self._server()
         try:
             session = _KServeSession(server, served, spec.side_px, bundle.id, precision)
+            session.try_largest()
         except BaseException:
             server.connection.close()
             raise
@@ -171,6 +174,16 @@ class _KServeSession(Session):
                 f"The server at {self._server.url} computes the {self._graph.name} in {computes}, but "
                 f"{self._precision} is wanted; {SERVE}."
             )
+
+    def try_largest(self) -> None:
+        """Have a large batch computed: a proxy before the server may take the known inputs and refuse the
+        crops of a field with many cells.
+
+        Raises:
+            BackendError: it is refused.
+        """
+        largest = min(self._models[-1].largest or _LARGE_BATCH, _LARGE_BATCH)
+        self.run(np.zeros((largest, self.side_px, self.side_px, 3), np.uint8))
 
     def _run(self, batch: NDArray[np.uint8]) -> Outputs:
         answers: list[Outputs] = []

@@ -82,7 +82,7 @@ class Server:
 
         Raises:
             EngineAway: there was none for `patience_s`.
-            BackendError: the server refused.
+            BackendError: the server refused, or says what is not understood.
         """
         began_s, pause_s = self.clock(), _FIRST_PAUSE_S
         while True:
@@ -104,6 +104,12 @@ class Server:
             except Refused as error:
                 raise BackendError(
                     f"The server at {self.url} refuses ({error}); look into its log, and {SERVE}."
+                ) from error
+            except (AttributeError, LookupError, TypeError, ValueError) as error:  # JSON, but of another kind
+                said = f"{type(error).__name__}: {error}"
+                raise BackendError(
+                    f"The answer of the server at {self.url} is not understood ({said}); correct server_url, "
+                    f"or {SERVE}."
                 ) from error
             else:
                 if pause_s > _FIRST_PAUSE_S:

@@ -106,6 +106,8 @@ def test_a_missing_file_is_noticed(copy: Path) -> None:
         ({"classifiers": []}, "names the classes"),  # nobody names the cells
         ({"detectors": []}, "0 detectors"),
         ({"temperature": 0.0}, "temperature"),  # nothing can be divided by it
+        ({"thresholds": {"detection": float("nan")}}, "detection: .*finite"),  # nothing is more than it
+        ({"classes": ["PNN", "LY", "PNN"]}, "PNN, LY, PNN; each must be there once"),
         ({"thresholds": {"detection": 0.4, "classification": 1.5}}, "classification"),  # no probability
     ],
 )
@@ -120,15 +122,14 @@ def test_a_bundle_whose_known_answers_tell_nothing_is_refused(bundle: Bundle, co
     (tiles,) = golden.detectors
     blank = {**tiles.outputs, "scores": np.zeros_like(tiles.outputs["scores"])}
     arrays = Golden((Known(tiles.inputs, blank),), golden.classifiers).arrays()
-    manifest = json.loads((copy / MANIFEST).read_text())
-    del manifest["sha256"]["golden.npz"]
-    (copy / MANIFEST).write_text(json.dumps(manifest))
     np.savez_compressed(copy / "golden.npz", allow_pickle=False, **arrays)
+    changed = replace(bundle, path=copy)
     with pytest.raises(BundleError, match="has no finding by which an engine could be tested"):
-        Bundle.load(copy).golden()
-    (copy / "golden.npz").write_bytes(b"no archive")
-    with pytest.raises(BundleError, match=r"golden\.npz cannot be read"):
-        Bundle.load(copy).golden()
+        changed.golden()
+    for broken in (b"no archive", b"PK\3\4 no archive either"):
+        (copy / "golden.npz").write_bytes(broken)
+        with pytest.raises(BundleError, match=r"golden\.npz cannot be read"):
+            changed.golden()
 
 
 def test_known_answers_of_other_networks_than_the_manifests_are_refused(bundle: Bundle, copy: Path) -> None:
@@ -137,3 +138,40 @@ def test_known_answers_of_other_networks_than_the_manifests_are_refused(bundle: 
     np.savez_compressed(copy / "golden.npz", allow_pickle=False, **twice.arrays())
     with pytest.raises(BundleError, match="of 2 detectors and 1 classifiers, the manifest has 1 "):
         replace(bundle, path=copy).golden()
+
+
+@pytest.mark.parametrize(
+    ("networks", "key", "value", "said"),
+    [
+        (
+            "detectors",
+            "tile_size",
+            512,
+            "tiles of .* as uint8 [4, 416, 416, 3], .* [4, 512, 512, 3]",
+        ),
+        ("detectors", "max_detections", 300, "boxes of .* are float32 [4, 300, 4]"),
+        ("detectors", "names_classes", True, "probabilities of .* as nothing, .* are float32 [4, 100, 15]"),
+        ("classifiers", "crop_size", 224, "crops of .* are uint8 [7, 224, 224, 3]"),
+        (
+            "classifiers",
+            "classes",
+            ["PNN", "LY"],
+            "probabilities of .* as float32 [7, 15], .* [7, 2]",
+        ),
+    ],
+)
+def test_promise_12_a_manifest_of_other_networks_than_the_known_answers_is_refused(
+    copy: Path, networks: str, key: str, value: Any, said: str
+) -> None:
+    (network,) = json.loads((copy / MANIFEST).read_text())[networks]
+    change(copy, **{networks: [{**network, key: value}]})
+    with pytest.raises(BundleError, match=said.replace("[", r"\[")):
+        Bundle.load(copy).golden()
+
+
+def test_a_graph_that_the_id_does_not_tell_is_refused(copy: Path) -> None:
+    sha256 = json.loads((copy / MANIFEST).read_text())["sha256"]
+    del sha256["detector.onnx"], sha256["golden.npz"]
+    change(copy, sha256=sha256)
+    with pytest.raises(BundleError, match=r"has no sha256 of detector\.onnx, golden\.npz, without which"):
+        Bundle.load(copy)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edge.backends.base import Outputs, Session, find_backend
-from edge.bundle import MANIFEST, Bundle, Golden, Known
+from edge.bundle import MANIFEST, Bundle, Golden, Known, file_sha256
 from edge.cells import Finding
 from edge.demo.renderer import DrawnSmear, draw_field, draw_tile
 from edge.errors import BackendError, BundleError
@@ -204,7 +204,7 @@ def with_other_answers(bundle: Bundle, folder: Path) -> Bundle:
     wrong = Golden(golden.detectors, (others,))
     np.savez_compressed(folder / "golden.npz", allow_pickle=False, **wrong.arrays())
     manifest = json.loads((folder / MANIFEST).read_text())
-    del manifest["sha256"]["golden.npz"]
+    manifest["sha256"]["golden.npz"] = file_sha256(folder / "golden.npz")
     (folder / MANIFEST).write_text(json.dumps(manifest))
     return Bundle.load(folder)
 

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
-from edge.selftest import Outputs, compare_detections
+from edge.bundle import Known
+from edge.errors import BackendError
+from edge.selftest import TOLERANCES, Outputs, compare_detections, deviation_of
+from tests.edge.session_doubles import BlobSession, NamingSession
 
 
 def detections(side: float, moved: float = 0.0, score: float = 0.9) -> Outputs:
@@ -26,3 +29,15 @@ def test_a_box_without_a_partner_is_infinitely_far() -> None:
 
 def test_a_box_that_is_hardly_a_finding_may_be_missing() -> None:
     assert compare_detections(detections(100, score=0.41), detections(100, score=0.0), 0.4, 0.02).box_px == 0
+
+
+def test_answers_of_other_names_or_shapes_are_an_engine_that_does_not_fit() -> None:
+    probabilities = Known(np.zeros((2, 16, 16, 3), np.uint8), {"probabilities": np.float32([[0.5, 0.5]] * 2)})
+    boxes = Known(np.zeros((1, 64, 64, 3), np.uint8), detections(20))
+    for session, known, said in (
+        (NamingSession(16, [0.2, 0.3, 0.5]), probabilities, r"probabilities as \[2, 3\], .* are \[2, 2\]"),
+        (NamingSession(64, [1.0]), boxes, r"boxes as nothing, .* are \[1, 2, 4\]"),
+        (BlobSession(64), boxes, r"boxes as \[1, 30, 4\], but the known answers are \[1, 2, 4\]; rebuild"),
+    ):
+        with pytest.raises(BackendError, match=said):
+            deviation_of(session, known, 0.4, TOLERANCES["f32"])

@@ -43,6 +43,7 @@ class ServerDouble:
         metadata: changes of a model's metadata, by model.
         is_away: whether nothing is answered.
         refusal: what it says to every batch in place of an answer.
+        most_bytes: of a batch, that a proxy before it takes.
         questions: all that it was asked.
         batches: shape of every batch, with its model.
     """
@@ -60,6 +61,7 @@ class ServerDouble:
         self.change: Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]] = lambda answer: answer
         self.is_away = False
         self.refusal = ""
+        self.most_bytes: int | None = None
         self.questions: list[str] = []
         self.batches: list[tuple[str, tuple[int, ...]]] = []
         self._limits = limits or {}
@@ -104,6 +106,8 @@ class ServerDouble:
         self._ask("infer")
         if self.refusal:
             raise Refused(self.refusal, is_unknown=False)
+        if self.most_bytes is not None and batch.nbytes > self.most_bytes:
+            raise Refused("413 Request Entity Too Large", is_unknown=False)
         graph, size, _ = self._models[model]
         limit = size or self._limits.get(graph.name)
         assert name == graph.input.name

@@ -36,7 +36,9 @@ def pipeline_of(
 def classifier_of(bundle: Bundle, double: ServerDouble, clock: FakeClock | None = None) -> Session:
     spec = bundle.classifier
     assert spec is not None
-    return backend_of(double, clock).open(bundle.path, spec, "f32")
+    session = backend_of(double, clock).open(bundle.path, spec, "f32")
+    double.batches.clear()  # what was tried at the start
+    return session
 
 
 def crops(count: int) -> Any:
@@ -183,6 +185,33 @@ def test_a_refused_batch_is_a_fault_at_once(bundle: Bundle, double: ServerDouble
         session.run(crops(1))
     assert not isinstance(caught.value, EngineAway)
     assert clock() == began_s
+
+
+def test_a_proxy_that_takes_the_known_inputs_and_no_large_batch_is_found_out_at_the_start(
+    bundle: Bundle, double: ServerDouble
+) -> None:
+    double.most_bytes = 1 << 20  # nginx's
+    with pytest.raises(BackendError, match=f"{URL} refuses \\(413 Request Entity Too Large\\)"):
+        classifier_of(bundle, double)
+    double.most_bytes = 2 << 20
+    classifier_of(bundle, double)
+
+
+@pytest.mark.parametrize(
+    ("about", "metadata"), [([], {}), ({}, {"inputs": None}), ({}, {"inputs": [{}]}), ({}, {"config": []})]
+)
+def test_json_of_another_kind_is_an_error_of_the_server(
+    bundle: Bundle, double: ServerDouble, about: Any, metadata: dict[str, Any]
+) -> None:
+    """An image would be `failed` for ever, were it taken for a fault of that."""
+    clock = FakeClock()
+    session = classifier_of(bundle, double, clock)
+    double.about, double.metadata["classifier"] = about, metadata
+    clock.wait(1.5)
+    with pytest.raises(BackendError):
+        session.run(crops(1))
+    with pytest.raises(BackendError, match=f"at {URL} is not understood \\(.*correct server_url"):
+        classifier_of(bundle, double)
 
 
 def test_a_station_that_starts_waits_for_its_server(bundle: Bundle, double: ServerDouble) -> None:
