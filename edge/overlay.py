@@ -26,6 +26,8 @@ _COLOUR_RGB = {
     Lineage.OTHER: (95, 95, 95),
 }
 """Okabe and Ito's palette, which colour-blind eyes tell apart too."""
+_LIGHTNESS, _LIGHT = (0.299, 0.587, 0.114), 100
+"""Of a colour, as eyes weigh its channels; on lighter ones black letters have more contrast than white."""
 
 
 def annotate(rgb: Image, findings: Sequence[Finding]) -> Image:
@@ -39,24 +41,32 @@ def annotate(rgb: Image, findings: Sequence[Finding]) -> Image:
     for finding in findings:
         colour = _COLOUR_RGB[cell_class(finding.label).lineage]
         x1, y1, x2, y2 = (round(value) for value in finding.box_xyxy)
+        x2, y2 = max(x2 - 1, x1), max(y2 - 1, y1)  # the last pixels inside
         cv2.rectangle(picture, (x1, y1), (x2, y2), colour, line_px)
-        _label(picture, f"{finding.label} {finding.class_score:.0%}", (x1, y1), scale, colour)
+        _label(picture, f"{finding.label} {finding.class_score:.0%}", (x1, y1, y2), scale, colour)
     return picture
 
 
 def _label(
-    picture: Image, text: str, corner_xy: tuple[int, int], scale: float, colour: tuple[int, int, int]
+    picture: Image, text: str, place: tuple[int, int, int], scale: float, colour: tuple[int, int, int]
 ) -> None:
-    """Text on a filled strip above a corner, or below it where the image ends."""
+    """Text on a filled strip above a box; below it where the image ends; inside where it ends there, too.
+
+    Args:
+        place: left, top and bottom of the box.
+    """
+    left, top, bottom = place
     font, size, thickness = cv2.FONT_HERSHEY_DUPLEX, 0.6 * scale, max(round(scale), 1)
     (width, height), base = cv2.getTextSize(text, font, size, thickness)
     strip = height + base + round(4 * scale)
-    left = min(max(corner_xy[0], 0), max(picture.shape[1] - width, 0))
-    top = corner_xy[1] - strip if corner_xy[1] >= strip else corner_xy[1]
-    cv2.rectangle(picture, (left, top), (left + width, top + strip), colour, cv2.FILLED)
-    cv2.putText(
-        picture, text, (left, top + strip - base), font, size, (255, 255, 255), thickness, cv2.LINE_AA
-    )
+    left = min(max(left, 0), max(picture.shape[1] - width, 0))
+    if top >= strip:
+        top -= strip
+    elif bottom + 1 + strip <= picture.shape[0]:
+        top = bottom + 1
+    cv2.rectangle(picture, (left, top), (left + width, top + strip - 1), colour, cv2.FILLED)
+    ink = (0, 0, 0) if np.dot(colour, _LIGHTNESS) > _LIGHT else (255, 255, 255)
+    cv2.putText(picture, text, (left, top + strip - base), font, size, ink, thickness, cv2.LINE_AA)
 
 
 def encode_jpeg(rgb: Image, quality: int = 90) -> bytes:

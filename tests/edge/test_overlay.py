@@ -37,6 +37,29 @@ def test_labels_stay_inside_the_picture() -> None:
         assert (picture != rgb).any(2).sum() > 300
 
 
+def test_a_cell_at_the_border_is_not_covered_and_has_four_lines() -> None:
+    rgb = np.full((300, 300, 3), 200, np.uint8)
+    for x, y in ((0, 0), (200, 0), (0, 200), (200, 200)):
+        picture = annotate(rgb, [finding(x, y, x + 100, y + 100, label="MO")])
+        for row, column in ((y, x + 50), (y + 99, x + 50), (y + 50, x), (y + 50, x + 99)):
+            assert picture[row, column].tolist() == [0, 114, 178]
+        assert (picture[y + 3 : y + 97, x + 3 : x + 97] == 200).all()
+
+
+@pytest.mark.parametrize(("label", "ink"), [("LY", 0), ("PNN", 0), ("MBL", 0), ("MO", 255), ("Er", 255)])
+def test_letters_have_the_contrast_that_their_strip_allows(label: str, ink: int) -> None:
+    """At least 4.5, as the Web Content Accessibility Guidelines ask of text."""
+    picture = annotate(np.full((900, 900, 3), 200, np.uint8), [finding(400, 400, 500, 500, label=label)])
+    strip = picture[375:398, 400:430].reshape(-1, 3).astype(float) / 255
+    light = np.where(strip <= 0.04045, strip / 12.92, ((strip + 0.055) / 1.055) ** 2.4) @ (
+        0.2126,
+        0.7152,
+        0.0722,
+    )
+    assert (strip * 255 == ink).all(1).any()
+    assert (light.max() + 0.05) / (light.min() + 0.05) > 4.5
+
+
 def test_copies_of_samples_with_equal_names_do_not_meet(tmp_path: Path) -> None:
     rgb = np.zeros((40, 50, 3), np.uint8)
     for sample in ("", "a", "a/b"):
