@@ -1,5 +1,6 @@
 """Annotated copies: a smear image with its findings drawn into it, for eyes."""
 
+import errno
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ _COLOUR_RGB = {
 """Okabe and Ito's palette, which colour-blind eyes tell apart too."""
 _LIGHTNESS, _LIGHT = (0.299, 0.587, 0.114), 100
 """Of a colour, as eyes weigh its channels; on lighter ones black letters have more contrast than white."""
+
+_LONGEST_SIDE_PX = 65_500
 
 
 def annotate(rgb: Image, findings: Sequence[Finding]) -> Image:
@@ -70,7 +73,13 @@ def _label(
 
 
 def encode_jpeg(rgb: Image, quality: int = 90) -> bytes:
-    """JPEG bytes of uint8 [H, W, 3] RGB."""
+    """JPEG bytes of uint8 [H, W, 3] RGB.
+
+    Raises:
+        OSError: a side is longer than libjpeg writes.
+    """
+    if (side_px := max(rgb.shape)) > _LONGEST_SIDE_PX:  # OpenCV gives no bytes for it, and no error
+        raise OSError(errno.EFBIG, f"{side_px} px are more than a JPEG's {_LONGEST_SIDE_PX}")
     return bytes(cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1])
 
 

@@ -71,6 +71,15 @@ def test_copies_of_samples_with_equal_names_do_not_meet(tmp_path: Path) -> None:
         assert picture.size == (50, 40)
 
 
+def test_an_image_that_is_longer_than_a_jpeg_gets_no_copy_and_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rgb = np.zeros((1, 65_501, 3), np.uint8)
+    save_overlay(tmp_path, ImageResult(Path("/in/x.png"), "", State.EMPTY, is_new=True, rgb=rgb))
+    assert list(tmp_path.iterdir()) == []
+    assert "cannot be written or removed (65501 px are more than a JPEG's 65500)" in caplog.text
+
+
 def test_an_image_that_was_not_read_gets_no_copy(tmp_path: Path) -> None:
     save_overlay(tmp_path, ImageResult(Path("x.jpg"), "", State.REJECTED, "empty", is_new=True))
     assert list(tmp_path.iterdir()) == []
