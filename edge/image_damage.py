@@ -43,9 +43,9 @@ _PAGE_BYTES = 4096
 _JPEG_MARKER_AFTER_PIXELS = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 # DHT, DAC, EOI, SOS, DQT, DNL, DRI, APP0 to APP15, COM: what may follow a scan.
 _JPEG_AFTER_SCAN = frozenset({0xC4, 0xCC, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE})
-_JPEG_SPARE_BYTES = re.compile(r"(\d+) extraneous bytes before marker")
+_JPEG_SPARE_BYTES = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _JPEG_MOST_SPARE_BYTES = 64
-"""At the end of a scan; images of CytologIA have 27."""
+"""Before the end marker (images of CytologIA have 27 somewhere). Before another scan damage left them over."""
 _JPEG_NOTES = frozenset({*range(0xE0, 0xEE), 0xEF, 0xFE})
 """APP0 to APP15 and COM, but for APP14, which tells the colours: metadata, colour profiles, previews."""
 _JPEG_END = b"\xff\xd9"
@@ -88,7 +88,7 @@ def check_jpeg(data: bytes) -> list[slice]:
 
 
 def tells_of_lost_pixels(warning: str) -> bool:
-    """Whether libjpeg warns of more than a few spare bytes: a stream that got out of step leaves many over.
+    """Whether libjpeg warns of more than a few spare bytes at the end: a stream out of step leaves many over.
 
     Args:
         warning: of the parts that `check_jpeg` finds, since libjpeg tells the first one only, and one of a

@@ -91,6 +91,15 @@ def test_promise_22_a_harmless_warning_hides_no_damage(name: str) -> None:
     assert "premature end of data" in rejected.detail
 
 
+def test_promise_22_spare_bytes_before_another_scan_are_damage_and_hide_none() -> None:
+    whole = encode(smear(360, 360), "JPEG", progressive=True)
+    second = whole.index(b"\xff\xc4", whole.index(b"\xff\xda"))
+    rejected = refusal(whole[:second] + bytes(range(1, 21)) + whole[second:])
+    assert rejected.reason == "damaged"
+    assert "extraneous bytes before marker 0xc4" in rejected.detail
+    decode(whole[:-2] + bytes(range(1, 21)) + whole[-2:])
+
+
 def test_promise_22_a_subsampling_that_hides_damage_is_unsupported() -> None:
     at = JPEG.index(b"\xff\xc0") + 11
     assert JPEG[at] == 0x22
