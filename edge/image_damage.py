@@ -3,8 +3,8 @@
 Rules:
     JPEG          without its end marker: truncated (damaged if the tail is zeros). With it: damaged if a
                   page (4096 bytes) of the coded pixels is zeros, a foreign marker stands among them, or
-                  libjpeg meets code that it cannot read or that ends too early. Bytes between the headers, a
-                  few at the end of the pixels, and all after the end marker are tolerated.
+                  libjpeg meets code that it cannot read or that ends too early. Bytes between the headers
+                  before the pixels, a few before the end marker, and all after it are tolerated.
     PNG           a chunk that is cut, or no end chunk: truncated; a wrong checksum: damaged.
     TIFF, BMP     shorter than the header says: truncated. Zero tail: see `_check_zero_tail`. Each strip or
                   tile of a TIFF that is a JPEG is looked at like a JPEG; fax codings are unsupported.
@@ -45,7 +45,7 @@ _JPEG_MARKER_AFTER_PIXELS = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _JPEG_AFTER_SCAN = frozenset({0xC4, 0xCC, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE})
 _JPEG_SPARE_BYTES = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _JPEG_MOST_SPARE_BYTES = 64
-"""Before the end marker (images of CytologIA have 27 somewhere). Before another scan damage left them over."""
+"""Before the end marker; images of CytologIA have 27 somewhere. Before another scan damage left them over."""
 _JPEG_NOTES = frozenset({*range(0xE0, 0xEE), 0xEF, 0xFE})
 """APP0 to APP15 and COM, but for APP14, which tells the colours: metadata, colour profiles, previews."""
 _JPEG_END = b"\xff\xd9"
@@ -55,8 +55,10 @@ _JPEG_STANDALONE = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})
 def check_jpeg(data: bytes) -> list[slice]:
     """Walk over the markers to the end marker; where what the pixels need lies, all else is left out."""
     at, scans, needed = 2, 0, [slice(0, 2)]
-    while (at := data.find(b"\xff", at)) >= 0 and at + 1 < len(data):
-        marker = data[at + 1]
+    while (found := data.find(b"\xff", at)) >= 0 and found + 1 < len(data):
+        if scans and found > at:  # pixels behind what looks like a marker
+            raise _refusal("damaged", f"{found - at} bytes stand between the scans at byte {at}")
+        at, marker = found, data[found + 1]
         if marker == 0xD9 and scans:
             return [*needed, slice(at, at + 2)]
         if marker == 0xFF or marker in _JPEG_STANDALONE:

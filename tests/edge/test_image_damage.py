@@ -97,6 +97,8 @@ def test_promise_22_spare_bytes_before_another_scan_are_damage_and_hide_none() -
     rejected = refusal(whole[:second] + bytes(range(1, 21)) + whole[second:])
     assert rejected.reason == "damaged"
     assert "extraneous bytes before marker 0xc4" in rejected.detail
+    tables_end = second + 2 + int.from_bytes(whole[second + 2 : second + 4], "big")
+    assert refusal(whole[:tables_end] + b"lost" + whole[tables_end:]).reason == "damaged"
     decode(whole[:-2] + bytes(range(1, 21)) + whole[-2:])
 
 
