@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edge.backends.base import Backend, BackendAbsent, Outputs, Session
 from edge.backends.cuda import Buffer, CudaMemory, DeviceMemory, probe
-from edge.backends.tensorrt_log import library_logger
+from edge.backends.tensorrt_log import library_logger, one_line
 from edge.engine_files import REBUILD, EngineFile, Machine, Target, TensorSpec, fitting_engines
 from edge.errors import BackendError, EngineAway
 from edge.manifest import NetworkSpec
@@ -41,7 +41,14 @@ def _backend(target: Target) -> "TensorRtBackend":
     machine = probe()
     if isinstance(machine, str):
         raise BackendAbsent(target, machine)
-    return TensorRtBackend(import_module(target), target, machine)
+    try:
+        module = import_module(target)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == target:
+            raise  # it is not installed
+        # Libraries of its own are missing or do not fit.
+        raise BackendError(f"{target} does not load ({one_line(str(error))}); install it again.") from error
+    return TensorRtBackend(module, target, machine)
 
 
 class TensorRtBackend(Backend):

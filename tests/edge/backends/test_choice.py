@@ -1,6 +1,7 @@
 """Which backend a station uses, and what it says of that."""
 
 import logging
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from edge.backends import tensorrt
 from edge.backends.base import Backend, BackendAbsent, Outputs, Session, find_backend
 from edge.bundle import Bundle
+from edge.engine_files import Machine
 from edge.errors import BackendError, EngineAway, SettingsError
 from edge.exit_codes import ExitCode, exit_code_of
 from edge.manifest import NetworkSpec
@@ -142,6 +144,33 @@ def test_a_card_without_fitting_engines_is_warned_of_and_gives_its_memory_back(
         "openvino is used instead: The engine is for another card; build it."
     ]
     assert double.opened[0].closed
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("raise FileNotFoundError('Could not find: libnvinfer.so.10')", "Could not find: libnvinfer.so.10"),
+        ("import tensorrt_bindings", "No module named 'tensorrt_bindings'"),
+    ],
+)
+def test_a_library_that_does_not_load_is_warned_of_and_the_next_is_used(
+    line: str,
+    said: str,
+    bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "tensorrt.py").write_text(line)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    monkeypatch.setattr(tensorrt, "probe", lambda: Machine("a card", "8.6", "", 0))
+    engines(monkeypatch, tensorrt_rtx=BackendAbsent("tensorrt_rtx", "not installed"))
+    with open_pipeline(bundle) as pipeline:
+        assert pipeline.engine_id.startswith("openvino:")
+    assert [r.message for r in caplog.records if r.levelno == logging.WARNING] == [
+        f"openvino is used instead: tensorrt does not load ({said}); install it again."
+    ]
 
 
 def test_the_settings_declare_a_fallback_for_a_named_backend_only(tmp_path: Path) -> None:
