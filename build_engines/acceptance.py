@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from edge.cli import FOLDER
 from edge.errors import EdgeError
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def _tell(step: "StepReport") -> None:
     type=click.Choice(["tensorrt", "tensorrt-rtx"]),
     help="What is tried; without it, the best that this machine can.",
 )
-@click.option("--bundle", type=click.Path(path_type=Path), help="Model bundle; the embedded one without it.")
+@click.option("--bundle", type=FOLDER, help="Model bundle; the embedded one without it.")
 @click.option(
     "--images",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -150,8 +151,7 @@ def _tell(step: "StepReport") -> None:
 @click.option("--pauses", type=click.IntRange(1), default=5, show_default=True, help="Idle pauses.")
 @click.option("--idle-s", type=click.FloatRange(0), default=60.0, show_default=True,
               help="Seconds of an idle pause.")  # fmt: skip
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default="gpu-acceptance",
-              show_default=True, help="Folder of the report.")  # fmt: skip
+@click.option("--out", type=FOLDER, default="gpu-acceptance", show_default=True, help="Folder of the report.")
 def main(target: str | None, bundle: Path | None, images: Path | None, count: int, pauses: int, idle_s: float,
          out: Path) -> None:  # fmt: skip
     """Build, load, try and measure the engines of a bundle on this machine's card, and write a report."""

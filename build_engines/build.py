@@ -13,9 +13,10 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from edge.cli import FOLDER
 from edge.errors import EdgeError
 
-_FOLDER = click.Path(path_type=Path)
+_FILE = click.Path(path_type=Path)
 _ONLY_BUNDLES = ("detector", "classifier", "recipe", "name", "threshold", "tile_size")
 _ONLY_ENGINES = (
     "bundle",
@@ -48,7 +49,7 @@ def _capabilities(
     "--recipe.",
 )
 @click.option(
-    "--out", type=_FOLDER, help="Folder of the new bundle, or of engines in place of their bundle's."
+    "--out", type=FOLDER, help="Folder of the new bundle, or of engines in place of their bundle's."
 )
 @click.option(
     "--images",
@@ -60,13 +61,13 @@ def _capabilities(
 @click.option(
     "--detector",
     multiple=True,
-    type=_FOLDER,
+    type=_FILE,
     help="Bundle: checkpoint of the detector; several are fused and count alike.",
 )
 @click.option(
     "--classifier",
     multiple=True,
-    type=_FOLDER,
+    type=_FILE,
     help="Bundle: checkpoint of the classifier; none for a detector that names the classes itself; several "
     "count alike.",
 )
@@ -78,12 +79,18 @@ def _capabilities(
 )
 @click.option("--name", help="Bundle: its name; that of its folder without it.")
 @click.option(
-    "--threshold", default=0.5, show_default=True, help="Bundle: least detection score of a finding."
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Bundle: least detection score of a finding.",
 )
 @click.option(
-    "--tile-size", type=int, help="Bundle: side of the detector's tile; that of its training without it."
+    "--tile-size",
+    type=click.IntRange(1),
+    help="Bundle: side of the detector's tile; that of its training without it.",
 )
-@click.option("--bundle", type=_FOLDER, help="Engines: of this bundle; the station's own without it.")
+@click.option("--bundle", type=FOLDER, help="Engines: of this bundle; the station's own without it.")
 @click.option(
     "--settings",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -107,7 +114,7 @@ def _capabilities(
 @click.option("--per-layer", is_flag=True, help="Engines: have Polygraphy compare every layer on the card.")
 @click.option(
     "--triton",
-    type=_FOLDER,
+    type=FOLDER,
     help="Engines: only write this folder, a model repository for a Triton Inference Server.",
 )
 def main(

@@ -50,9 +50,10 @@ def find_library(target: Target) -> Library:
     advice = f"`pip install {_PACKAGE[target]}`"
     try:
         module = import_module(target)
-    except ImportError:
-        return Library(None, f"{target} is not installed; {advice}")
-    except Exception as error:  # its own libraries are missing or do not fit
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == target:
+            return Library(None, f"{target} is not installed; {advice}")
+        # Libraries of its own are missing or do not fit.
         return Library(None, f"{target} does not load ({' '.join(str(error).split())}); {advice} again")
     oldest = _OLDEST[target]
     parts = [int(part) if part.isdigit() else 0 for part in module.__version__.split(".")[:2]]
@@ -86,7 +87,7 @@ class Preflight:
         except EngineAway as error:
             card = str(error).rstrip(".")
         machine, no_card = (None, card) if isinstance(card, str) else (card, "")
-        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        there = next(path for path in (folder, *folder.absolute().parents) if _is_seen(path))
         libraries = {target: find_library(target) for target in TARGETS}
         return cls(machine, no_card, libraries, shutil.disk_usage(there).free)
 
@@ -120,6 +121,14 @@ class Preflight:
     def best_target(self) -> Target | None:
         """What is built on this machine's card: TensorRT, else TensorRT-RTX; None where neither can be."""
         return next((target for target in TARGETS if not self.why_not(target)), None)
+
+
+def _is_seen(path: Path) -> bool:
+    """Whether it exists, as far as this user may look."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return False
 
 
 def print_preflight(found: Preflight, bundle: Bundle) -> None:

@@ -29,6 +29,7 @@ class Station:
     backend: str
     precision: str
     fallback: str | None
+    server_url: str | None
 
 
 def station_of(settings: Path | None, bundle: Path | None) -> Station:
@@ -46,7 +47,7 @@ def station_of(settings: Path | None, bundle: Path | None) -> Station:
     nowhere = Path("/nonexistent")
     chosen = load_settings(settings, inbox=nowhere / "inbox", out=nowhere / "out", bundle=bundle)
     path = chosen.bundle or embedded_bundle()
-    return Station(Bundle.load(path), chosen.backend, chosen.precision, chosen.fallback)
+    return Station(Bundle.load(path), chosen.backend, chosen.precision, chosen.fallback, chosen.server_url)
 
 
 def build_for_station(
@@ -153,7 +154,8 @@ def _require_f16(cpu: list[Verdict]) -> None:
 
 
 def _tell_what_is_used(station: Station, cpu: list[Verdict]) -> None:
-    with open_pipeline(station.bundle, station.backend, station.precision, station.fallback) as pipeline:
+    engine = (station.backend, station.precision, station.fallback, station.server_url)
+    with open_pipeline(station.bundle, *engine) as pipeline:
         why = f" ({pipeline.why})" if pipeline.why else ""
         click.echo(f"edge-watch runs {pipeline.bundle_id} on {pipeline.engine_id}{why}.")
         used = pipeline.engine_id.split(":")[:2]

@@ -1,5 +1,6 @@
 """`python build_engines/build.py` for engines: what it finds, builds and says, with and without a card."""
 
+import errno
 import re
 import shutil
 import subprocess
@@ -11,10 +12,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from build_engines import build, preflight
+from build_engines import build, preflight, station_build
 from build_engines.preflight import Library, Preflight, find_library
-from edge.bundle import embedded_bundle
+from edge.bundle import Bundle, embedded_bundle
 from edge.engine_files import Machine
+from edge.errors import EngineAway
 from tests.build_engines.test_engines_build import CARD, CardDouble, rtx
 
 NO_DRIVER = "no NVIDIA driver"
@@ -74,6 +76,21 @@ def test_the_settings_say_which_bundle_and_engine(folder: Path, tmp_path: Path) 
     assert "No engine of" not in said
     settings.write_text('bundel = "x"\n')
     assert "'bundel' in" in run("--settings", settings, code=1)
+
+
+def test_the_settings_say_which_server(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def is_away(_bundle: Bundle, *engine: str | None) -> None:
+        asked.append(engine)
+        raise EngineAway("The server is away.")
+
+    monkeypatch.setattr(station_build, "open_pipeline", is_away)
+    url = "http://192.0.2.9:8000"
+    settings = tmp_path / "station.toml"
+    settings.write_text(f'bundle = "{folder}"\nbackend = "kserve"\nserver_url = "{url}"\n')
+    assert "The server is away." in run("--settings", settings, "--gate-images", 1, code=1)
+    assert asked == [("kserve", "auto", None, url)]
 
 
 def test_the_environment_says_which_bundle(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,12 +153,30 @@ def test_a_library_that_is_absent_broken_or_old_is_told(
     monkeypatch.delitem(sys.modules, "tensorrt")
     (tmp_path / "tensorrt.py").write_text('raise OSError("libnvinfer.so.10 is missing")')
     assert "does not load (libnvinfer.so.10 is missing)" in find_library("tensorrt").why_not
+    (tmp_path / "tensorrt.py").write_text("import tensorrt_bindings  # which is not there")
+    assert "does not load (No module named 'tensorrt_bindings')" in find_library("tensorrt").why_not
+    (tmp_path / "tensorrt.py").write_text('raise ImportError("libnvinfer.so.10: cannot open shared object")')
+    assert "does not load (libnvinfer.so.10: cannot open" in find_library("tensorrt").why_not
     (tmp_path / "tensorrt.py").write_text('__version__ = "10.9.1"  # and something to change its size')
     assert "tensorrt is 10.9.1 and must be 10.13 or newer" in find_library("tensorrt").why_not
     monkeypatch.delitem(sys.modules, "tensorrt")
     (tmp_path / "tensorrt.py").write_text('__version__ = "11.4.0.106"')
     assert find_library("tensorrt").version == "11.4.0.106"
     monkeypatch.delitem(sys.modules, "tensorrt")
+
+
+def test_a_folder_that_this_user_may_not_look_into_has_the_disk_of_the_one_above(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.exists
+
+    def exists(path: Path) -> bool:
+        if path.is_relative_to(tmp_path / "closed" / "engines"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(Path, "exists", exists)
+    assert Preflight.look(tmp_path / "closed" / "engines" / "new").disk_bytes > 0
 
 
 def test_engines_for_other_cards_go_where_they_are_told(folder: Path, tmp_path: Path) -> None:
@@ -165,7 +200,6 @@ def test_on_a_card_the_best_is_built_and_the_station_runs_it(
 ) -> None:
     """With a double of the card; the station's own choice is another test's."""
     from build_engines import engines_build
-    from edge.bundle import Bundle
 
     monkeypatch.setattr(preflight, "probe", lambda: CARD)
     monkeypatch.setattr(preflight, "find_spec", lambda name: object())
@@ -227,6 +261,10 @@ def test_what_cannot_be_built_here_is_told_in_one_sentence(folder: Path, args: l
         (["--detector", "d.pt", "--out", "o", "--target", "tensorrt"], "engines come after it"),
         (["--detector", "d.pt", "--out", "o", "--check"], "--check is for engines"),
         (["--classifier", "c.pt"], "--classifier is for a bundle, which needs --detector"),
+        (["--detector", "d.pt", "--out", ""], "it is empty; name a folder"),
+        (["--bundle", ""], "it is empty; name a folder"),
+        (["--detector", "d.pt", "--out", "o", "--threshold", "1.5"], "1.5 is not in the range 0<=x<=1"),
+        (["--detector", "d.pt", "--out", "o", "--tile-size", "-32"], "-32 is not in the range x>=1"),
         *(
             (
                 ["--target", "tensorrt-rtx", "--compute-capability", wrong],
@@ -243,7 +281,6 @@ def test_options_that_mean_nothing_or_do_not_go_together_are_refused(args: list[
 def test_polygraphy_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     from build_engines import per_layer
     from build_engines.errors import EngineError
-    from edge.bundle import Bundle
 
     monkeypatch.setattr(per_layer, "find_spec", lambda name: None if name == "polygraphy" else object())
     with pytest.raises(EngineError, match="since polygraphy is not installed; `pip install polygraphy"):
