@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from build_engines.engine_network import Order, read_network
+from build_engines.engine_store import write_whole
 from build_engines.errors import EngineError
 from edge.backends.tensorrt_log import library_logger
 from edge.engine_files import EngineRecord, Machine, Target
@@ -120,8 +121,7 @@ def _build(
         raise EngineError(f"{trt.__name__} {trt.__version__} built no engine of {order} ({said}); {advice}.")
     plan = bytes(memory)
     if cache is not None:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        cache.write_bytes(bytes(config.get_timing_cache().serialize()))
+        write_whole(cache, bytes(config.get_timing_cache().serialize()))
     record = EngineRecord(
         target=target,
         graph=order.onnx_path.name,

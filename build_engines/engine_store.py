@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from build_engines.engine_network import Order
-from build_engines.errors import EngineError
+from build_engines.errors import EngineError, writing
 from edge.bundle import file_sha256
 from edge.engine_files import ENGINES_FOLDER, EngineFile, EngineRecord, Machine, Target, engines_of
 from edge.locks import fsync_folder
@@ -78,14 +78,19 @@ def remove_unreadable(folder: Path, target: Target) -> None:
     Args:
         folder: with `engines/`.
         target: whose engines.
+
+    Raises:
+        EngineError: the folder cannot be written.
     """
-    for path in (folder / ENGINES_FOLDER / target).glob("*.json"):
-        try:
-            EngineRecord.model_validate_json(path.read_bytes())
-        except ValidationError:
-            log.warning("%s is no engine record of this version and is removed with its plan", path)
-            path.unlink()
-            path.with_suffix(".plan").unlink(missing_ok=True)
+    engines = folder / ENGINES_FOLDER / target
+    with writing(engines, EngineError):
+        for path in engines.glob("*.json"):
+            try:
+                EngineRecord.model_validate_json(path.read_bytes())
+            except ValidationError:
+                log.warning("%s is no engine record of this version and is removed with its plan", path)
+                path.unlink()
+                path.with_suffix(".plan").unlink(missing_ok=True)
 
 
 def unchanged_engine(

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from rich.console import Console
 from build_engines.engine import build_engine
 from build_engines.engine_network import Order
 from build_engines.engine_store import plan_name, remove_unreadable, unchanged_engine, write_engine
-from build_engines.errors import EngineError
+from build_engines.errors import EngineError, writing
 from build_engines.gate import Verdict, how_far, print_verdicts, verdict
 from build_engines.job import Job
 from build_engines.progress import BuildProgress
@@ -58,14 +59,17 @@ def build_on_card(job: Job, reference: Reference, console: Console) -> list[Engi
     """
     remove_unreadable(job.out, job.target)
     engines_folder = job.out / ENGINES_FOLDER
-    engines_folder.mkdir(parents=True, exist_ok=True)
+    orders = job.orders()
     finished: list[EngineFile] = []
-    # A folder like the bundle, so that the backend can open from it what the station must not see yet.
-    with tempfile.TemporaryDirectory(prefix=".build-", dir=engines_folder) as name:
-        staged = Path(name)
-        for order in job.orders():
-            (staged / order.onnx_path.name).unlink(missing_ok=True)
-            (staged / order.onnx_path.name).symlink_to(order.onnx_path.resolve())
+    with ExitStack() as staging:
+        with writing(engines_folder, EngineError):
+            engines_folder.mkdir(parents=True, exist_ok=True)
+            # Like the bundle, so that the backend can open from it what the station must not see yet.
+            name = staging.enter_context(tempfile.TemporaryDirectory(prefix=".build-", dir=engines_folder))
+            staged = Path(name)
+            for graph in {order.onnx_path for order in orders}:
+                (staged / graph.name).symlink_to(graph.resolve())
+        for order in orders:
             engine = _unchanged(job, order, console)
             if engine is not None and engine.record.gate is not None:
                 finished.append(engine)

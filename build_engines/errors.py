@@ -22,5 +22,6 @@ def writing(folder: Path, kind: type[EdgeError]) -> Iterator[None]:
         yield
     except OSError as error:
         raise kind(
-            f"{folder} cannot be written ({error.strerror}); make room, or give another folder."
+            f"{folder} cannot be written ({error.strerror}); make room, run it as who may write there, or "
+            "give another folder."
         ) from error

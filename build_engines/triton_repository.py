@@ -77,11 +77,8 @@ def write_triton_repository(
     """
     graphs = served_graphs(bundle)
     models = {graph.name: _models(bundle, graph, precision, plans) for graph in graphs}
-    if folder.exists() and not (folder / _MARK).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise EngineError(
-            f"{folder} is not empty and no Triton repository that was written here; give another folder."
-        )
     with writing(folder, EngineError):
+        _require_replaceable(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         replaced = unfinished.with_name(f"{unfinished.name}.old")
@@ -97,6 +94,13 @@ def write_triton_repository(
             shutil.rmtree(replaced, ignore_errors=True)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _require_replaceable(folder: Path) -> None:
+    if folder.exists() and not (folder / _MARK).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise EngineError(
+            f"{folder} is not empty and no Triton repository that was written here; give another folder."
+        )
 
 
 def _models(

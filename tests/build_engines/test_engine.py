@@ -3,6 +3,7 @@
 import re
 import signal
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,9 @@ def test_tensorrt_keeps_what_it_measured(tmp_path: Path, monkeypatch: pytest.Mon
     cache.write_bytes(b"of another machine")
     build_engine(rtx, order, CARD, Told())
     assert cache.read_bytes() != b"of another machine"
+    (tmp_path / "file").touch()
+    with pytest.raises(EngineError, match=r"file/timing\.cache cannot be written"):
+        build_engine(rtx, replace(order, timing_cache=tmp_path / "file" / "timing.cache"), CARD, Told())
 
 
 def test_what_another_card_measured_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -177,6 +177,19 @@ def test_every_engine_answers_at_its_own_batch_before_the_station_sees_it(
     assert card.batches == {}
 
 
+def test_a_bundle_that_cannot_be_written_is_told_in_one_sentence(
+    bundle: Bundle, lines: Console, reference: Reference
+) -> None:
+    job = Job(rtx, bundle, bundle.path, CARD, batches=(1,))
+    (bundle.path / "engines").write_text("a file where a folder is needed")
+    with pytest.raises(EngineError, match=r"engines cannot be written \(File exists\); make room, run it as"):
+        build_on_card(job, reference, lines)
+    (bundle.path / "engines").unlink()
+    (bundle.path / "engines/tensorrt_rtx/a.json").mkdir(parents=True)
+    with pytest.raises(EngineError, match=r"tensorrt_rtx cannot be written \("):
+        build_on_card(job, reference, lines)
+
+
 def test_engines_that_were_built_elsewhere_are_tried_and_not_built_again(
     bundle: Bundle, lines: Console, reference: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
