@@ -4,6 +4,7 @@ Exports all networks in FP32 and FP16, holds every engine of this machine agains
 bundle only if FP32 on all of them gives torch's answers.
 """
 
+import json
 import logging
 import shutil
 import tempfile
@@ -56,10 +57,9 @@ def build_bundle(
         images_are: what they are, in words.
 
     Raises:
-        BuildError: an engine in FP32 strays from torch.
+        BuildError: an engine in FP32 strays from torch, or `out` holds something else than a bundle.
     """
-    if out.exists() and any(out.iterdir()):
-        Bundle.load(out)  # a folder that is no bundle is not replaced
+    _require_replaceable(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     replaced = folder.with_name(f"{folder.name}.old")
@@ -104,6 +104,20 @@ def build_bundle(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return Bundle.load(out)
+
+
+def _require_replaceable(out: Path) -> None:
+    """A bundle may be replaced, also one that is damaged or of another version, but nothing else."""
+    if not out.name:
+        raise BuildError(f"The bundle cannot take the place of {out} itself; give --out a name in it.")
+    if not out.exists() or not any(out.iterdir()):
+        return
+    try:
+        told = json.loads((out / MANIFEST).read_bytes())
+    except (FileNotFoundError, ValueError):
+        told = None
+    if not isinstance(told, dict) or not {"schema_version", "sha256"} <= told.keys():
+        raise BuildError(f"{out} is not empty and no bundle, so it is not replaced; give another folder.")
 
 
 def golden_smears() -> list[DrawnSmear]:

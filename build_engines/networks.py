@@ -181,7 +181,7 @@ def _load_classifier(entry: ClassifierEntry, index: int) -> Network:
 def _ultralytics_classifier(
     path: Path,
 ) -> tuple[nn.Module, tuple[str, ...], CropGeometry, str, dict[str, Any]]:
-    model = import_ultralytics().YOLO(path)
+    model = _ultralytics_model(path)
     if model.task != "classify":
         raise BuildError(f"{path} is a network for {model.task!r} and no classifier; give a classifier's.")
     # Its own resizing of the shorter side and cutting of the longer one is nearest to a stretched square.
@@ -191,6 +191,23 @@ def _ultralytics_classifier(
     return UltralyticsClassifier(model.model), classes, crops, path.stem, _ultralytics_facts(path)
 
 
+def _ultralytics_model(path: Path) -> Any:
+    """A model of ultralytics with its network.
+
+    Raises:
+        CheckpointError: ultralytics does not read the file.
+    """
+    if path.suffix.lower() != ".pt":
+        raise CheckpointError(f"{path} is a network of ultralytics, which reads it only as .pt; rename it.")
+    try:
+        return import_ultralytics().YOLO(path)
+    except Exception as error:  # a pickle of another version may raise anything
+        raise CheckpointError(
+            f"{path} cannot be read by the ultralytics that is installed ({type(error).__name__}: "
+            f"{' '.join(str(error).split())}); install the version that wrote it, or train it again."
+        ) from error
+
+
 def _ultralytics_facts(path: Path) -> dict[str, Any]:
     return {"model": path.name, "framework": "ultralytics (AGPL-3.0)", **provenance_beside(path)}
 
@@ -198,7 +215,7 @@ def _ultralytics_facts(path: Path) -> dict[str, Any]:
 def _load_detector(entry: DetectorEntry, index: int) -> Network:
     path = entry.checkpoint
     if is_ultralytics(path):
-        model = import_ultralytics().YOLO(path)
+        model = _ultralytics_model(path)
         if model.task != "detect":
             raise BuildError(f"{path} is a network for {model.task!r} and no detector; give a detector's.")
         names = tuple(model.names.values())

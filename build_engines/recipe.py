@@ -34,7 +34,7 @@ class DetectorEntry(_Part):
     """A detector; what is not said is as in `edge.manifest.DetectorSpec`."""
 
     checkpoint: Path
-    tile_size: int | None = None
+    tile_size: int | None = Field(default=None, gt=0)
     """None: that of its training."""
     weight: Weight = 1.0
     class_weight: WeightOrNone = 1.0

@@ -51,10 +51,11 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="session")
 def built(checkpoints: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """By the command, in place of a bundle that stood there."""
+    """By the command, in place of a damaged bundle that stood there."""
     detector, classifier = map(str, checkpoints)
     out = tmp_path_factory.mktemp("out") / "small"
     shutil.copytree(embedded_bundle(), out)
+    (out / "golden.npz").unlink()
     args = ["--detector", detector, "--classifier", classifier, "--out", str(out), "--gate-images", "3"]
     result = CliRunner().invoke(main, [*args, "--threshold", "0.3"])
     assert result.exit_code == 0, result.output

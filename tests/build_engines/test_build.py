@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -136,10 +137,23 @@ def test_a_folder_that_is_no_bundle_is_not_replaced(checkpoints: tuple[Path, Pat
     (tmp_path / "thesis.txt").write_text("years of work")
     detector, classifier = map(str, checkpoints)
     args = ["--detector", detector, "--classifier", classifier, "--out", str(tmp_path)]
-    result = CliRunner().invoke(main, args)
-    assert result.exit_code == 1
-    assert "is no model bundle" in result.output
+    for manifest in (None, '{"name": "an app"}', "[]", "no JSON"):
+        if manifest is not None:
+            (tmp_path / "manifest.json").write_text(manifest)
+        result = CliRunner().invoke(main, args)
+        assert result.exit_code == 1
+        assert f"{tmp_path} is not empty and no bundle, so it is not replaced" in result.output
     assert (tmp_path / "thesis.txt").exists()
+
+
+def test_the_current_folder_is_not_replaced(
+    checkpoints: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    detector, classifier = map(str, checkpoints)
+    result = CliRunner().invoke(main, ["--detector", detector, "--classifier", classifier, "--out", "."])
+    assert result.exit_code == 1
+    assert "cannot take the place of . itself; give --out a name in it." in result.output
 
 
 def test_a_folder_that_cannot_be_written_is_told_in_one_sentence(
@@ -147,11 +161,11 @@ def test_a_folder_that_cannot_be_written_is_told_in_one_sentence(
 ) -> None:
     (tmp_path / "file").touch()
     detector, classifier = map(str, checkpoints)
-    for out in (tmp_path / "file", tmp_path / "file" / "bundle"):
-        args = ["--detector", detector, "--classifier", classifier, "--gate-images", "1", "--out", str(out)]
-        result = CliRunner().invoke(main, args)
-        assert result.exit_code == 1
-        assert f"{out} cannot be written (" in result.output
+    out = tmp_path / "file" / "bundle"
+    args = ["--detector", detector, "--classifier", classifier, "--gate-images", "1", "--out", str(out)]
+    result = CliRunner().invoke(main, args)
+    assert result.exit_code == 1
+    assert f"{out} cannot be written (" in result.output
 
 
 @pytest.mark.parametrize(
@@ -191,6 +205,13 @@ def test_what_does_not_go_together_is_refused_in_one_sentence(
     (tmp_path / "text.pt").write_text("hello")
     with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
         load_networks(tmp_path / "text.pt", None)
+    with zipfile.ZipFile(tmp_path / "old.pt", "w") as archive:
+        archive.writestr("old/data.pkl", b"of an ultralytics that nobody has any more")
+    with pytest.raises(CheckpointError, match=r"old\.pt cannot be read by the ultralytics that is"):
+        load_networks(tmp_path / "old.pt", None)
+    (tmp_path / "old.pt").rename(tmp_path / "old.ckpt")
+    with pytest.raises(CheckpointError, match=r"old\.ckpt is a network of ultralytics.* as \.pt; rename"):
+        load_networks(tmp_path / "old.ckpt", None)
     with pytest.raises(BuildError, match="holds no readable image"):
         gate_images(tmp_path, 3)
 

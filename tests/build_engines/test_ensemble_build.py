@@ -247,6 +247,8 @@ def test_a_server_refuses_an_ensemble_in_one_sentence(ensemble: Bundle, tmp_path
         ("[[detector]\n", "is no TOML"),
         ("[[detector]]\ncheckpoint = 'd.pt'\nwindows = {size_px = 9, overlap_px = 5}", "at most half"),
         ("[[detector]]\ncheckpoint = 'd.pt'\nweight = 0", "greater than 0"),
+        ("[[detector]]\ncheckpoint = 'd.pt'\nweight = inf", "finite number"),
+        ("[[detector]]\ncheckpoint = 'd.pt'\ntile_size = -32", "greater than 0"),
         (None, "cannot be read"),
     ],
 )
