@@ -52,15 +52,21 @@ def show(out: Path, tiles: int, fields: int) -> None:
     """Run the demo.
 
     Raises:
-        StationError: `out` is somebody's folder, or the station did not answer every image.
+        StationError: `out` is somebody's folder or cannot be written, or the station did not answer every
+            image.
     """
     console = Console()
-    if out.exists() and not (out / _MARK).exists():
-        raise StationError(f"{out} exists and is not from a demo; give another folder with --out.")
-    shutil.rmtree(out, ignore_errors=True)
     inbox, results = out / "inbox", out / "results"
-    (inbox / "drawn-smear-1").mkdir(parents=True)
-    (out / _MARK).touch()
+    try:
+        if out.exists() and not (out / _MARK).exists():
+            raise StationError(f"{out} exists and is not from a demo; give another folder with --out.")
+        shutil.rmtree(out, ignore_errors=True)
+        (inbox / "drawn-smear-1").mkdir(parents=True)
+        (out / _MARK).touch()
+    except OSError as error:
+        raise StationError(
+            f"{out} cannot be written ({error.strerror}); give another folder with --out."
+        ) from error
     console.print(
         f"Drawing {tiles} tiles and {fields} fields of 2592x1944 px (drawn smears, not real blood)."
     )

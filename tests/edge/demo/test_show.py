@@ -49,6 +49,13 @@ def test_the_demo_does_not_remove_a_folder_that_is_not_its_own(tmp_path: Path) -
     assert (tmp_path / "results/results.csv").exists()
 
 
+def test_a_folder_that_cannot_be_made_is_told_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(cli.demo, ["--out", str(tmp_path / "file" / "demo")])
+    assert result.exit_code == 78
+    assert "demo cannot be written (Not a directory); give another folder with --out." in result.output
+
+
 def test_the_settings_of_a_real_station_are_not_for_the_demo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
