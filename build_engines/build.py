@@ -153,7 +153,12 @@ def _refuse_foreign_options(names: tuple[str, ...], building_bundle: bool) -> No
 
 def _build_bundle(detector: tuple[Path, ...], recipe: Path | None, out: Path, *, classifier: tuple[Path, ...],
                   tile_size: int | None, **options: Any) -> None:  # fmt: skip
-    from build_engines.bundle_build import build_from_checkpoints
+    try:
+        from build_engines.bundle_build import build_from_checkpoints
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"No bundle is built here, since {error.name} is not installed; `pip install '.[training]'`."
+        ) from error
     from build_engines.recipe import read_recipe, recipe_of
 
     if recipe is not None and (detector or classifier or tile_size):

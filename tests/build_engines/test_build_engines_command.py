@@ -278,6 +278,19 @@ def test_options_that_mean_nothing_or_do_not_go_together_are_refused(args: list[
     assert said in run(*args, code=2)
 
 
+@pytest.mark.parametrize("package", ["torch", "onnx"])
+def test_a_station_builds_no_bundle_and_says_what_is_missing(
+    package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("build_engines.bundle_build", "build_engines.compact"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    said = run("--detector", "d.pt", "--out", "o", code=1)
+    assert said == (
+        f"Error: No bundle is built here, since {package} is not installed; `pip install '.[training]'`.\n"
+    )
+
+
 def test_polygraphy_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     from build_engines import per_layer
     from build_engines.errors import EngineError
