@@ -24,6 +24,7 @@ from build_engines.networks import Graph, Networks, load_recipe
 from build_engines.onnx_export import export
 from build_engines.recipe import Recipe
 from build_engines.reference import Image, Reference, gate_images, reference_answers
+from build_engines.replacing import put_in_place
 from edge.bundle import GOLDEN, MANIFEST, Bundle, file_sha256
 from edge.demo.renderer import DrawnSmear, draw_field, draw_tile
 from edge.manifest import ClassifierSpec, DetectorSpec, GateResult, Manifest, Thresholds
@@ -62,7 +63,6 @@ def build_bundle(
     _require_replaceable(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    replaced = folder.with_name(f"{folder.name}.old")
     try:
         _export_graphs(networks, folder)
         smears = {f"drawn smear {index + 1}": smear.rgb for index, smear in enumerate(golden_smears())}
@@ -97,10 +97,7 @@ def build_bundle(
         (folder / MANIFEST).write_text(manifest.dump())
         write_model_card(folder)
         folder.chmod(0o755)
-        if out.exists():
-            out.rename(replaced)
-        folder.rename(out)
-        shutil.rmtree(replaced, ignore_errors=True)
+        put_in_place(folder, out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return Bundle.load(out)

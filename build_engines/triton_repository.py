@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from build_engines.errors import EngineError, writing
+from build_engines.replacing import put_in_place
 from edge.backends.kserve_models import (
     BATCHES,
     BUNDLE_ID,
@@ -81,17 +82,13 @@ def write_triton_repository(
         _require_replaceable(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        replaced = unfinished.with_name(f"{unfinished.name}.old")
         try:
             for graph in graphs:
                 for model in models[graph.name]:
                     _write_model(unfinished, graph, model)
             (unfinished / _MARK).write_text(f"{bundle.id}\n", "utf-8")
             unfinished.chmod(0o755)
-            if folder.exists():
-                folder.rename(replaced)
-            unfinished.rename(folder)
-            shutil.rmtree(replaced, ignore_errors=True)
+            put_in_place(unfinished, folder)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
 
