@@ -3,6 +3,7 @@
 import io
 from collections.abc import Mapping, Sequence
 from statistics import median
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -13,9 +14,12 @@ from benchmarks.growth import Growth
 from benchmarks.sharing import ALONE, Shared
 from benchmarks.whole_cost import WholeCost
 
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
+
 _GROWN, _BEGUN, _REST = "#009e73", "#d55e00", "#cccccc"
 _STATIONS = ("#009e73", "#0072b2")
-_STYLE = {
+_STYLE: "dict[RcKeyType, Any]" = {
     "svg.fonttype": "none",  # letters stay letters, and the file small
     "svg.hashsalt": "scale",
     "font.size": 9,

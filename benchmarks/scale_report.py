@@ -54,7 +54,7 @@ def write(measured: Measurements, folder: Path) -> None:
 
 def to_json(measured: Measurements) -> dict[str, Any]:
     """All figures; times of single images with three digits."""
-    return _rounded(
+    figures: dict[str, Any] = _rounded(
         {
             "about": dict(measured.about),
             "whole": asdict(measured.whole),
@@ -87,6 +87,7 @@ def to_json(measured: Measurements) -> dict[str, Any]:
             },
         }
     )
+    return figures
 
 
 def _rounded(value: Any) -> Any:
@@ -153,8 +154,10 @@ def _shares(point: Point, whole: WholeCost) -> tuple[float, float]:
 
 
 def _growth_table(growth: Growth, whole: WholeCost) -> str:
-    header = ("entries", "alone, p50, ms", "empty journal", "of an image in all")
-    header += ("waiting, ms", "empty journal", "of an image in all")
+    header = (
+        *("entries", "alone, p50, ms", "empty journal", "of an image in all"),
+        *("waiting, ms", "empty journal", "of an image in all"),
+    )
     rows = []
     for point in growth.points:
         alone, waiting = _shares(point, whole)

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -115,14 +116,17 @@ def _run(way: str, cores: Sequence[set[int]], images: Sequence[bytes], suffix: s
             ends.callback(daemons[-1].close)
         for daemon, home in zip(daemons, homes, strict=True):
             answers = Answers(home / "out")
-            wanted = len(images)
-            daemon.wait_for("all answers", lambda a=answers, n=wanted: len(a.look()) >= n, _PATIENCE_S)
+            daemon.wait_for("all answers", partial(_have_come, answers, len(images)), _PATIENCE_S)
         for daemon in daemons:
             daemon.stop()
     finished = [sorted(_finished_s(home / "out")) for home in homes]
     first_s = min(times[0] for times in finished)
     shutil.rmtree(scratch)
     return Shared(way, tuple(tuple(time - first_s for time in times) for times in finished))
+
+
+def _have_come(answers: Answers, wanted: int) -> bool:
+    return len(answers.look()) >= wanted
 
 
 def _finished_s(out: Path) -> Iterator[float]:

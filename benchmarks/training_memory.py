@@ -28,7 +28,7 @@ def training_bytes(model: str, side_px: int, batch_size: int, *, bf16: bool) -> 
     """
     network = build_network("timm", architecture_of(model, side_px), len(CELL_CLASSES)).train()
     without_contents = FakeTensorMode()
-    tensors = {
+    tensors: dict[str, torch.Tensor] = {
         name: without_contents.from_tensor(tensor)
         for name, tensor in (*network.named_parameters(), *network.named_buffers())
     }

@@ -69,7 +69,7 @@ def _answers(network: nn.Module, noise: Tensor) -> list[Tensor]:
         return [one for one in tree_leaves(network(noise)) if isinstance(one, Tensor)]
 
 
-class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Reads(TorchDispatchMode):
     """Counts the operations that take each of some tensors, by id."""
 
     def __init__(self, watched: Container[int]) -> None:

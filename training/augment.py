@@ -87,7 +87,7 @@ def _vary_colour(rgb: Image, variation: Variation, rng: np.random.Generator) -> 
     ground = rng.normal(0, 1) * variation.light + rng.normal(0, 1, 3) * variation.light / 2 * variation.hue
     density = cv2.LUT(rgb, _DENSITY_OF_LEVEL)
     density = cv2.transform(density, np.hstack([matrix.T, ground[:, None]]).astype(np.float32))
-    return np.clip(cv2.exp(-density) * 256 - 0.5, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(cv2.exp(-density) * 256 - 0.5, 0, 255), np.uint8)
 
 
 def _vary_optics(rgb: Image, variation: Variation, rng: np.random.Generator) -> Image:
@@ -98,22 +98,21 @@ def _vary_optics(rgb: Image, variation: Variation, rng: np.random.Generator) -> 
         small = cv2.resize(
             rgb, (max(int(width * scale), 8), max(int(height * scale), 8)), interpolation=cv2.INTER_AREA
         )
-        rgb = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+        rgb = np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
     if rng.random() < chance:  # out of focus
         strongest_px = max(1.8, variation.blur * min(rgb.shape[:2]))
-        rgb = cv2.GaussianBlur(rgb, (0, 0), rng.uniform(0.4, strongest_px))
+        rgb = np.asarray(cv2.GaussianBlur(rgb, (0, 0), rng.uniform(0.4, strongest_px)), np.uint8)
     if rng.random() < chance:  # sharpened by the camera
         soft = cv2.GaussianBlur(rgb, (0, 0), 1.5)
         amount = rng.uniform(0.2, 1.2)
-        rgb = cv2.addWeighted(rgb, 1 + amount, soft, -amount, 0)
+        rgb = np.asarray(cv2.addWeighted(rgb, 1 + amount, soft, -amount, 0), np.uint8)
     if rng.random() < chance:
         noise = rng.normal(0, rng.uniform(2, 10), rgb.shape).astype(np.float32)
         rgb = np.clip(rgb + noise, 0, 255).astype(np.uint8)
     if rng.random() < chance:
         quality = int(rng.integers(35, 92))
-        rgb = cv2.imdecode(
-            cv2.imencode(".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR
-        )
+        coded = cv2.imencode(".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        rgb = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)
     return rgb
 
 
@@ -153,4 +152,4 @@ def jitter_box(box_xyxy: Boxes, shift: float, scale: float, rng: np.random.Gener
     sides = np.tile(box_xyxy[2:] - box_xyxy[:2], 2)
     moved = box_xyxy + np.tile(rng.uniform(-shift, shift, 2), 2) * sides
     grown = rng.uniform(-scale, scale, 4) * sides / 2 * np.array([-1, -1, 1, 1])
-    return (moved + grown).astype(np.float32)
+    return np.asarray(moved + grown, np.float32)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from build_engines.checkpoint import FORMAT, provenance_beside
 from build_engines.graph_weights import weights_of_graph
 from edge.bundle import Bundle
+from edge.manifest import ClassifierSpec
 from training.loop import TrainingError
 
 
@@ -158,7 +159,7 @@ def _of_graph(path: Path) -> BaseWeights:
     spec = next((one for one in manifest.networks if path.name in (one.graph.fp32, one.graph.fp16)), None)
     if spec is None:
         raise TrainingError(f"{path} is no network of the bundle in its folder; give one of the bundle's.")
-    names = spec in manifest.classifiers or spec.names_classes
+    names = isinstance(spec, ClassifierSpec) or spec.names_classes
     classes = (spec.classes or manifest.classes) if names else ()
     return BaseWeights(path, weights_of_graph(path), classes, manifest.training_of(spec))
 

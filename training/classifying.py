@@ -188,7 +188,7 @@ def architecture_of(model: str, crop_size: int) -> dict[str, Any]:
 
 
 def load_base_weights(
-    network: nn.Module, base: BaseWeights, classes: Sequence[str], calibrate: Callable[[], object]
+    network: Any, base: BaseWeights, classes: Sequence[str], calibrate: Callable[[], object]
 ) -> None:
     """Take over every base weight that has this network's shape; only the last layer may differ.
 
@@ -196,6 +196,7 @@ def load_base_weights(
     input size is resampled to this network's.
 
     Args:
+        network: any model of timm.
         classes: of this network, in the order of its outputs.
         calibrate: as in `training.base_weights.take_over`.
 
@@ -229,7 +230,7 @@ def load_base_weights(
     )
 
 
-def _names_of_last_layer(network: nn.Module) -> list[str]:
+def _names_of_last_layer(network: Any) -> list[str]:
     last = network.get_classifier()  # of every model of timm
     return [
         f"{name}.{own}"

@@ -73,7 +73,7 @@ def train_yolox(
     if base is not None:
         require_elsewhere(base.path, folder / "best.pt")
     torch.manual_seed(schedule.seed)
-    network = build_network("yolox", architecture, 0)
+    network: Any = build_network("yolox", architecture, 0)
     network.head.initialize_biases(1e-2)
     dataset = TileDataset(training, geometry, variation, schedule.seed)
     weights = source_weights(training)
@@ -86,7 +86,7 @@ def train_yolox(
         calibration = torch.stack([dataset[int(index)][0] for index in chosen])
         yolox.load_base_weights(network, base, calibration)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network.to(device, memory_format=torch.channels_last)
+    network.to(device).to(memory_format=torch.channels_last)
 
     def batches(epoch: int) -> DataLoader[Any]:
         generator = torch.Generator().manual_seed(schedule.seed * 1000 + epoch)

@@ -64,9 +64,8 @@ def evaluate(
     truth, nearest = _labels(labelled)
     pairs = [(cell.truth, cell.found) for cell in labelled]
     pairs += [(None, one.label) for one in working if not one.matched]
-    found = [cell for cell in labelled if cell.found is not None]
-    confidences = [cell.class_score for cell in found]
-    correct = [cell.found == cell.truth for cell in found]
+    confidences = [cell.class_score for cell in labelled if cell.class_score is not None]
+    correct = [cell.found == cell.truth for cell in labelled if cell.class_score is not None]
     return Evaluation(
         n_images=len(images),
         n_boxes=len(cells),
@@ -80,7 +79,7 @@ def evaluate(
         detection=_curve(cells, detections, [working_threshold])[0],
         curve=_curve(cells, detections, CURVE_THRESHOLDS),
         calibration_error=metric.calibration_error(confidences, correct),
-        n_calibration=len(found),
+        n_calibration=len(confidences),
         reliability=reliability_bins(confidences, correct),
         coverage=coverage_curve(confidences, correct, COVERAGE_THRESHOLDS),
         target_accuracy=target_accuracy,

@@ -168,7 +168,7 @@ def find_entries(folders: Sequence[Path]) -> tuple[list[Entry], list[str]]:
 
 def _median_ms(folder: Path, report: Report) -> tuple[float | None, list[str]]:
     """From a file of edge-bench beside the report, if it is of the same bundle and engine."""
-    notes = []
+    notes: list[str] = []
     for path in sorted(folder.glob("*.json")):
         try:
             timed = _timed(json.loads(path.read_text(encoding="utf-8")))

@@ -112,7 +112,7 @@ def giou_matrix(a_xyxy: Boxes, b_xyxy: Boxes) -> NDArray[np.float32]:
     top_left = np.minimum(a_xyxy[:, None, :2], b_xyxy[None, :, :2])
     bottom_right = np.maximum(a_xyxy[:, None, 2:], b_xyxy[None, :, 2:])
     enclosing = np.prod(bottom_right - top_left, axis=2)
-    return iou - (enclosing - union) / enclosing
+    return np.asarray(iou - (enclosing - union) / enclosing, np.float32)
 
 
 def best_by_giou(true_xyxy: Boxes, predicted_xyxy: Boxes) -> tuple[NDArray[np.intp], NDArray[np.float32]]:

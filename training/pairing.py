@@ -133,8 +133,8 @@ def write_cells(cells: Iterable[Cell], false: Iterable[Detection], path: Path) -
             scores = (_text(cell.class_score), _text(cell.detection_score))
             rows.writerow([cell.image, cell.source, *map(_text, cell.box_xyxy), truth, *said, *scores])
         for one in false:
-            said = ("", "", "", one.label, _text(one.class_score), _text(one.detection_score))
-            rows.writerow([one.image, one.source, *map(_text, one.box_xyxy), *said])
+            scores = (_text(one.class_score), _text(one.detection_score))
+            rows.writerow([one.image, one.source, *map(_text, one.box_xyxy), "", "", "", one.label, *scores])
 
 
 def read_cells(path: Path) -> tuple[list[Cell], list[Detection]]:

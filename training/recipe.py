@@ -83,7 +83,8 @@ def main(size: Any, csvs: tuple[Path, ...], validation_csvs: tuple[Path, ...], r
     from rich.console import Console
 
     from training.out_folder import require_own, writing
-    from training.recipe_plan import Job, plan_recipe, plan_without_each_source
+    from training.recipe_bundle import Job
+    from training.recipe_plan import plan_recipe, plan_without_each_source
     from training.recipe_steps import Run, cards_of_machine, run_steps
 
     job = Job(recipe, size, csvs, validation_csvs, out, **options)

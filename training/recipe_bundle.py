@@ -113,7 +113,8 @@ def plan_bundle(plan: Plan, job: Job) -> tuple[str, Data]:
     folds: list[Data] = []
     if any(network.folds for kind in KINDS for _, network in recipe.networks(kind)):
         folds = _plan_folds(plan, job, data, recipe, "folds-curated" if recipe.curation else "folds")
-    soft, taught = (), ()
+    soft: tuple[str, ...] = ()
+    taught: tuple[str, ...] = ()
     trained = []
     for kind in KINDS:
         if kind == "classifier" and recipe.distillation is not None:

@@ -85,9 +85,9 @@ def _check(recipe: TrainingRecipe) -> None:
         try:
             ENTRIES[network.kind].model_validate({"checkpoint": "best.pt", **network.bundle})
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, (name, *first["loc"])))
-            raise RecipeError(f"{where} is not understood ({first['msg']}); see docs/bundle.md.") from error
+            fault = error.errors()[0]
+            where = ".".join(map(str, (name, *fault["loc"])))
+            raise RecipeError(f"{where} is not understood ({fault['msg']}); see docs/bundle.md.") from error
         if network.folds and recipe.folds is None:
             raise RecipeError(f"{name} wants one network a fold and the recipe has no folds; say folds = 5.")
         if "soft_weight" in network.training and recipe.distillation is None:

@@ -2,14 +2,18 @@
 
 import io
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
+
 INK, BAR = "#333344", "#7b4f9d"
 
-_STYLE = {
+_STYLE: "dict[RcKeyType, Any]" = {
     "svg.fonttype": "none",  # letters stay letters: they can be searched, and the file stays small
     "font.family": "sans-serif",
     "font.size": 9,

@@ -57,18 +57,18 @@ class Tally:
         for one in false:  # in an image without cells
             source.setdefault(one.image, one.source)
         place = {name: number for number, name in enumerate(source)}
-        labelled = [cell for cell in cells if cell.truth is not None]
-        occurring = {label for cell in labelled for label in (cell.truth, cell.nearest) if label is not None}
+        labelled = [(cell, cell.truth) for cell in cells if cell.truth is not None]
+        occurring = {label for cell, true in labelled for label in (true, cell.nearest) if label is not None}
         codes = tuple(sorted(occurring | set(labels)))
         column = {code: number for number, code in enumerate(codes)}
         truth, said, right = (np.zeros((len(place), len(codes))) for _ in range(3))
         giou, n_boxes, n_found, n_predicted = (np.zeros(len(place)) for _ in range(4))
-        for cell in labelled:
+        for cell, true in labelled:
             row = place[cell.image]
-            truth[row, column[cell.truth]] += 1
+            truth[row, column[true]] += 1
             if cell.nearest is not None:
                 said[row, column[cell.nearest]] += 1
-            right[row, column[cell.truth]] += cell.nearest == cell.truth
+            right[row, column[true]] += cell.nearest == true
             giou[row] += cell.giou
         for cell in cells:
             n_boxes[place[cell.image]] += 1
@@ -131,4 +131,5 @@ class Tally:
 def _share(part: Floats, whole: Floats | NDArray[np.int_]) -> Floats:
     """part / whole, nan where the whole is 0."""
     answer = np.full(np.shape(part), np.nan)
-    return np.divide(part, whole, out=answer, where=np.asarray(whole) > 0)
+    np.divide(part, whole, out=answer, where=np.asarray(whole) > 0)
+    return answer

@@ -67,7 +67,7 @@ class TileDataset(Dataset[tuple[Tensor, Tensor]]):
         scale = min(longest_px / max(rgb.shape[:2]), 1.0)
         if scale < 1:
             size_wh = (round(rgb.shape[1] * scale), round(rgb.shape[0] * scale))
-            rgb = cv2.resize(rgb, size_wh, interpolation=cv2.INTER_AREA)
+            rgb = np.asarray(cv2.resize(rgb, size_wh, interpolation=cv2.INTER_AREA), np.uint8)
         return turn(rgb, image.boxes_xyxy * np.float32(scale), rng)
 
     def _single(self, index: int, rng: np.random.Generator) -> tuple[Image, Boxes]:
@@ -120,7 +120,8 @@ def _visible(boxes: Boxes, size_wh: tuple[int, int]) -> Boxes:
     clipped = clip_boxes(boxes, size_wh)
     sides, full = clipped[:, 2:] - clipped[:, :2], boxes[:, 2:] - boxes[:, :2]
     kept = (sides.prod(1) >= _LEAST_VISIBLE * full.prod(1)) & (sides.min(1, initial=np.inf) >= _LEAST_SIDE_PX)
-    return clipped[kept]
+    visible: Boxes = clipped[kept]
+    return visible
 
 
 def source_weights(images: Sequence[AnnotatedImage]) -> list[float]:

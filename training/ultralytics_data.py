@@ -112,7 +112,7 @@ def _place_image(image: AnnotatedImage, place: Path, longest_side_px: int) -> tu
     else:
         if scale < 1:
             inner_wh = max(round(width * scale), 1), max(round(height * scale), 1)
-            rgb = cv2.resize(rgb, inner_wh, interpolation=cv2.INTER_AREA)
+            rgb = np.asarray(cv2.resize(rgb, inner_wh, interpolation=cv2.INTER_AREA), np.uint8)
         cv2.imwrite(str(place.with_suffix(".png")), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
     return width, height
 
@@ -121,7 +121,7 @@ def _relative_boxes(image: AnnotatedImage, size_wh: tuple[int, int]) -> NDArray[
     """Centre x, centre y, width and height as parts of the image's sides, float32 [n, 4]."""
     boxes = clip_boxes(image.boxes_xyxy, size_wh)
     relative = np.hstack([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]])
-    return relative / np.float32(size_wh * 2)
+    return np.asarray(relative / np.array(size_wh * 2, np.float32))
 
 
 class AnotherStation(BaseTransform):

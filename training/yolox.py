@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterable
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,8 +42,8 @@ def targets(boxes_xyxy: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(centre[..., :1]), centre, sides], dim=-1)
 
 
-def loss(network: nn.Module, tiles: Tensor, boxes_xyxy: Tensor) -> Tensor:
-    """YOLOX's own loss of a batch: assignment by SimOTA, box, objectness and class terms."""
+def loss(network: Any, tiles: Tensor, boxes_xyxy: Tensor) -> Tensor:
+    """A YoloxModule's own loss of a batch: assignment by SimOTA, box, objectness and class terms."""
     with warnings.catch_warnings():
         # yolox opens torch.cuda.amp.autocast, which torch calls by another name since 2.4.
         warnings.simplefilter("ignore", FutureWarning)
@@ -79,12 +80,12 @@ def background_of(rgb: Iterable[Image], geometry: TileGeometry) -> tuple[float, 
     return red, green, blue
 
 
-def load_base_weights(network: nn.Module, base: BaseWeights, calibration: Tensor) -> None:
+def load_base_weights(network: Any, base: BaseWeights, calibration: Tensor) -> None:
     """Take over base weights of the same size of YOLOX, with or without folded batch-norms.
 
     Args:
-        network: as built, any number of classes; its class convolutions stay new where the base weights name
-            another number.
+        network: a YoloxModule as built, any number of classes; its class convolutions stay new where the
+            base weights name another number.
         base: what they are.
         calibration: uint8 [B, S, S, 3] RGB tiles to put batch-norms back on.
 

@@ -68,7 +68,7 @@ def aspect_chart(rows: Sequence[CleanRow]) -> str:
 
     def draw(axes: Axes) -> None:
         ticks = [0.25, 0.5, 0.67, 1, 1.5, 2, 4]
-        bins = np.geomspace(0.25, 4, 49)
+        bins = np.geomspace(0.25, 4, 49).tolist()
         axes.hist(np.clip(sides[:, 0] / sides[:, 1], 0.25, 4), bins=bins, color=BAR)
         axes.set_xscale("log")
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

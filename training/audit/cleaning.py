@@ -162,10 +162,10 @@ def _mend(
     now = given
     changes: list[Change] = []
 
-    def mended(fault: Fault, reason: str, **parts: object) -> None:
+    def mended(fault: Fault, reason: str, box_xyxy: XYXY | None = None) -> None:
         nonlocal now
         before = row.text if not changes else now.text
-        now = replace(now, **parts)
+        now = replace(now, box_xyxy=box_xyxy or now.box_xyxy)
         changes.append(Change(label, row.line, row.name, Action.MENDED, fault, reason, before, now.text))
 
     if spaced := [column for column in COLUMNS if row.cells[column] != row.cells[column].strip()]:

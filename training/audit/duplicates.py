@@ -38,7 +38,7 @@ class Pair:
 
 def perceptual_hash(thumbnail: NDArray[np.uint8]) -> np.uint64:
     """The 64-bit pHash of a grey image, uint8 [32, 32] (imagehash.phash)."""
-    return np.packbits(imagehash.phash(Image.fromarray(thumbnail)).hash).view(">u8")[0].astype(np.uint64)
+    return np.uint64(np.packbits(imagehash.phash(Image.fromarray(thumbnail)).hash).view(">u8")[0])
 
 
 def near_duplicates(

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
@@ -81,7 +82,7 @@ def render(findings: Findings, examples_of: Callable[[Change], Example]) -> str:
     Args:
         examples_of: makes the pictures of one case; called for the first ones of each fault.
     """
-    by_fault: dict[Fault, list[Change]] = defaultdict(list)
+    by_fault: dict[StrEnum, list[Change]] = defaultdict(list)
     for change in findings.changes:
         by_fault[change.fault].append(change)
     faults = [

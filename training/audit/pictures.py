@@ -56,7 +56,9 @@ def _draw(rgb: Image, marks: list[Marked]) -> NDArray[np.uint8]:
     scale = (SIDE_PX - 2 * margin) / max(width, height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    canvas = cv2.copyMakeBorder(small, *[margin] * 4, cv2.BORDER_CONSTANT, value=(235, 232, 240))
+    canvas = cv2.copyMakeBorder(
+        small, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=(235, 232, 240)
+    )
     for mark in marks:
         x1, y1, x2, y2 = (
             int(np.clip(round(corner * scale) + margin, 0, SIDE_PX - 1)) for corner in mark.box_xyxy

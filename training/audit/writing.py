@@ -44,7 +44,10 @@ def duplicate_groups(found: Audit, provenance: Mapping[Path, Provenance]) -> dic
             if group := known.get(name, {}).get(DUPLICATE_GROUP):
                 given.setdefault(at, []).append(group)
     names |= {at: at.name for at in found.images if at not in names}
-    marks = [[*given.get(at, ()), *([found.groups[at]] if at in found.groups else ())] for at in names]
+    marks: list[list[Path | str]] = [[*given.get(at, ())] for at in names]
+    for own, at in zip(marks, names, strict=True):
+        if isinstance(at, Path) and at in found.groups:
+            own.append(found.groups[at])
     numbers = dict(zip(names, groups_sharing(marks).tolist(), strict=True))
     called = [(numbers[at], group) for at in names for group in given.get(at, ())]
     called += [(numbers[at], name) for at, name in names.items() if at in found.groups]
