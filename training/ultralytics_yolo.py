@@ -102,7 +102,7 @@ def train_ultralytics(
     resume = resume and last.exists()
     if resume:
         require_same_beginning(_read_began(last), began, last)
-        state = load_checkpoint(last)[1]
+        state = _read_state(last)
         first = state["train_args"]["epochs"]  # which ultralytics keeps
         if first != schedule.epochs:
             log.warning(
@@ -236,6 +236,18 @@ def _read_began(last: Path) -> dict[str, Any]:
         ) from error
 
 
+def _read_state(last: Path) -> dict[str, Any]:
+    """What ultralytics keeps of a run."""
+    try:
+        state: dict[str, Any] = load_checkpoint(last)[1]
+    except Exception as error:  # whatever the unpickler and ultralytics meet
+        raise TrainingError(
+            f"{last} is damaged or no checkpoint of ultralytics ({type(error).__name__}), so the run cannot go "
+            "on; remove it to begin anew, or train into another folder."
+        ) from error
+    return state
+
+
 def _require_cards(device: str | None) -> None:
     if device in (None, "cpu"):
         return
@@ -280,9 +292,28 @@ class _LeukocyteTraining(DetectionTrainer):
             variation=Variation(**self.data["variation"]),
         )
 
+    def save_model(self) -> bool:
+        """As ultralytics, each file whole or not at all: a run that is killed meanwhile can go on."""
+        last, best = self.last, self.best
+        self.last, self.best = (path.with_suffix(".part") for path in (last, best))
+        self.best.unlink(missing_ok=True)  # of a run that was killed; it is not written in every epoch
+        try:
+            super().save_model()
+            _put_in_place(self.best, best)  # before the epoch counts as done
+            _put_in_place(self.last, last)
+        finally:
+            self.last, self.best = last, best
+        return True
+
     def final_eval(self) -> None:
         """Make the checkpoints small. ultralytics would also read the data anew, font and all."""
         with torch_distributed_zero_first(LOCAL_RANK):  # the other processes wait for the first
             if RANK in {-1, 0}:
-                for path in (self.last, self.best):
-                    strip_optimizer(path)
+                for path in (self.best, self.last):  # a small `last.pt` tells that the run has ended
+                    strip_optimizer(path, partial := path.with_suffix(".part"))
+                    _put_in_place(partial, path)
+
+
+def _put_in_place(partial: Path, path: Path) -> None:
+    if partial.exists():
+        partial.replace(path)

@@ -121,6 +121,35 @@ def test_base_weights_are_taken_over(yolo: ModuleType, smears: Smears, tmp_path:
 
 
 @pytest.mark.usefixtures("no_network")
+def test_a_run_that_is_killed_while_a_checkpoint_is_written_goes_on(
+    yolo: ModuleType, smears: Smears, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule = Schedule(epochs=2, learning_rate=1e-3)
+    write_bytes, written = Path.write_bytes, list[str]()
+
+    def killed(path: Path, data: bytes) -> int:
+        written.append(path.stem)
+        is_killed = written.count("last") == 2
+        write_bytes(path, data[: len(data) // 2] if is_killed else data)
+        if is_killed:
+            raise KeyboardInterrupt
+        return len(data)
+
+    monkeypatch.setattr(Path, "write_bytes", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(yolo, smears, tmp_path, schedule=schedule)
+    monkeypatch.undo()
+    last = tmp_path / "weights/last.pt"
+    assert yolo.load_checkpoint(last)[1]["epoch"] == 0
+    best = train(yolo, smears, tmp_path, schedule=schedule, resume=True)
+    assert yolo.load_checkpoint(last)[1]["epoch"] == -1
+    assert sorted(path.name for path in best.parent.glob("*.p*t")) == ["best.pt", "last.pt"]
+    last.write_bytes(last.read_bytes()[:1000])  # as a version of before, or a disk, may leave it
+    with pytest.raises(TrainingError, match=r"last\.pt is damaged .*, so the run cannot go on; remove it"):
+        train(yolo, smears, tmp_path, schedule=schedule, resume=True)
+
+
+@pytest.mark.usefixtures("no_network")
 def test_resume_goes_on_where_the_run_was_broken_off(
     yolo: ModuleType,
     smears: Smears,
