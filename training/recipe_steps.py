@@ -1,5 +1,6 @@
 """Steps of a run: commands that are run when what they need is there, and once only."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -10,7 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from training.recipe_keys import RecipeError
 _LAST_LINES = 8
 _PATIENCE_S = 20
 """How long a command that was told to stop may take."""
+
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,31 @@ class Run:
     _choosing: threading.Lock = field(default_factory=threading.Lock)
     _children: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _stopping: threading.Event = field(default_factory=threading.Event)
+    _lock: int | None = None
+
+    @contextmanager
+    def alone(self, say: Callable[[str], None]) -> Iterator[None]:
+        """Wait until nobody else works in the folder: no other run, nor a command of one that was killed.
+
+        Commands inherit the lock, so that it is held as long as one of them lives.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(
+                    f"Another run, or a command of one that was killed, still works in {self.folder}: "
+                    f"waiting for its end (fuser {self.folder / _LOCK} tells which it is)."
+                )
+                fcntl.flock(self._lock, fcntl.LOCK_EX)
+            except OSError as error:  # a file system of a network may have none
+                say(f"{self.folder} gives no lock ({error.strerror}): start no second run in it.")
+            yield
+        finally:
+            os.close(self._lock)
+            self._lock = None
 
     def log(self, step: Step) -> Path:
         """Where the step's output goes."""
@@ -118,6 +146,7 @@ class Run:
             subprocess.Popen(
                 _executable(step.command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL, env={**os.environ, "PYTHONUNBUFFERED": "1", **card},
+                pass_fds=() if self._lock is None else (self._lock,),
             ) as child,
         ):  # fmt: skip
             self._children.append(child)
@@ -215,7 +244,7 @@ def run_steps(run: Run, steps: Sequence[Step], jobs: int, console: Console) -> N
     def say(text: str) -> None:
         shown.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    with ThreadPoolExecutor(jobs) as pool, shown:
+    with run.alone(say), ThreadPoolExecutor(jobs) as pool, shown:
         running: dict[Future[None], tuple[Step, Any, float]] = {}
         try:
             while open_steps or running:

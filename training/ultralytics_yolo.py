@@ -242,8 +242,8 @@ def _read_state(last: Path) -> dict[str, Any]:
         state: dict[str, Any] = load_checkpoint(last)[1]
     except Exception as error:  # whatever the unpickler and ultralytics meet
         raise TrainingError(
-            f"{last} is damaged or no checkpoint of ultralytics ({type(error).__name__}), so the run cannot go "
-            "on; remove it to begin anew, or train into another folder."
+            f"{last} is damaged or no checkpoint of ultralytics ({type(error).__name__}), so the run cannot "
+            "go on; remove it to begin anew, or train into another folder."
         ) from error
     return state
 
@@ -294,8 +294,8 @@ class _LeukocyteTraining(DetectionTrainer):
 
     def save_model(self) -> bool:
         """As ultralytics, each file whole or not at all: a run that is killed meanwhile can go on."""
-        last, best = self.last, self.best
-        self.last, self.best = (path.with_suffix(".part") for path in (last, best))
+        last, best = self.wdir / "last.pt", self.wdir / "best.pt"
+        self.last, self.best = last.with_suffix(".part"), best.with_suffix(".part")
         self.best.unlink(missing_ok=True)  # of a run that was killed; it is not written in every epoch
         try:
             super().save_model()

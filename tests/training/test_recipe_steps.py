@@ -1,6 +1,11 @@
 """Steps are done once, in order, and go on after a failure. The trainer is a double that writes a file."""
 
 import io
+import os
+import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -106,6 +111,67 @@ def test_only_what_has_changed_and_what_comes_after_it_is_done_again_and_anew(re
     recipe.data.write_text("NAME\nanother\n")
     recipe.do(option="--epochs=9")
     assert recipe.starts() == {"a": ["anew"] * 2, "b": ["anew"] * 3, "build": ["anew"] * 3}
+
+
+class Heard(io.StringIO):
+    """What is said, and whether a run waits for another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = threading.Event()
+
+    def write(self, text: str) -> int:
+        if "waiting for its end" in text:
+            self.waits.set()
+        return super().write(text)
+
+
+PATIENT_DOUBLE = """
+import sys, pathlib
+out, began, go_on = map(pathlib.Path, sys.argv[1:4])
+out.mkdir(parents=True, exist_ok=True)
+is_first = not (out / "starts").exists()
+with (out / "starts").open("a") as file:
+    file.write("finds the result\\n" if (out / "best.pt").exists() else "finds none\\n")
+if is_first:
+    began.open("w").close()
+    go_on.open().close()
+(out / "best.pt").write_text("weights")
+"""
+
+KILLED_RUN = """
+import sys
+from pathlib import Path
+from rich.console import Console
+from training.recipe_steps import Run, Step, run_steps
+folder, *command = sys.argv[1:]
+out = Path(command[2])
+run_steps(Run(Path(folder)), [Step("a", tuple(command), out / "best.pt", out)], 1, Console())
+"""
+
+
+def test_what_a_killed_run_left_running_is_waited_for(recipe: Recipe, tmp_path: Path) -> None:
+    """Two trainings that write to one folder would spoil each other's checkpoints."""
+    began, go_on, out = tmp_path / "began", tmp_path / "go-on", recipe.run.folder / "a"
+    os.mkfifo(began)
+    os.mkfifo(go_on)
+    recipe.double.write_text(PATIENT_DOUBLE)
+    command = ("python", str(recipe.double), str(out), str(began), str(go_on))
+    killed = subprocess.Popen([sys.executable, "-c", KILLED_RUN, str(recipe.run.folder), *command])
+    began.open().close()
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    said = Heard()
+    again = threading.Thread(
+        target=run_steps,
+        args=(recipe.run, [Step("a", command, out / "best.pt", out)], 1, Console(file=said)),
+    )
+    again.start()
+    waited = said.waits.wait(30)
+    go_on.open("w").close()
+    again.join()
+    assert waited
+    assert (out / "starts").read_text().splitlines() == ["finds none", "finds the result"]
 
 
 def test_a_result_that_is_gone_is_made_again(recipe: Recipe) -> None:
