@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edge.cells import cell_class
 from edge.errors import ImageRejected
 from edge.images import decode
+from training.csv_files import read_csv
 from training.errors import AnnotationError
 from training.groups import groups_sharing
 from training.provenance import FILE_NAME, read_provenance, source_of, together_of
@@ -141,37 +142,34 @@ def read_boxes(csv_paths: Sequence[Path]) -> pl.DataFrame:
     """
     if not csv_paths:
         raise AnnotationError("No annotation file was given; name at least one CSV file.")
-    every = pl.concat([_clean(_read_csv(path, COLUMNS), path) for path in csv_paths])
+    every = pl.concat([_clean(_read_table(path), path) for path in csv_paths])
     distinct = every.unique(maintain_order=True)
     _log_count(every.height - distinct.height, "rows repeat an earlier one and were left out", *csv_paths)
     return distinct
 
 
-def _read_csv(path: Path, columns: Sequence[str]) -> pl.DataFrame:
-    """The named columns as text."""
-    try:
-        table = pl.read_csv(path, infer_schema=False, encoding="utf8-lossy")
-    except (OSError, pl.exceptions.PolarsError) as error:
-        reason = " ".join(str(error).split())
-        raise AnnotationError(f"{path} cannot be read as a CSV file ({reason}); check the path.") from error
-    missing = [column for column in columns if column not in table.columns]
-    if missing:
+def _read_table(path: Path) -> pl.DataFrame:
+    """`COLUMNS` as text without spaces around it, null where it is blank, and the number of each line."""
+    _, lines = read_csv(path, COLUMNS)
+    if not lines:
+        raise AnnotationError(f"{path} has a header and no rows; give a file with at least one box.")
+    if broken := [line for line in lines if any(cell.strip() for cell in line.surplus)]:
         raise AnnotationError(
-            f"{path} has no column {', '.join(missing)}; its first line must name {','.join(columns)}."
+            f"{path} has {len(broken)} rows with more cells than its first line names columns, the first on "
+            f"line {broken[0].number}; mend or remove them."
         )
-    return table.select(pl.col(column).str.strip_chars() for column in columns)
+    cells = {column: [line.cells[column].strip() or None for line in lines] for column in COLUMNS}
+    return pl.DataFrame({"line": [line.number for line in lines], **cells}, strict=False)
 
 
 def _clean(table: pl.DataFrame, path: Path) -> pl.DataFrame:
-    if table.is_empty():
-        raise AnnotationError(f"{path} has a header and no rows; give a file with at least one box.")
     numbers = table.with_columns(pl.col(corner).cast(pl.Float32, strict=False) for corner in _CORNERS)
     readable = pl.all_horizontal(pl.col(corner).is_finite().fill_null(False) for corner in _CORNERS)
-    unreadable = numbers.with_row_index().filter(~readable | pl.col("NAME").fill_null("").eq(""))
+    unreadable = numbers.filter(~readable | pl.col("NAME").fill_null("").eq(""))
     if unreadable.height:
         raise AnnotationError(
             f"{path} has {unreadable.height} rows without a NAME or with a coordinate that is not a number, "
-            f"the first on line {unreadable['index'][0] + 2}; mend or remove them."
+            f"the first on line {unreadable['line'][0]}; mend or remove them."
         )
     numbers = numbers.with_columns(_normalised_classes(numbers["class"], path))
 
@@ -192,7 +190,7 @@ def _clean(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     _log_count(numbers.height - solid.height, "boxes had no area and were left out", path)
     lost = numbers["NAME"].n_unique() - solid["NAME"].n_unique()
     _log_count(lost, "images were left out because none of their boxes has an area", path)
-    return solid
+    return solid.select(COLUMNS)
 
 
 def _normalised_classes(classes: pl.Series, path: Path) -> pl.Series:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
-from training.errors import AnnotationError
+from training.csv_files import read_csv
 
 SOURCE, PATIENT, DUPLICATE_GROUP = "source", "patient", "duplicate_group"
 
@@ -25,14 +25,8 @@ def read_provenance(path: Path) -> Provenance:
     Raises:
         AnnotationError: the file cannot be read or has no column NAME.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-            reader = csv.DictReader(file, restval="")
-            rows = [{key: cell.strip() for key, cell in row.items() if key} for row in reader]
-    except (OSError, csv.Error) as error:
-        raise AnnotationError(f"{path} cannot be read as a CSV file ({error}); check the path.") from error
-    if "NAME" not in (reader.fieldnames or ()):
-        raise AnnotationError(f"{path} has no column NAME; its first line must name NAME and source.")
+    _, lines = read_csv(path, ("NAME",))
+    rows = [{column: cell.strip() for column, cell in line.cells.items() if column} for line in lines]
     return {row["NAME"]: row for row in rows}
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from edge.cells import Finding, cell_class
+from training.csv_files import read_csv
 from training.errors import AnnotationError
 
 COLUMNS = ("trustii_id", "NAME", "x1", "y1", "x2", "y2", "class")
@@ -78,16 +79,9 @@ def read_test(path: Path) -> tuple[list[Expected] | None, list[str]]:
     Raises:
         AnnotationError: the file cannot be read as such.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="")
-            rows = [{key: cell.strip() for key, cell in row.items() if key} for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise AnnotationError(f"{path} cannot be read as a CSV file ({error}); check the path.") from error
-    columns = reader.fieldnames or ()
-    if "NAME" not in columns:
-        raise AnnotationError(f"{path} has no column NAME; its first line must name trustii_id,NAME.")
-    if blank := [line for line, row in enumerate(rows, 2) if not row["NAME"]]:
+    columns, lines = read_csv(path, ("NAME",))
+    rows = [{column: cell.strip() for column, cell in line.cells.items()} for line in lines]
+    if blank := [line.number for line, row in zip(lines, rows, strict=True) if not row["NAME"]]:
         raise AnnotationError(f"{path} has no NAME on line {blank[0]}; mend or remove it.")
     if not rows:
         raise AnnotationError(f"{path} has a header and no rows; give a file with at least one image.")

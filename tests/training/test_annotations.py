@@ -138,13 +138,18 @@ def test_a_byte_order_mark_spaces_and_further_columns_do_no_harm(tmp_path: Path)
 @pytest.mark.parametrize(
     ("header", "row", "message"),
     [
-        ("NAME,x1,y1,x2,class", "a.jpg,1,2,3,LY", "has no column y2; its first line must name NAME,x1,y1"),
+        (
+            "NAME,x1,y1,x2,class",
+            "a.jpg,1,2,3,LY",
+            "has no column y2, only NAME, .*; its first line must name NAME,x1,y1",
+        ),
         ("NAME,x1,y1,x2,y2,class", "a.jpg,1,2,3,4,XYZ", "'XYZ' is none of the 23 classes"),
         ("NAME,x1,y1,x2,y2,class", "a.jpg,1,2,3,4,", "'' is none of the 23 classes"),
         ("NAME,x1,y1,x2,y2,class", "a.jpg,1,2,three,4,LY", "1 rows .* not a number, the first on line 2"),
         ("NAME,x1,y1,x2,y2,class", "a.jpg,1,2,,4,LY", "1 rows .* not a number, the first on line 2"),
         ("NAME,x1,y1,x2,y2,class", "a.jpg,1,2,inf,4,LY", "1 rows .* not a number, the first on line 2"),
         ("NAME,x1,y1,x2,y2,class", ",1,2,3,4,LY", "1 rows without a NAME .* the first on line 2"),
+        ("NAME,x1,y1,x2,y2,class", "\na.jpg,1,5,2,3,4,LY", "1 rows with more cells .* the first on line 3"),
     ],
 )
 def test_unusable_files_are_refused_with_the_reason(
@@ -158,7 +163,7 @@ def test_unusable_files_are_refused_with_the_reason(
 
 def test_files_that_are_absent_or_empty_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.csv").touch()
-    with pytest.raises(AnnotationError, match=r"empty\.csv cannot be read as a CSV file"):
+    with pytest.raises(AnnotationError, match=r"empty\.csv has no column NAME, .* only an empty first line"):
         read_boxes([tmp_path / "empty.csv"])
     with pytest.raises(AnnotationError, match=r"absent\.csv cannot be read as a CSV file"):
         read_boxes([tmp_path / "absent.csv"])

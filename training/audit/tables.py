@@ -1,12 +1,11 @@
 """Annotation files read row by row, with nothing mended yet: what the trainers would refuse is read, too."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from training.annotations import COLUMNS
+from training.csv_files import read_csv
 from training.errors import AnnotationError
 
 
@@ -53,35 +52,15 @@ class Table:
 
 
 def read_table(path: Path, label: str, folders: Sequence[Path] = ()) -> Table:
-    """Read a CSV file separated by commas or, as French spreadsheets do it, semicolons; skip blank lines.
+    """Read a CSV file, as `training.csv_files.read_csv` does; blank lines are no rows.
 
     Raises:
         AnnotationError: the file cannot be read, lacks a column or has no rows.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig", errors="replace")
-        header_line = text.split("\n", 1)[0]
-        separator = ";" if header_line.count(";") > header_line.count(",") else ","
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-        columns = tuple(column.strip() for column in next(reader, ()))
-        rows = tuple(
-            Row(
-                reader.line_num,
-                dict(zip(columns, cells + [""] * (len(columns) - len(cells)), strict=False)),
-                tuple(cells[len(columns) :]),
-            )
-            for cells in reader
-            if cells
-        )
-    except (OSError, csv.Error) as error:
-        raise AnnotationError(f"{path} cannot be read as a CSV file ({error}); check the path.") from error
-    if missing := [column for column in COLUMNS if column not in columns]:
-        raise AnnotationError(
-            f"{path} has no column {', '.join(missing)}, only {', '.join(columns) or 'an empty first line'}; "
-            f"its first line must name {','.join(COLUMNS)}."
-        )
-    if not rows:
+    columns, lines = read_csv(path, COLUMNS)
+    if not lines:
         raise AnnotationError(f"{path} has a header and no rows; give a file with at least one box.")
+    rows = tuple(Row(line.number, line.cells, line.surplus) for line in lines)
     return Table(path, label, columns, rows, tuple(folders))
 
 

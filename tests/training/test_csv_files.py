@@ -1,0 +1,44 @@
+"""One reader for all CSV files that people give: those of spreadsheets and of Windows, too."""
+
+from pathlib import Path
+
+import pytest
+
+from training.annotations import read_boxes
+from training.audit.tables import read_table
+from training.csv_files import read_csv
+from training.provenance import read_provenance
+from training.submission import read_test
+
+PLAIN = "NAME,x1,y1,x2,y2,class\nlame é.JPG,1,2,3,4,LY\n"
+
+WAYS = {
+    "plain": PLAIN.encode(),
+    "byte order mark and Windows' lines": PLAIN.replace("\n", "\r\n").encode("utf-8-sig"),
+    "French spreadsheet": PLAIN.replace(",", ";").replace("\n", "\r\n").encode("cp1252"),
+    "tabs": PLAIN.replace(",", "\t").encode(),
+    "spaces in the first line": PLAIN.replace(",", ", ", 5).encode(),
+    "blank lines": f"{PLAIN}\n\n".encode(),
+    "blank cells at the end": PLAIN.replace("\n", ",,\n").encode(),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_reader_reads_what_a_spreadsheet_wrote(way: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(WAYS[way])
+    assert read_boxes([path]).rows() == [("lame é.JPG", 1.0, 2.0, 3.0, 4.0, "LY")]
+    assert [(row.line, row.name) for row in read_table(path, "a.csv").rows] == [(2, "lame é.JPG")]
+    assert read_provenance(path)["lame é.JPG"]["class"] == "LY"
+    assert read_test(path) == (None, ["lame é.JPG"])
+
+
+def test_a_line_keeps_its_number_and_what_it_has_too_much(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('NAME,x1\n\n"two\nlines",1\na,2,3\nb\n')
+    _, lines = read_csv(path, ("NAME",))
+    assert [(line.number, line.cells["x1"], line.surplus) for line in lines] == [
+        (4, "1", ()),
+        (5, "2", ("3",)),
+        (6, "", ()),
+    ]
