@@ -61,13 +61,18 @@ def main(
     with open_pipeline(uncalibrated(bundle), backend=backend, precision=precision) as pipeline:
         engine = pipeline.engine_id
         threshold = bundle.manifest.thresholds.detection
-        findings, _ = read_with(pipeline, images, threshold, Console(stderr=True))
+        findings, rejected = read_with(pipeline, images, threshold, Console(stderr=True))
     cells = known_cells(images, findings, bundle.manifest.classes)
     found = calibrate(cells, COVERAGE_THRESHOLDS, target_accuracy)
     files = ", ".join(path.name for path in csvs)
-    images_are = (
-        f"{len(images)} images of {files}{' (' + ', '.join(sources) + ')' if sources else ''}, {engine}"
-    )
+    of_sources = f" ({', '.join(sources)})" if sources else ""
+    images_are = f"{len(images) - len(rejected)} images of {files}{of_sources}, {engine}"
+    for name, reason in list(rejected.items())[:1]:
+        click.echo(
+            f"{len(rejected)} of {len(images)} images cannot be read and were left out (first {name}: "
+            f"{reason}).",
+            err=True,
+        )
     if out is not None:
         with writing(out):
             text = json.dumps(plain(found), indent=2, allow_nan=False)

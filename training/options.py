@@ -16,8 +16,11 @@ from training.annotations import AnnotatedImage, read_pixels, read_without_sourc
 from training.augment import VARIATIONS
 from training.drawn import drawn_images
 from training.errors import AnnotationError
+from training.groups import groups_sharing
 from training.loop import Schedule, TrainingError
 from training.out_folder import writing
+
+log = logging.getLogger(__name__)
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -148,6 +151,7 @@ def read_data(
     given = (options[name] for name in ("exclude_source", "held_out_csvs", "csvs", "validation_csvs"))
     training, validation = read_without_sources(*given)
     _require_apart(training, validation)
+    _tell_kinship(training, validation)
     out = options["out"]
     with writing(out), tempfile.TemporaryFile(dir=out):  # told before all images are tried
         if options["drawn"]:
@@ -206,6 +210,19 @@ def _require_apart(training: Sequence[AnnotatedImage], validation: Sequence[Anno
             f"{len(both)} of {len(validation)} validation images are trained on, too ({both[0]}); take them "
             "out of one of the files, or split one file with training.splits."
         )
+
+
+def _tell_kinship(training: Sequence[AnnotatedImage], validation: Sequence[AnnotatedImage]) -> None:
+    """Say which validation images have a patient or a near-duplicate among those that are trained on."""
+    groups = groups_sharing([image.together for image in (*training, *validation)]).tolist()
+    trained_on = set(groups[: len(training)])
+    of_validation = zip(validation, groups[len(training) :], strict=True)
+    if kin := [image.name for image, group in of_validation if group in trained_on]:
+        log.warning(
+            "%d of %d validation images share a patient or a duplicate_group with images that are trained on "
+            "(first %s), so that figures on them flatter; split the files with training.splits.",
+            len(kin), len(validation), kin[0],
+        )  # fmt: skip
 
 
 def start_logging() -> None:

@@ -105,10 +105,14 @@ def test_a_bundle_on_real_images_is_calibrated_and_again_to_the_same(tmp_path: P
         writer = csv.writer(file)
         writer.writerow(rows.columns)
         writer.writerows(rows.rows())
+        writer.writerow(["damaged.jpg", 0, 0, 9, 9, "LY"])
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/damaged.jpg").write_bytes(b"no image")
     bundle_dir = Path(shutil.copytree(embedded_bundle(), tmp_path / "bundle"))
     former = Bundle.load(bundle_dir)
     assert former.id
     given = ["--bundle", bundle_dir, "--csv", tmp_path / "val.csv", "--images", images]
+    given += ["--images", tmp_path / "more"]
     given += ["--out", tmp_path / "out", "--backend", "openvino", "--precision", "f32"]
     texts, ids, temperatures = [], [], []
     for _ in range(2):
@@ -120,6 +124,9 @@ def test_a_bundle_on_real_images_is_calibrated_and_again_to_the_same(tmp_path: P
         temperatures.append(changed.manifest.temperature)
     assert f"{former.id} is now {ids[0]}" in texts[0]
     assert ids[0] != former.id
+    n_images = rows["NAME"].n_unique()
+    assert f"1 of {n_images + 1} images cannot be read and were left out (first damaged.jpg: " in texts[0]
+    assert changed.manifest.provenance["calibration"]["images"].startswith(f"{n_images} images of val.csv")
     assert temperatures[0] == temperatures[1] != 1.0
     assert not list(bundle_dir.glob("*.part"))
     card = (bundle_dir / "MODEL_CARD.md").read_text()

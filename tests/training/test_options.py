@@ -102,6 +102,27 @@ def test_an_image_to_train_on_and_to_judge_by_is_refused(data: dict[str, Any]) -
     assert len(train) == 2
 
 
+def test_validation_images_that_belong_together_with_training_images_are_told(
+    data: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A near-duplicate and a patient do, and a patient of the same number of another source does not."""
+    provenance = data["csvs"][0].parent / "provenance.csv"
+    head = "NAME,source,patient,duplicate_group\ntrain-lab.jpg,lab,1,\ntrain-clinic.jpg,clinic,2,a\n"
+    provenance.write_text(f"{head}val-lab.jpg,lab,3,\nval-field.jpg,field,1,b\n")
+    read_data(data)
+    assert not caplog.text
+    for kin in (
+        "val-lab.jpg,lab,1,\nval-field.jpg,field,1,b\n",
+        "val-field.jpg,field,3,\nval-lab.jpg,lab,3,a\n",
+    ):
+        provenance.write_text(head + kin)
+        caplog.clear()
+        _, validation, _ = read_data(data)
+        assert len(validation) == 2
+        assert "1 of 2 validation images share a patient or a duplicate_group with images that" in caplog.text
+        assert "(first val-lab.jpg), so that figures on them flatter" in caplog.text
+
+
 def test_a_folder_that_cannot_be_written_is_told_before_the_training(data: dict[str, Any]) -> None:
     data["out"].touch()
     for out in (data["out"], data["out"] / "run"):
