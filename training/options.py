@@ -13,10 +13,10 @@ from rich.console import Console
 
 from edge.progress import counted
 from training.annotations import AnnotatedImage, read_pixels, read_without_sources
+from training.apart import kinship, require_apart
 from training.augment import VARIATIONS
 from training.drawn import drawn_images
 from training.errors import AnnotationError
-from training.groups import groups_sharing
 from training.loop import Schedule, TrainingError
 from training.out_folder import writing
 
@@ -150,8 +150,9 @@ def read_data(
     """
     given = (options[name] for name in ("exclude_source", "held_out_csvs", "csvs", "validation_csvs"))
     training, validation = read_without_sources(*given)
-    _require_apart(training, validation)
-    _tell_kinship(training, validation)
+    require_apart(training, validation)
+    if told := kinship(training, validation):
+        log.warning("%s", told)
     out = options["out"]
     with writing(out), tempfile.TemporaryFile(dir=out):  # told before all images are tried
         if options["drawn"]:
@@ -201,28 +202,6 @@ def _require_boxes_inside(image: AnnotatedImage, size_hw: Sequence[int]) -> None
             f"{image.path} is {width} x {height} px and its box {box} lies outside of it; clean the file "
             "with python -m training.audit first."
         )
-
-
-def _require_apart(training: Sequence[AnnotatedImage], validation: Sequence[AnnotatedImage]) -> None:
-    trained_on = {image.path.resolve() for image in training}
-    if both := [image.path for image in validation if image.path.resolve() in trained_on]:
-        raise TrainingError(
-            f"{len(both)} of {len(validation)} validation images are trained on, too ({both[0]}); take them "
-            "out of one of the files, or split one file with training.splits."
-        )
-
-
-def _tell_kinship(training: Sequence[AnnotatedImage], validation: Sequence[AnnotatedImage]) -> None:
-    """Say which validation images have a patient or a near-duplicate among those that are trained on."""
-    groups = groups_sharing([image.together for image in (*training, *validation)]).tolist()
-    trained_on = set(groups[: len(training)])
-    of_validation = zip(validation, groups[len(training) :], strict=True)
-    if kin := [image.name for image, group in of_validation if group in trained_on]:
-        log.warning(
-            "%d of %d validation images share a patient or a duplicate_group with images that are trained on "
-            "(first %s), so that figures on them flatter; split the files with training.splits.",
-            len(kin), len(validation), kin[0],
-        )  # fmt: skip
 
 
 def start_logging() -> None:

@@ -123,8 +123,12 @@ def _pair_image(
 
 
 def write_cells(cells: Iterable[Cell], false: Iterable[Detection], path: Path) -> None:
-    """One row a true box (WBC without a class), then one a false detection, whose class is empty."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    """One row a true box (WBC without a class), then one a false detection, whose class is empty.
+
+    The file is written whole or not at all.
+    """
+    partial = path.with_suffix(".part")
+    with partial.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(CELL_COLUMNS)
         for cell in cells:
@@ -135,6 +139,7 @@ def write_cells(cells: Iterable[Cell], false: Iterable[Detection], path: Path) -
         for one in false:
             scores = (_text(one.class_score), _text(one.detection_score))
             rows.writerow([one.image, one.source, *map(_text, one.box_xyxy), "", "", "", one.label, *scores])
+    partial.replace(path)
 
 
 def read_cells(path: Path) -> tuple[list[Cell], list[Detection]]:
@@ -145,7 +150,7 @@ def read_cells(path: Path) -> tuple[list[Cell], list[Detection]]:
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, restval="")  # a line that was cut off has cells that are no numbers
             rows = list(reader)
         if tuple(reader.fieldnames or ()) != CELL_COLUMNS:
             raise ValueError(f"its columns are {','.join(reader.fieldnames or ())}")

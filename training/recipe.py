@@ -90,6 +90,8 @@ def main(size: Any, csvs: tuple[Path, ...], validation_csvs: tuple[Path, ...], r
     job = Job(recipe, size, csvs, validation_csvs, out, **options)
     plan = plan_without_each_source(job) if without_each else plan_recipe(job)
     run, commands = Run(out), "".join(f"{step.typed}\n" for step in plan.steps)
+    for note in plan.notes:
+        click.echo(note, err=True)
     if only_plan:
         for path, text in plan.files.items():
             click.echo(f"# {path}\n" + "".join(f"#   {line}\n" for line in text.splitlines()))

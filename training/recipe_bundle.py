@@ -61,10 +61,15 @@ class Job:
 
 @dataclass(slots=True)
 class Plan:
-    """Steps in an order in which one could type them, and small files that are there before the first."""
+    """Steps in an order in which one could type them, and small files that are there before the first.
+
+    Attributes:
+        notes: what should be known before the first, in sentences.
+    """
 
     steps: list[Step] = field(default_factory=list)
     files: dict[Path, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def add(self, step: Step) -> str:
         """Put a step behind; returns its name."""

@@ -1,11 +1,16 @@
 """From a recipe to all commands that carry it out: up to the bundle, what it is told, how it is measured."""
 
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
-from training.annotations import read_beside, require_known_sources
+import numpy as np
+
+from training.annotations import AnnotatedImage, read_beside, without_sources
+from training.apart import kinship, require_apart
 from training.audit.looking import find_images
 from training.audit.tables import read_table
-from training.provenance import file_word, provenance_of, source_of
+from training.provenance import file_word, provenance_of, source_of, together_of
 from training.recipe_bundle import Data, Job, Plan, from_outside, images_of, plan_bundle
 from training.recipe_commands import as_words, repeated, run_module, with_provenance
 from training.recipe_file import read_recipe
@@ -22,10 +27,14 @@ def plan_recipe(job: Job) -> Plan:
         RecipeError: as `read_recipe`, or the recipe and the job do not go together.
         AnnotationError: the validation files cannot be read as they are, or no image is of a source that is
             to be left out.
+        TrainingError: a validation image is trained on.
     """
     recipe, plan = read_recipe(job.recipe, job.size), Plan()
-    _require_sources(job)
-    _require_judges(job, recipe)
+    trained_on = _to_train_on(job)
+    judged_by = _require_judges(job, recipe)
+    require_apart(trained_on, judged_by)
+    if told := kinship(trained_on, judged_by):
+        plan.notes.append(told)
     finished = _plan_knowledge(plan, job, recipe, *plan_bundle(plan, job))
     bundle, report = job.out / "bundle", job.out / "report"
     own = tuple(with_provenance(job.validation_csvs))
@@ -50,19 +59,29 @@ def plan_recipe(job: Job) -> Plan:
     return plan
 
 
-def _require_sources(job: Job) -> None:
-    """Refuse to leave out what is not there. Rows may have any fault: an audit may mend them later."""
-    known: set[str] = set()
-    for path in (*job.csvs, *job.validation_csvs) if job.excluded else ():
-        table, told = read_table(path, path.name, [path.parent / "images"]), provenance_of(path, None)
-        names = {row.name for row in table.rows}
-        images = find_images(names, table.folders)
-        known |= {source_of(images.get(name), name, told.get(name, {})) for name in names}
-    require_known_sources(job.excluded, known)
+def _to_train_on(job: Job) -> list[AnnotatedImage]:
+    """The training images, without their boxes. Rows may have any fault: an audit may mend them later.
+
+    Raises:
+        AnnotationError: no image is of a source that is to be left out.
+    """
+    named = ([one for path in csvs for one in _named_in(path)] for csvs in (job.csvs, job.validation_csvs))
+    return without_sources(job.excluded, *named)[0]
 
 
-def _require_judges(job: Job, recipe: TrainingRecipe) -> None:
-    """Read the validation files as they are read after all training: no audit mends what one is judged by."""
+def _named_in(path: Path) -> Iterator[AnnotatedImage]:
+    folder, told, none = path.parent / "images", provenance_of(path, None), np.empty((0, 4), np.float32)
+    names = dict.fromkeys(row.name for row in read_table(path, path.name).rows)
+    found = find_images(names, [folder])
+    for name in names:
+        cells = told.get(name, {})
+        source = source_of(found.get(name), name, cells)
+        at = found.get(name, folder / name)
+        yield AnnotatedImage(name, at, none, (), source, together_of(source, cells))
+
+
+def _require_judges(job: Job, recipe: TrainingRecipe) -> list[AnnotatedImage]:
+    """The validation files as they are read after all training: no audit mends what one is judged by."""
     from training.calibration import FEWEST_CELLS
     from training.evaluate import select_images
 
@@ -73,6 +92,7 @@ def _require_judges(job: Job, recipe: TrainingRecipe) -> None:
             f"The validation files have {n_cells} cells with a class, too few to calibrate a bundle by "
             f"({FEWEST_CELLS} needed); give more, or leave [calibration] out of {job.recipe}."
         )
+    return images
 
 
 def _plan_knowledge(plan: Plan, job: Job, recipe: TrainingRecipe, built: str, data: Data) -> str:

@@ -12,7 +12,7 @@ from training.bootstrap import Difference, Interval
 from training.compare import main
 from training.comparison import System, compare, score_difference, verdict
 from training.errors import AnnotationError
-from training.pairing import CELLS_CSV, Cell, write_cells
+from training.pairing import CELL_COLUMNS, CELLS_CSV, Cell, read_cells, write_cells
 
 
 def cells(share_right: float, n: int = 200, without_class: int = 0) -> list[Cell]:
@@ -112,6 +112,18 @@ def test_the_command_prints_tables_and_ends_with_the_sentence(tmp_path: Path) ->
     assert written["verdict"].startswith("B (b) is better")
     assert written["measures"]["precision"]["b"] < 1
     assert written["sources"]["boxes"]["accuracy"]["a"] is None
+
+
+def test_cells_that_were_cut_off_end_with_one_sentence(tmp_path: Path) -> None:
+    whole = f"{','.join(CELL_COLUMNS)}\na.jpg,lab,1,2,3,4,LY,LY,0.9,LY,0.8,0.7\n"
+    (tmp_path / "cells.csv").write_text(whole)
+    assert len(read_cells(tmp_path / "cells.csv")[0]) == 1
+    for row in ("b.jpg,lab,1,2,3", "b.jpg,lab,1,2,3,4,LY,LY", "b.jp"):
+        (tmp_path / "cells.csv").write_text(whole + row)
+        with pytest.raises(
+            AnnotationError, match=r"cells\.csv is no list of cells .* run python -m training\.eval"
+        ):
+            read_cells(tmp_path / "cells.csv")
 
 
 def test_a_folder_without_a_report_ends_with_one_sentence(tmp_path: Path) -> None:

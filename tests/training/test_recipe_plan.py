@@ -14,6 +14,7 @@ from tests.training.damaged_smears import jpeg, rgb, write_csv, write_images
 from training import classifier, detector, recipe
 from training.audit.command import main as audit
 from training.errors import AnnotationError
+from training.loop import TrainingError
 from training.options import read_data
 from training.recipe_keys import RecipeError
 from training.recipe_plan import Job, Plan, plan_recipe, plan_without_each_source
@@ -41,10 +42,10 @@ ONE_STAGE = "[detector.a]\nmodel = 'yolo11n.yaml'\none_stage = true"
 
 
 @pytest.fixture
-def job(smears_csv: Path, tmp_path: Path) -> Job:
+def job(smears_csv: Path, copied_csv: Path, tmp_path: Path) -> Job:
     path = tmp_path / "mine.toml"
     path.write_text(FOLDED)
-    return Job(path, "small", (smears_csv,), (smears_csv,), tmp_path / "run")
+    return Job(path, "small", (smears_csv,), (copied_csv,), tmp_path / "run")
 
 
 def judged_by(job: Job, n_cells: int = 50) -> Job:
@@ -52,7 +53,7 @@ def judged_by(job: Job, n_cells: int = 50) -> Job:
     folder = job.out.with_name("judges")
     folder.mkdir(exist_ok=True)
     if not (folder / "images").exists():
-        (folder / "images").symlink_to(job.csvs[0].parent / "images")
+        (folder / "images").symlink_to(job.validation_csvs[0].parent / "images")
     cells = [f"{n % 8}.jpg,{n},0,{n + 30},30,PNN" for n in range(n_cells)]
     (folder / "val.csv").write_text("\n".join(["NAME,x1,y1,x2,y2,class", *cells, "0.jpg,0,9,30,39,WBC\n"]))
     return replace(job, validation_csvs=(folder / "val.csv",))
@@ -79,7 +80,7 @@ def test_a_network_of_a_fold_is_trained_and_judged_on_that_fold(job: Job) -> Non
         f"python -m training.detector --csv {folds}/fold-2-train.csv --validation-csv {folds}/fold-2-val.csv "
         f"--epochs 1 --out {job.out}/detector-a-fold-2 --resume"
     )
-    assert f"--csv {job.csvs[0]} --validation-csv {job.csvs[0]}" in commands["detector-b"]
+    assert f"--csv {job.csvs[0]} --validation-csv {job.validation_csvs[0]}" in commands["detector-b"]
 
 
 def test_the_trainers_take_what_is_planned(job: Job) -> None:
@@ -187,11 +188,36 @@ def test_faults_that_an_audit_mends_for_training_are_refused_before_it_where_the
 ) -> None:
     job.recipe.write_text("[audit]\n[likeness]\n" + ONE_STAGE)
     job = judged_by(job)
-    damaged = job.validation_csvs[0].with_name("train.csv")
+    (job.out.with_name("trained")).mkdir()
+    (job.out.with_name("trained") / "images").symlink_to(job.csvs[0].parent / "images")
+    damaged = job.out.with_name("trained") / "train.csv"
     damaged.write_text(job.validation_csvs[0].read_text() + "0.jpg,left,0,30,30,PNN\n")
     assert plan_recipe(replace(job, csvs=(damaged,)))
     with pytest.raises(AnnotationError, match=r"train\.csv has 1 rows .* not a number, .* line 53; mend or"):
         plan_recipe(replace(job, validation_csvs=(damaged,)))
+
+
+def test_what_is_judged_by_is_kept_apart_from_what_is_trained_on(job: Job, tmp_path: Path) -> None:
+    """Where every network has its folds, no trainer sees the validation files."""
+    job.recipe.write_text("folds = 2\n[detector.a]\nfolds = true\n[classifier.b]\nfolds = true\n")
+    with pytest.raises(
+        TrainingError, match=r"8 of 8 validation images are trained on, too \(.*0\.jpg\); take"
+    ):
+        plan_recipe(replace(job, validation_csvs=job.csvs))
+    (tmp_path / "images").symlink_to(job.validation_csvs[0].parent / "images")
+    judges = Path(shutil.copy(job.validation_csvs[0], tmp_path / "val.csv"))
+    told = "NAME,source,duplicate_group\n0.jpg,lab,same\n1.jpg,lab,other\n"
+    (tmp_path / "provenance.csv").write_text(told)
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/provenance.csv").write_text("NAME,source,duplicate_group\n7.jpg,clinic,same\n")
+    (tmp_path / "train/images").symlink_to(job.csvs[0].parent / "images")
+    trained = Path(shutil.copy(job.csvs[0], tmp_path / "train"))
+    job = replace(job, csvs=(trained,), validation_csvs=(judges,))
+    [note] = plan_recipe(job).notes
+    assert note.startswith("1 of 8 validation images share a patient or a duplicate_group with images that")
+    assert plan_recipe(replace(job, excluded=("clinic",))).notes == []
+    given = ["--csv", str(trained), "--validation-csv", str(judges), "--out", str(job.out), "--plan"]
+    assert note in CliRunner().invoke(recipe.main, [str(job.recipe), *given]).stderr
 
 
 def test_too_few_cells_to_calibrate_by_are_refused_before_anything_trains(job: Job) -> None:
@@ -245,6 +271,7 @@ def test_a_bundle_that_is_no_longer_told_something_is_built_anew(job: Job) -> No
 
 def test_each_source_is_left_out_once_and_all_are_judged_together(job: Job) -> None:
     job.recipe.write_text(ONE_STAGE)
+    job = replace(job, validation_csvs=job.csvs)
     (job.csvs[0].parent / "provenance.csv").write_text(
         "NAME,source\n" + "".join(f"{n}.jpg,{'a b' if n < 4 else 'c'}\n" for n in range(8))
     )
@@ -299,13 +326,15 @@ class TestATeacherOfAnotherRun:
         job.recipe.write_text(
             "[distillation]\nteacher = 't.toml'\n[detector.a]\n[classifier.b]\nsoft_weight = 0.5"
         )
-        (tmp_path / "provenance.csv").write_text(
-            "NAME,source\n" + "".join(f"{n}.jpg,lab{n // 4}\n" for n in range(8))
-        )
-        (tmp_path / "images").symlink_to(job.csvs[0].parent / "images")
-        csv = Path(shutil.copy(job.csvs[0], tmp_path))
+        sources = "NAME,source\n" + "".join(f"{n}.jpg,lab{n // 4}\n" for n in range(8))
+        csvs = []
+        for part, csv in (("train", job.csvs[0]), ("val", job.validation_csvs[0])):
+            (tmp_path / part).mkdir()
+            (tmp_path / part / "provenance.csv").write_text(sources)
+            (tmp_path / part / "images").symlink_to(csv.parent / "images")
+            csvs.append(Path(shutil.copy(csv, tmp_path / part)))
         return replace(
-            job, csvs=(csv,), validation_csvs=(csv,), teacher=tmp_path / "teacher", excluded=("lab0",)
+            job, csvs=(csvs[0],), validation_csvs=(csvs[1],), teacher=tmp_path / "teacher", excluded=("lab0",)
         )
 
     def trained_on(self, bundle: Path, *sources: str, before: tuple[str, ...] = ()) -> None:
@@ -348,10 +377,8 @@ class TestATeacherOfAnotherRun:
 
 
 def test_the_plan_can_be_read_without_anything_being_written(job: Job) -> None:
-    csv = str(job.csvs[0])
-    shown = CliRunner().invoke(
-        recipe.main, [str(job.recipe), "--csv", csv, "--validation-csv", csv, "--out", str(job.out), "--plan"]
-    )
+    files = ["--csv", str(job.csvs[0]), "--validation-csv", str(job.validation_csvs[0])]
+    shown = CliRunner().invoke(recipe.main, [str(job.recipe), *files, "--out", str(job.out), "--plan"])
     assert shown.exit_code == 0
     assert shown.output.endswith("".join(f"{step.typed}\n" for step in plan_recipe(job).steps))
     assert not job.out.exists()
