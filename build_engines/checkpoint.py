@@ -5,6 +5,7 @@ exception are ultralytics' own `.pt` files, which are pickles and are said to be
 """
 
 import json
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from torch import nn
 
 from edge.errors import EdgeError
 from edge.geometry import Anchor, CropShape
+from edge.locks import OutputUnwritableError
 
 Family = Literal["yolox", "timm"]
 View = Literal["crop", "tile"]
@@ -28,6 +30,25 @@ PROVENANCE = "provenance.json"
 
 class CheckpointError(EdgeError):
     """A file is no checkpoint of the kind that was asked for."""
+
+
+def save_whole(content: dict[str, Any], path: Path) -> None:
+    """Write a file of torch whole or not at all.
+
+    Raises:
+        OutputUnwritableError: it cannot be written; what was there stays.
+    """
+    partial = path.with_suffix(".part")
+    try:
+        torch.save(content, partial)
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:  # torch tells of a full disk by a place in its own code
+        partial.unlink(missing_ok=True)
+        free = shutil.disk_usage(path.parent).free / 2**20
+        raise OutputUnwritableError(
+            f"{path} cannot be written whole, and {free:.0f} MiB are free there ({error}); make space or "
+            "mend the rights, then go on with --resume."
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +106,7 @@ class Checkpoint:
     activation: Activation = "softmax"
 
     def save(self, path: Path) -> None:
-        """Write the file whole or not at all."""
+        """Write the file, as `save_whole`."""
         content = {
             "format": FORMAT,
             "family": self.family,
@@ -97,9 +118,7 @@ class Checkpoint:
             "provenance": json.loads(json.dumps(self.provenance, default=float)),
             "activation": self.activation,
         }
-        partial = path.with_suffix(".part")
-        torch.save(content, partial)
-        partial.replace(path)
+        save_whole(content, path)
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":

@@ -25,7 +25,9 @@ def drawn_images(folder: Path, count: int) -> list[AnnotatedImage]:
         is_field = index % _FIELD_EVERY == 0
         smear = draw_field(seed, cells=seed % 30) if is_field else draw_tile(seed)
         path = folder / f"drawn-{seed}.jpg"
-        cv2.imwrite(str(path), cv2.cvtColor(smear.rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])
+        bgr = cv2.cvtColor(smear.rgb, cv2.COLOR_RGB2BGR)
+        coded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
+        path.write_bytes(coded.tobytes())  # cv2 would not tell of a full disk
         images.append(AnnotatedImage(path.name, path, smear.boxes_xyxy, smear.labels, SOURCE))
     log.info("drew %d smears into %s", count, folder)
     return images

@@ -17,7 +17,9 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from build_engines.checkpoint import save_whole
 from edge.errors import EdgeError
+from training.out_folder import writing
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +109,7 @@ def fit(
 
     Raises:
         TrainingError: there is nothing to learn from, nothing to judge by, or `resume.pt` does not fit.
+        OutputUnwritableError: the disk is full; the run can go on after its last whole epoch.
     """
     if not len(batches(0)):
         raise TrainingError(
@@ -160,7 +163,7 @@ def fit(
             **figures,
             "seconds": round(time.monotonic() - started, 1),
         }
-        with (folder / "history.jsonl").open("a") as history:
+        with writing(folder), (folder / "history.jsonl").open("a") as history:
             history.write(json.dumps(line) + "\n")
         log.info(" ".join(f"{key}={value:.4g}" for key, value in line.items()))
     if progress.best_epoch < 0:
@@ -218,9 +221,7 @@ def _save(
         "progress": [progress.epoch, progress.best_score, progress.best_epoch],
         "began": dict(began),
     }
-    partial = path.with_suffix(".part")
-    torch.save(state, partial)
-    partial.replace(path)
+    save_whole(state, path)
 
 
 def _load(

@@ -113,7 +113,8 @@ def _place_image(image: AnnotatedImage, place: Path, longest_side_px: int) -> tu
         if scale < 1:
             inner_wh = max(round(width * scale), 1), max(round(height * scale), 1)
             rgb = np.asarray(cv2.resize(rgb, inner_wh, interpolation=cv2.INTER_AREA), np.uint8)
-        cv2.imwrite(str(place.with_suffix(".png")), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+        coded = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1]
+        place.with_suffix(".png").write_bytes(coded.tobytes())  # cv2 would not tell of a full disk
     return width, height
 
 

@@ -20,6 +20,7 @@ from training.annotations import AnnotatedImage, digests_of
 from training.augment import Variation
 from training.base_weights import BaseWeights, digest_of, facts_of, require_elsewhere
 from training.loop import Schedule, TrainingError, require_same_beginning
+from training.out_folder import writing
 from training.ultralytics_data import LEUKOCYTE, SmearDataset, classes_of, usable_images, write_dataset
 
 # Switches its reports off, which it must find switched when it is first imported.
@@ -87,6 +88,7 @@ def train_ultralytics(
 
     Raises:
         TrainingError: the model's name, a card or the data cannot be used, or the run began otherwise.
+        OutputUnwritableError: the dataset or a checkpoint cannot be written, as where the disk is full.
     """
     require_model(model)
     _require_cards(device)
@@ -113,14 +115,15 @@ def train_ultralytics(
         if state["epoch"] < 0:  # what ultralytics writes when a run has ended
             log.info("%s has been trained to its end", folder)
             return best
-    data = write_dataset(
-        usable,
-        judged,
-        classes,
-        folder / "dataset",
-        longest_side_px=_LONGEST_SIDE_TILES * tile_size,
-        variation=variation,
-    )
+    with writing(folder / "dataset"):
+        data = write_dataset(
+            usable,
+            judged,
+            classes,
+            folder / "dataset",
+            longest_side_px=_LONGEST_SIDE_TILES * tile_size,
+            variation=variation,
+        )
     device = device or ("0" if torch.cuda.is_available() else "cpu")
     on_gpu = device != "cpu"
     settings: dict[str, Any] = {
@@ -298,9 +301,10 @@ class _LeukocyteTraining(DetectionTrainer):
         self.last, self.best = last.with_suffix(".part"), best.with_suffix(".part")
         self.best.unlink(missing_ok=True)  # of a run that was killed; it is not written in every epoch
         try:
-            super().save_model()
-            _put_in_place(self.best, best)  # before the epoch counts as done
-            _put_in_place(self.last, last)
+            with writing(self.wdir):
+                super().save_model()
+                _put_in_place(self.best, best)  # before the epoch counts as done
+                _put_in_place(self.last, last)
         finally:
             self.last, self.best = last, best
         return True

@@ -2,7 +2,9 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+import resource
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor, nn
 
+from edge.locks import OutputUnwritableError
 from training import classifier, detector
 from training.loop import Schedule, TrainingError, fit, learning_rate_factor
 
@@ -66,6 +69,27 @@ def history(folder: Path) -> list[dict[str, float]]:
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@contextmanager
+def full_disk(largest_bytes: int) -> Iterator[None]:
+    """No file grows beyond that size, which is told as a full disk is."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_bytes, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_ends_a_training_in_one_sentence_and_it_goes_on_afterwards(tmp_path: Path) -> None:
+    run(tmp_path, schedule=replace(SCHEDULE, epochs=2))
+    before = (tmp_path / "resume.pt").read_bytes()
+    said = r"resume\.pt cannot be written whole, and \d+ MiB are free there \(.+\); make space or mend"
+    with full_disk(len(before) // 2), pytest.raises(OutputUnwritableError, match=said):
+        run(tmp_path, resume=True)
+    assert (tmp_path / "resume.pt").read_bytes() == before
+    assert not list(tmp_path.glob("*.part"))
+    run(tmp_path, resume=True)
+    assert [line["epoch"] for line in history(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
 def test_the_loss_falls(tmp_path: Path) -> None:
