@@ -7,7 +7,7 @@ import click
 
 from edge.cli import one_sentence
 from training.options import engine_options, image_options
-from training.out_folder import writing
+from training.out_folder import require_writable, writing
 
 
 @click.command()
@@ -58,6 +58,7 @@ def main(
     images = select_images(csvs, folders, provenance, sources)
     bundle = Bundle.load(bundle_dir)
     former_id = bundle.id
+    require_writable(bundle_dir, *([out] if out else []))
     with open_pipeline(uncalibrated(bundle), backend=backend, precision=precision) as pipeline:
         engine = pipeline.engine_id
         threshold = bundle.manifest.thresholds.detection

@@ -24,6 +24,7 @@ def main(splits: Path, bundles: Path, out: Path, backend: str, precision: str) -
     from training.annotations import read_beside
     from training.errors import AnnotationError
     from training.evaluate import CURVE_THRESHOLDS, evaluate, read_with, require_distinct_names, save
+    from training.out_folder import require_writable
     from training.out_of_fold import folds_of, pipelines_of
 
     folds = folds_of(splits, bundles)
@@ -38,6 +39,7 @@ def main(splits: Path, bundles: Path, out: Path, backend: str, precision: str) -
     own = {fold.name: read_beside(fold.csvs) for fold in folds}
     images = [image for of_fold in own.values() for image in of_fold]
     require_distinct_names(images)
+    require_writable(out)
     findings: dict[str, list[Finding]] = {}
     rejected: dict[str, str] = {}
     console, engines = Console(stderr=True), {}

@@ -65,7 +65,7 @@ def main(
     from training.errors import AnnotationError
     from training.evaluate import read_with, require_distinct_names
     from training.mistakes import draw_mistakes
-    from training.out_folder import require_own, writing
+    from training.out_folder import require_own, require_writable, writing
     from training.out_of_fold import folds_of, names_of, pipelines_of
 
     if clash := [path for path in csvs if path.resolve().parent == out.resolve()]:
@@ -82,6 +82,7 @@ def main(
             "so that no bundle was trained without them; split the files that are to be curated."
         )
     own = {fold.name: [image for image in images if fold_of[image.name] is fold] for fold in folds}
+    require_writable(out)
     findings: dict[str, list[Finding]] = {}
     console = Console(stderr=True)
     for fold, pipeline in pipelines_of(folds, list(map(len, own.values())), backend, precision, console):

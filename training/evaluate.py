@@ -26,7 +26,7 @@ from training.bootstrap import intervals
 from training.errors import AnnotationError
 from training.mistakes import FALSE_DETECTION, MISSED, WRONG_CLASS, Mistake
 from training.options import engine_options, image_options
-from training.out_folder import writing
+from training.out_folder import require_writable, writing
 from training.pairing import CELLS_CSV, Cell, Detection, pair, write_cells
 from training.reliability import coverage_curve, recommend, reliability_bins
 from training.report import Evaluation
@@ -275,6 +275,7 @@ def main(
     images = select_images(csvs, folders, provenance, sources)
     bundle = Bundle.load(bundle_dir)
     working_threshold = bundle.manifest.thresholds.detection
+    require_writable(out)
     with open_pipeline(bundle, backend=backend, precision=precision) as pipeline:
         engine = pipeline.engine_id
         console = Console(stderr=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edge.cli import one_sentence
 from training.annotations import AnnotatedImage
 from training.options import HELD_OUT, engine_options
-from training.out_folder import writing
+from training.out_folder import require_writable, writing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -141,6 +141,7 @@ def main(
     others = _counted_for(read_beside(validation_csvs), same)
     bundle = Bundle.load(bundle_dir)
     former_id = bundle.id
+    require_writable(bundle_dir, *([out] if out else []))
     console = Console(stderr=True)
     with open_pipeline(bundle, backend=backend, precision=precision) as pipeline:
         engine = pipeline.engine_id

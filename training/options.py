@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from training.augment import VARIATIONS
 from training.drawn import drawn_images
 from training.errors import AnnotationError
 from training.loop import Schedule, TrainingError
-from training.out_folder import writing
+from training.out_folder import require_writable, writing
 
 log = logging.getLogger(__name__)
 
@@ -154,8 +153,9 @@ def read_data(
     if told := kinship(training, validation):
         log.warning("%s", told)
     out = options["out"]
-    with writing(out), tempfile.TemporaryFile(dir=out):  # told before all images are tried
-        if options["drawn"]:
+    require_writable(out)
+    if options["drawn"]:
+        with writing(out):
             training += drawn_images(out / "drawn", options["drawn"])
     for images, purpose in ((training, "train on"), (validation, "judge by")):
         if not images:

@@ -1,5 +1,6 @@
 """The folder that a command writes: only its own files are ever overwritten."""
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,17 @@ def require_own(folder: Path, mark: str) -> None:
             f"{folder} has files and no {mark} among them, so they are not of a former run; give an empty "
             "folder."
         )
+
+
+def require_writable(*folders: Path) -> None:
+    """Make the folders and try them, before the work whose results go there.
+
+    Raises:
+        OutputUnwritableError: as `writing`.
+    """
+    for folder in folders:
+        with writing(folder), tempfile.TemporaryFile(dir=folder):
+            pass
 
 
 @contextmanager

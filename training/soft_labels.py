@@ -55,7 +55,7 @@ def main(
     from training.annotations import read_beside
     from training.errors import AnnotationError
     from training.evaluate import require_distinct_names
-    from training.out_folder import writing
+    from training.out_folder import require_writable, writing
     from training.out_of_fold import Fold, folds_of, pipelines_of
     from training.targets import SoftLabels
     from training.teaching import joined, taught_by
@@ -70,6 +70,7 @@ def main(
         raise AnnotationError(f"{clash[0]} is to be read and written; give another file as --out.")
     images = [read_beside(fold.csvs) for fold in folds]
     require_distinct_names([image for own in images for image in own])
+    require_writable(out.parent)
     console, taught, silent = Console(stderr=True), [], 0
     own_of = {fold.name: own for fold, own in zip(folds, images, strict=True)}
     for fold, pipeline in pipelines_of(folds, list(map(len, images)), backend, precision, console):

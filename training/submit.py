@@ -60,7 +60,7 @@ def main(
     from edge.pipeline import open_pipeline
     from edge.walking import IMAGE_SUFFIXES
     from training.errors import AnnotationError
-    from training.out_folder import writing
+    from training.out_folder import require_writable, writing
     from training.submission import csv_text, expected_from, fill, read_test
 
     expected, names = read_test(test_csv) if test_csv is not None else (None, [])
@@ -77,6 +77,7 @@ def main(
     wanted = Counter(one.name for one in expected or ())
     bundle = Bundle.load(bundle_dir)
     threshold = bundle.manifest.thresholds.detection
+    require_writable(out.parent)
     with open_pipeline(bundle, backend=backend, precision=precision) as pipeline:
         bar = track(path_of.items(), description="Reading images", console=Console(stderr=True))
         readings = {name: _read(pipeline, path, max(wanted[name], 1)) for name, path in bar}
