@@ -27,6 +27,7 @@ def main(a: Path, b: Path, resamples: int, json_path: Path | None) -> None:
     """
     from rich.box import SIMPLE
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from training.comparison import System, compare, rows, verdict
@@ -44,7 +45,7 @@ def main(a: Path, b: Path, resamples: int, json_path: Path | None) -> None:
             if one.a != one.a and one.b != one.b:  # neither has such cells
                 continue
             numbers = (f"{one.a:.4f}", f"{one.b:.4f}", f"{one.difference:+.4f}", interval_text(one.interval))
-            table.add_row(name, *numbers, f"{one.p:.3f}")
+            table.add_row(escape(name), *numbers, f"{one.p:.3f}")
         if table.row_count:
             console.print(table)
     console.print(

@@ -251,6 +251,7 @@ def _marked(
 
 def _print_table(rows: Sequence[tuple[str, str, "Share"]]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title="Images that are unlike the training images")
@@ -258,7 +259,7 @@ def _print_table(rows: Sequence[tuple[str, str, "Share"]]) -> None:
         table.add_column(name, justify="left" if name in ("images", "source") else "right")
     for kind, source, share in rows:
         about = (str(share.images), str(share.marked), f"{share.fraction:.1%}", f"{share.median_ratio:.2f}")
-        table.add_row(kind, source, *about)
+        table.add_row(kind, escape(source), *about)
     Console().print(table)
 
 

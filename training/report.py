@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from rich.box import SIMPLE
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from edge.geometry import Image
@@ -165,7 +166,7 @@ def print_tables(evaluation: Evaluation, about: Mapping[str, str], console: Cons
             stacked = name.replace(" ", "\n")  # a column as narrow as its longest word, to fit 80 characters
             table.add_column(stacked, justify="right" if place else "left", no_wrap=not place)
         for row in sheet.rows:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
         console.print(table)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,14 @@ def test_the_terminal_shows_classes_and_sources(evaluation: Evaluation) -> None:
     print_tables(evaluation, ABOUT, Console(file=shown, width=140))
     for word in ("bundle: small", "0.7500", "LY", "lab", "Calibration error"):
         assert word in shown.getvalue()
+
+
+def test_a_source_in_brackets_is_shown_as_it_is(evaluation: Evaluation) -> None:
+    """To the terminal's tables they are markup, and [/b] alone was an error."""
+    shown = io.StringIO()
+    sources = tuple(replace(one, source="[b]lab[/i]") for one in evaluation.sources)
+    print_tables(replace(evaluation, sources=sources), ABOUT, Console(file=shown, width=140))
+    assert "[b]lab[/i]" in shown.getvalue()
 
 
 def test_pictures_and_texts_are_written(evaluation: Evaluation, tmp_path: Path) -> None:
