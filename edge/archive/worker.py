@@ -238,9 +238,8 @@ def _answer(desk: Desk, engine: Engine, path: Path, sample: str) -> State:
 
 def _adopt(journal: Journal, store: ArchiveStore, name: PartName) -> None:
     """Let the journal know what earlier parts of the partition say."""
-    earlier = [
-        part for part in store.parts() if part.partition == name.partition and part.number < name.number
-    ]
+    numbers = (PartName(name.partition, number) for number in range(name.number))
+    earlier = [part for part in numbers if store.has(part)]  # all parts of an archive are tens of thousands
     columns = ["path", "image_sha256", "status", "reason", "bundle", "engine"]
     rows = [row for part in earlier for row in store.images(part, columns).to_pylist()]
     if rows and not journal.counts():

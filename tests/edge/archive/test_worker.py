@@ -52,6 +52,20 @@ def test_a_second_run_reads_nothing_and_adds_nothing(images: Path, tmp_path: Pat
     assert not list((tmp_path / "scratch").iterdir())
 
 
+def test_a_part_knows_the_earlier_ones_of_its_partition_without_a_list_of_all_parts(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are ten thousand parts of ten million images, and each would look at a list of them all."""
+    out = tmp_path / "out"
+    read_all(EngineDouble(), images, out, tmp_path / "scratch")
+    (images / "z.png").write_bytes(png(2))
+    store = ArchiveStore(out)
+    (part,) = plan(list_files([images], out), 3, store.settled(), store.parts())
+    monkeypatch.delattr(ArchiveStore, "parts")
+    read_part(EngineDouble(), store, part, tmp_path / "scratch")  # type: ignore[arg-type]
+    assert store.images(part.name)["status"].to_pylist() == ["duplicate"]
+
+
 def test_a_worker_killed_at_any_image_goes_on_behind_the_last_answer(images: Path, tmp_path: Path) -> None:
     expected = rows_of_one_run(images, tmp_path / "one")
     for number in range(5):
