@@ -15,6 +15,7 @@ from edge.errors import BenchError
 from edge.progress import counted
 
 _PATIENCE_S = 300.0
+"""Without a further answer."""
 _POLL_S = 0.01
 _SETTINGS = {"quiet_period_s": 0.05, "log_format": "json", "duplicates": "again"}
 
@@ -74,14 +75,17 @@ def measure_starts(
 
 def _answered(child: Child, count: int) -> list[float]:
     """Milliseconds of the images so far, when so many have their rows."""
+    found: list[float] = []
     deadline_s = time.monotonic() + _PATIENCE_S
     while time.monotonic() < deadline_s:
-        is_running = child.is_running
+        before, is_running = len(found), child.is_running
         found = list(_latencies_ms(child.log))
         if len(found) >= count:
             return found
         if not is_running:
             break
+        if len(found) > before:
+            deadline_s = time.monotonic() + _PATIENCE_S
         time.sleep(_POLL_S)
     raise BenchError(
         f"edge-watch answered {len(found)} of {count} images and then none; look at the end of what it says: "

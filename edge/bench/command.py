@@ -88,13 +88,12 @@ def _bench(
     from edge.bench.inputs import Drawing, drawn_inputs, folder_inputs
     from edge.bench.measure import Amounts, measure
     from edge.bench.page import write_page
-    from edge.bench.report import load_report, save_report
+    from edge.bench.report import load_report, require_place, save_report
     from edge.bench.table import print_comparison, print_report
     from edge.locks import OUT_OF_SPACE, OutputFullError
 
     for path in filter(None, (json_path, html_path)):
-        if not path.parent.is_dir():
-            raise BenchError(f"There is no folder {path.parent} for {path.name}; create it.")
+        require_place(path)
     earlier = load_report(before) if before else None
     drawing = Drawing.parse(drawn) if drawn else Drawing()
     wanted: list[tuple[str | None, str | None]] = [*map(parse_engine, engines)] or [(backend, precision)]
@@ -109,11 +108,16 @@ def _bench(
             inputs = folder_inputs(images, count) if images else drawn_inputs(scratch / "drawn", drawing)
             report = measure(choices, inputs, counts, scratch)
     except OSError as error:
-        if error.errno not in OUT_OF_SPACE:
-            raise
-        raise OutputFullError(
-            f"There is no space in {tempfile.gettempdir()}; free some, or set TMPDIR to another folder."
-        ) from error
+        if error.errno in OUT_OF_SPACE:
+            raise OutputFullError(
+                f"There is no space in {tempfile.gettempdir()}; free some, or set TMPDIR to another folder."
+            ) from error
+        if images and error.filename and Path(error.filename).is_relative_to(images):
+            raise BenchError(
+                f"{error.filename} cannot be read any more ({error.strerror}); give a folder of copies that "
+                "nobody moves."
+            ) from error
+        raise
     comparison = compare(earlier, report, before.name) if earlier and before else None
     console = Console()
     print_report(report, console)

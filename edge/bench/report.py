@@ -1,5 +1,6 @@
 """What was measured, and how it is kept: one JSON file of a schema with a number."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ class BenchReport:
         schema: `SCHEMA`.
         taken_at: UTC, ISO 8601.
         input: what the images were, in words; `input_sha256` of their bytes.
-        machine: as `edge.bench.machine` tells it.
+        machine: as `edge.bench.machine` tells it; `disk`: the type of the file system that was written to.
         engines: in the order in which they were asked for; starts, idle, load and energy are of the first.
         waiting: how many images waited in a round of the backlog.
         cold, idle: None if they were not measured.
@@ -136,6 +137,23 @@ def write_text(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise BenchError(f"{path} cannot be written ({error.strerror}); give another file.") from error
+
+
+def require_place(path: Path) -> None:
+    """Make sure that a file can be written: this is better known before a measurement than after it.
+
+    Raises:
+        BenchError: it cannot be.
+    """
+    if not path.parent.is_dir():
+        raise BenchError(f"There is no folder {path.parent} for {path.name}; create it.")
+    was_there = os.path.lexists(path)
+    try:
+        path.open("ab").close()
+    except OSError as error:
+        raise BenchError(f"{path} cannot be written ({error.strerror}); give another file.") from error
+    if not was_there:
+        path.unlink()
 
 
 def load_report(path: Path) -> BenchReport:

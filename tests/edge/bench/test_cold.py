@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -78,6 +79,26 @@ def test_a_daemon_that_ends_is_told_with_its_last_words(
     doubled(monkeypatch, ends=True)
     with pytest.raises(BenchError, match=r"answered 0 of 1 images and then none; .*'no engine'"):
         cold.measure_starts(EngineChoice(), images(tmp_path), 1, tmp_path)
+
+
+def test_a_daemon_that_is_slow_and_not_hung_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each answer takes 200 s, and patience is 300 s."""
+
+    class SlowChild(AnsweringChild):
+        @property
+        def is_running(self) -> bool:
+            lines = self.log.read_text().splitlines()
+            self.log.write_text("\n".join([*lines, '{"latency_ms": 200000}']))
+            return True
+
+    now_s = iter(range(0, 100_000, 200))
+    clock = SimpleNamespace(monotonic=lambda: next(now_s), sleep=lambda _: None)
+    monkeypatch.setattr(cold, "time", clock)
+    log = tmp_path / "log"
+    log.touch()
+    assert len(cold._answered(SlowChild(tmp_path, log, ends=False), 10)) == 10  # type: ignore[arg-type]
 
 
 def test_a_daemon_that_does_not_start_is_told_with_its_last_words(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from edge.bench import measure as measuring
 from edge.bench.command import bench
 from edge.bench.compare import SLOWER_EXIT_CODE, compare
 from edge.bench.report import BenchReport, load_report, save_report
+from tests.chaos.tiny import tiny_image
 from tests.edge.bench.reports import report
 from tests.edge.bench.test_page import Reading
 
@@ -139,6 +140,40 @@ def test_what_cannot_be_measured_is_said_in_a_sentence(words: str, said: str) ->
     assert result.exit_code == 78
     assert said in result.output
     assert result.output.splitlines()[-1].startswith("Error: ")
+
+
+def test_a_place_for_the_figures_is_tried_before_and_left_as_it_was(
+    tmp_path: Path, slow_machine: BenchReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = tmp_path / "old.json"
+    save_report(report(), old)
+    saved = old.read_bytes()
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measuring, "measure", interrupted)
+    assert run("--json", old, "--html", tmp_path / "new.html").exit_code == 1
+    assert old.read_bytes() == saved
+    assert list(tmp_path.iterdir()) == [old]
+    refused = run("--html", "/proc/b.html")
+    assert refused.exit_code == 78
+    assert "/proc/b.html cannot be written" in refused.output
+
+
+def test_images_that_are_moved_away_meanwhile_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = tmp_path / "cell.png"
+    image.write_bytes(tiny_image().copy(1))
+
+    def gone(*_: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(image))
+
+    monkeypatch.setattr(measuring, "measure", gone)
+    result = run("--images", tmp_path)
+    assert result.exit_code == 78
+    assert f"{image} cannot be read any more (No such file or directory)" in result.output
 
 
 def test_a_folder_of_which_nothing_can_be_read_is_refused_with_the_reason(tmp_path: Path) -> None:
