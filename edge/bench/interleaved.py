@@ -36,8 +36,9 @@ class Runs:
 
     @property
     def stage_ms(self) -> dict[str, tuple[float, ...]]:
-        """Milliseconds of each image by stage, 0 where an image did not come to it."""
-        stages = dict.fromkeys(stage for answer in self.answers for stage in answer.stage_ms)
+        """Milliseconds of each image by stage, in the order of the work; 0 where it did not come to one."""
+        longest_first = sorted(self.answers, key=lambda answer: -len(answer.stage_ms))
+        stages = dict.fromkeys(stage for answer in longest_first for stage in answer.stage_ms)
         return {s: tuple(answer.stage_ms.get(s, 0.0) for answer in self.answers) for s in stages}
 
     def mean_stage_ms(self) -> dict[str, float]:

@@ -7,7 +7,7 @@ import pytest
 
 from edge.bench import interleaved
 from edge.bench.estimates import median_ratio
-from edge.bench.interleaved import run_in_turn, run_interleaved
+from edge.bench.interleaved import Runs, run_in_turn, run_interleaved
 from edge.bench.ways import Answer, Way
 
 
@@ -52,3 +52,13 @@ def test_a_ratio_is_that_of_pairs_and_its_interval_holds_it() -> None:
 def test_a_stall_of_one_image_does_not_move_the_ratio() -> None:
     ours, limit = [1.1] * 9 + [900.0], [1.0] * 10
     assert median_ratio(ours, limit).value == pytest.approx(1.1)
+
+
+def test_stages_are_in_the_order_of_the_work_also_where_the_first_image_has_no_cell() -> None:
+    empty, full = (
+        Answer((), dict.fromkeys(stages.split(), 1.0))
+        for stages in ("read detect commit csv", "read detect crop classify commit csv")
+    )
+    runs = Runs("A", (4.0, 6.0), (empty, full))
+    assert " ".join(runs.stage_ms) == "read detect crop classify commit csv"
+    assert runs.stage_ms["classify"] == (0.0, 1.0)
