@@ -24,11 +24,19 @@ WITHOUT_EVENTS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "virti
 _MOUNTINFO = Path("/proc/self/mountinfo")
 
 
+def read_mountinfo() -> str:
+    """The text of /proc/self/mountinfo, "" where it cannot be read."""
+    try:
+        return os.fsdecode(_MOUNTINFO.read_bytes())
+    except OSError:
+        return ""
+
+
 def filesystem_of(path: str, mountinfo: str) -> str:
     """The type of the file system that an absolute, resolved path lies on, "" if unknown.
 
     Args:
-        mountinfo: the text of /proc/self/mountinfo, proc(5).
+        mountinfo: as `read_mountinfo` gives it, proc(5).
     """
     best, found = -1, ""
     for point, kind in _mounts(mountinfo):
@@ -77,11 +85,7 @@ class WatchChoice:
 
 def choose_watch(asked: WatchMode, folder: Path) -> WatchChoice:
     """Polling where a file system gives no events, else events, unless something else is asked for."""
-    path = os.path.realpath(folder)
-    try:
-        mountinfo = os.fsdecode(_MOUNTINFO.read_bytes())
-    except OSError:
-        mountinfo = ""
+    path, mountinfo = os.path.realpath(folder), read_mountinfo()
     kind, mounted = filesystem_of(path, mountinfo), mounts_below(path, mountinfo)
     below = sorted({kind for _, kind in mounted})
     is_remote = any(kind in WITHOUT_EVENTS or kind.startswith("fuse") for kind in (kind, *below))

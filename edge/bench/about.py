@@ -6,11 +6,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from edge.watching import filesystem_of, read_mountinfo
+
 _PACKAGES = (
     *("cytologia-edge", "numpy", "opencv-python-headless", "pillow", "simplejpeg"),
     *("openvino", "onnxruntime", "tensorrt", "tensorrt-rtx-cu13", "pycuda"),
 )
 _CPUS = Path("/sys/devices/system/cpu")
+
+IN_MEMORY = frozenset({"tmpfs", "ramfs"})
+"""File systems that lie on no disk."""
 
 
 def machine() -> dict[str, Any]:
@@ -29,6 +34,11 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": versions,
     }
+
+
+def disk(folder: Path) -> str:
+    """The type of the file system that a folder lies on, like "ext4"; "unknown" where none is told."""
+    return filesystem_of(os.path.realpath(folder), read_mountinfo()) or "unknown"
 
 
 def _processor() -> str:

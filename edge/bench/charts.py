@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edge.bench.estimates import PERCENTILES, Estimate, Floats
-from edge.bench.offered import Offered
+from edge.bench.offered import FALLS_BEHIND, Offered
 from edge.bench.report import TOTAL, EngineFigures
 from edge.bench.svg import COLOURS, FAINT, INK, Plot, Scale, linear, log_ticks, logarithmic, ticks
 
@@ -35,7 +35,7 @@ def latency_chart(engines: Sequence[EngineFigures]) -> str:
                 plot.rect(x(start), y(count), x(end) - x(start) - 0.5, base - y(count), colour, hint)
         _mark_percentiles(plot, ms, x, base)
         plot.line(_LEFT, base, _RIGHT, base, FAINT)
-        plot.text(_LEFT - 10, base - _PANEL / 2 + 8, engine.name, "end")
+        plot.text(_LEFT - 10, base - _PANEL / 2 + 8, engine.name, "end", room=_LEFT - 15)
         beyond = int((ms > high).sum())
         plot.text(
             _LEFT - 10,
@@ -94,7 +94,7 @@ def load_chart(load: Sequence[Offered]) -> str:
     y = logarithmic(0.8 * least, 1.3 * most, bottom, top)
     plot.x_axis(ticks(0, 1.05 * max(rates), 8), x, top, bottom, "images offered a second")
     plot.y_axis(log_ticks(0.8 * least, 1.3 * most), y, left, _RIGHT)
-    if behind := [one.rate_per_s for one in load if not one.keeps_up]:
+    if behind := [one.rate_per_s for one in load if one.verdict == FALLS_BEHIND]:
         plot.line(x(min(behind)), top, x(min(behind)), bottom, COLOURS[1], 1, "4 3")
         plot.text(x(min(behind)) - 6, top + 12, "falls behind from here", "end", COLOURS[1])
     for name, colour, found in (
@@ -109,8 +109,12 @@ def load_chart(load: Sequence[Offered]) -> str:
     return str(plot)
 
 
-def ratio_chart(rows: Sequence[tuple[str, Estimate]], title: str) -> str:
-    """Ratios with their intervals around 1; to the right is slower."""
+def ratio_chart(rows: Sequence[tuple[str, Estimate]], title: str, alike: float = 0.0) -> str:
+    """Ratios with their intervals around 1; to the right is slower.
+
+    Args:
+        alike: how far from 1 a ratio has no colour.
+    """
     low = min(0.9, *(max(one.low, 0.1) for _, one in rows))
     high = max(1.1, *(min(one.high, 10.0) for _, one in rows))
     bottom = 10 + _ROW * len(rows)
@@ -120,10 +124,10 @@ def ratio_chart(rows: Sequence[tuple[str, Estimate]], title: str) -> str:
     plot.x_axis(marks, x, 10, bottom, title)
     plot.line(x(1), 6, x(1), bottom, INK)
     for row, (name, one) in enumerate(rows):
-        colour = COLOURS[1] if one.low > 1 else COLOURS[2] if one.high < 1 else FAINT
+        colour = COLOURS[1] if one.low > 1 + alike else COLOURS[2] if one.high < 1 - alike else FAINT
         y = 10 + _ROW * (row + 0.5)
         plot.line(x(max(one.low, low)), y, x(min(max(one.high, low), high)), y, colour, 3)
         plot.dot(x(min(max(one.value, low), high)), y, colour, f"{name}: {one}")
-        plot.text(_LEFT - 10, y + 4, name, "end")
+        plot.text(_LEFT - 10, y + 4, name, "end", room=_LEFT - 15)
         plot.text(_RIGHT - 110, y + 4, str(one))
     return str(plot)

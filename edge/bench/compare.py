@@ -6,18 +6,27 @@ from typing import Any
 
 import numpy as np
 
-from edge.bench.estimates import Estimate, ratio_of_medians
+from edge.bench.estimates import Estimate, has_upper_end, ratio_of_medians
+from edge.bench.offered import Offered
 from edge.bench.report import TOTAL, BenchReport, EngineFigures
 
 SLOWER_EXIT_CODE = 3
 """Of `edge-bench --compare FILE --limit RATIO` when it got slower than that."""
 
+NO_DIFFERENCE = 0.02
+"""As much lies between two runs of the same software."""
+
 _BACKLOG = "backlog, of an image"
 _LIMITED = {TOTAL: "The median image", _BACKLOG: "An image of the backlog"}
 """What a limit is of, and how it is called."""
-_NO_DIFFERENCE = 0.02
 _BUSY_CORES = 0.2
 _FEW_IMAGES = 50
+_LEAST_VALUES = 3
+"""On each side, for an interval. Where both sides are alike, that of three values each leaves 1 out in a
+tenth of cases, and that of two in a third (simulated)."""
+_MOST_SHARE = 0.9
+"""Of the backlog's rate, for the p99 under load. Nearer to what can be done it hangs on how exactly that was
+measured: at 95 %, half of sides that are alike would be called slower or faster (simulated)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +36,7 @@ class Change:
     Attributes:
         before, after: medians.
         ratio: after by before, above 1 is slower or more; for images a second that of the time of one.
-        has_interval: False: there is one value on each side, and the ratio's ends are the ratio.
+        has_interval: False: a side has too few values for one, and the ratio's ends are the ratio.
     """
 
     what: str
@@ -41,13 +50,13 @@ class Change:
     def verdict(self) -> str:
         """ "slower", "faster", "not told apart", or "" where no interval tells.
 
-        A difference of less than 2 % is none: as much lies between two runs of the same software.
+        A difference of less than `NO_DIFFERENCE` is none.
         """
         if not self.has_interval:
             return ""
-        if self.ratio.low > 1 + _NO_DIFFERENCE:
+        if self.ratio.low > 1 + NO_DIFFERENCE:
             return "slower"
-        return "faster" if self.ratio.high < 1 - _NO_DIFFERENCE else "not told apart"
+        return "faster" if self.ratio.high < 1 - NO_DIFFERENCE else "not told apart"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +85,7 @@ class Comparison:
         The rule: the whole interval of the ratio lies above the limit, of the total or of the backlog.
         """
         for change in self.changes:
-            if change.what in _LIMITED and change.ratio.low > limit:
+            if change.what in _LIMITED and change.has_interval and change.ratio.low > limit:
                 return (
                     f"{_LIMITED[change.what]} takes {change.after:.2f} ms and took {change.before:.2f} ms in "
                     f"{self.before}, {change.ratio} times as long where {limit:g} is allowed; look at the "
@@ -120,6 +129,8 @@ def _phases(before: BenchReport, after: BenchReport) -> Iterator[Change]:
     if before.waiting == after.waiting:
         yield _times(_BACKLOG, _backlog_ms(before.first), _backlog_ms(after.first))
     yield from _load(before, after)
+    if before.waiting != after.waiting:  # so many were read at once, too
+        return
     if before.cold and after.cold:
         yield _single("memory, most", "MB", before.cold.peak_mb, after.cold.peak_mb)
     for meter, joules in after.energy.joules_an_image.items():
@@ -135,10 +146,10 @@ def _load(before: BenchReport, after: BenchReport) -> Iterator[Change]:
         return
     old, new = (max(one.answered_per_s for one in report.load) for report in (before, after))
     yield _single("most images that arrive, of an image", "ms", 1000 / old, 1000 / new)
-    was = {one.share: one.p99_ms for one in before.load}
+    was = {one.share: one for one in before.load}
     for one in after.load:
-        if one.share in was and one.share < 1:  # beyond, it grows with the time for which images come
-            yield _of_estimates(f"p99 at {one.share:.0%} of its backlog", was[one.share], one.p99_ms)
+        if one.share in was and one.share < _MOST_SHARE:
+            yield _p99(f"p99 at {one.share:.0%} of its backlog", was[one.share], one)
 
 
 def _backlog_ms(engine: EngineFigures) -> list[float]:
@@ -147,13 +158,18 @@ def _backlog_ms(engine: EngineFigures) -> list[float]:
 
 def _times(what: str, before: Sequence[float], after: Sequence[float], unit: str = "ms") -> Change:
     medians = (float(np.median(before)), float(np.median(after)))
+    if min(len(before), len(after)) < _LEAST_VALUES:
+        return _single(what, unit, *medians)
     return Change(what, unit, *medians, ratio_of_medians(after, before))
 
 
-def _of_estimates(what: str, before: Estimate, after: Estimate) -> Change:
-    """The widest that both intervals allow."""
-    ratio = Estimate(after.value / before.value, after.low / before.high, after.high / before.low)
-    return Change(what, "ms", before.value, after.value, ratio)
+def _p99(what: str, before: Offered, after: Offered) -> Change:
+    """The widest ratio that both intervals allow, where both have ends."""
+    old, new = before.p99_ms, after.p99_ms
+    if not has_upper_end(99, min(before.images, after.images)):
+        return _single(what, "ms", old.value, new.value)
+    ratio = Estimate(new.value / old.value, new.low / old.high, new.high / old.low)
+    return Change(what, "ms", old.value, new.value, ratio)
 
 
 def _single(what: str, unit: str, before: float, after: float) -> Change:
@@ -179,8 +195,13 @@ def _warnings(before: BenchReport, after: BenchReport, name: str) -> Iterator[st
     if before.waiting != after.waiting:
         yield (
             f"{before.waiting} images waited in a round of the backlog in {name}, and now "
-            f"{after.waiting}: the backlog is not compared, nor held to --limit; give --waiting "
-            f"{before.waiting}."
+            f"{after.waiting}: the backlog is not compared, nor held to --limit, nor are load, memory and "
+            f"energy; give --waiting {before.waiting}."
+        )
+    elif (rounds := min(len(one.first.backlog_per_s) for one in (before, after))) < _LEAST_VALUES:
+        yield (
+            f"One side has {rounds} rounds of the backlog, too few to hold it to --limit; give --rounds "
+            f"{_LEAST_VALUES} or more on both."
         )
     if before.load and after.load and before.arrivals != after.arrivals:
         yield (
@@ -209,8 +230,10 @@ def _of_machine(before: dict[str, Any], after: dict[str, Any]) -> Iterator[tuple
         ("cores", "The number of cores"),
         ("system", "The system"),
         ("python", "The version of Python"),
+        ("disk", "The file system that was written to"),
     ):
-        yield what, before.get(key), after.get(key)
+        if key in before:  # not all versions told all
+            yield what, before[key], after.get(key)
     old, new = before.get("packages", {}), after.get("packages", {})
     for package in sorted({*old, *new}):
         yield f"The version of {package}", old.get(package, "none"), new.get(package, "none")

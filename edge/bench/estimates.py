@@ -75,6 +75,14 @@ def percentiles(
     }
 
 
+def has_upper_end(percentile: int, count: int) -> bool:
+    """Whether so many values tell how high a percentile may be: else all of them may well lie below it.
+
+    36 tell it of the p90 and 368 of the p99; of fewer the upper end is their largest value, and no end.
+    """
+    return (percentile / 100) ** count <= _TAILS[0] / 100
+
+
 def median(values: Sequence[float] | Floats) -> Estimate:
     """Median of a sample."""
     return percentiles(values, (50,))[50]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from edge.bench.about import governor, machine
+from edge.bench.about import disk, governor, machine
 from edge.bench.agreement import Agreement, agreement
 from edge.bench.backlog import StationBacklog
 from edge.bench.cold import measure_starts
@@ -107,7 +107,7 @@ def measure(choices: Sequence[EngineChoice], inputs: Inputs, amounts: Amounts, s
         taken_at=datetime.now(UTC).isoformat(timespec="seconds"),
         input=inputs.words,
         input_sha256=inputs.sha256,
-        machine=machine(),
+        machine={**machine(), "disk": disk(scratch)},
         conditions=Conditions(governor(), load.before, load.others()),
         engines=figures,
         waiting=amounts.waiting,

@@ -22,6 +22,10 @@ from edge.tasks import Arrival, ImageResult
 SHARES = (0.25, 0.5, 0.7, 0.85, 0.95, 1.05, 1.2)
 """Offered rates, as shares of the rate of the backlog."""
 _KEEPS_UP = 0.95
+_FEW_LATE = 8
+"""So many images are late now and then where they come by chance, also at a station that keeps up."""
+
+FALLS_BEHIND, PERHAPS_BEHIND = "falls behind", "perhaps behind"
 
 Arrivals = Literal["exponential", "regular"]
 
@@ -56,9 +60,13 @@ class Offered:
     longest_queue: int
 
     @property
-    def keeps_up(self) -> bool:
-        """Whether as many were answered as came."""
-        return self.answered_per_s >= _KEEPS_UP * self.rate_per_s
+    def verdict(self) -> str:
+        """FALLS_BEHIND where fewer were answered than came, PERHAPS_BEHIND if that may be chance, or ""."""
+        if self.answered_per_s >= _KEEPS_UP * self.rate_per_s:
+            return ""
+        # Of a backlog it answers rate / share a second.
+        late = (self.images - 1) * (self.rate_per_s / self.answered_per_s - 1) / self.share
+        return FALLS_BEHIND if late > _FEW_LATE else PERHAPS_BEHIND
 
 
 def arrivals_s(rate_per_s: float, seconds: float, kind: Arrivals, seed: int = 0) -> list[float]:

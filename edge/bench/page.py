@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 
 from edge.bench.charts import latency_chart, load_chart, ratio_chart, stage_chart
-from edge.bench.compare import Comparison
+from edge.bench.compare import NO_DIFFERENCE, Comparison
 from edge.bench.report import BenchReport, write_text
 from edge.bench.table import (
     Rows,
@@ -57,7 +57,8 @@ def _body(report: BenchReport, comparison: Comparison | None) -> Iterator[str]:
         yield f"<h2>Against {escape(comparison.before)}</h2>"
         yield from (f'<p class="warning">{escape(warning)}</p>' for warning in comparison.warnings)
         told = [(change.what, change.ratio) for change in comparison.changes if change.has_interval]
-        yield ratio_chart(told, "ratio to before, right of 1 is slower; bars are 95 % intervals")
+        title = "ratio to before, right of 1 is slower; bars are 95 % intervals"
+        yield ratio_chart(told, title, NO_DIFFERENCE)
         yield _table(comparison_rows(comparison))
     yield "<h2>How long an image takes</h2>"
     yield f"<p>{escape(total_line(first))}</p>"

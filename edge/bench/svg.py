@@ -8,6 +8,9 @@ INK, FAINT, GRID = "#333344", "#777788", "#e4e4ec"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Of Okabe and Ito, which colour-blind people can tell apart."""
 
+_LETTER = 6.5
+"""Pixels of width, at the size of the page's plots."""
+
 Scale = Callable[[float], float]
 
 
@@ -77,10 +80,16 @@ class Plot:
         title = f"<title>{escape(hint)}</title>" if hint else ""
         self._parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}">{title}</circle>')
 
-    def text(self, x: float, y: float, words: str, anchor: str = "start", colour: str = INK) -> None:
-        """Words whose baseline begins, has its middle or ends at a point."""
+    def text(
+        self, x: float, y: float, words: str, anchor: str = "start", colour: str = INK, room: float = math.inf
+    ) -> None:
+        """Words whose baseline begins, has its middle or ends at a point; made narrower if they need it."""
+        narrow = (
+            f' textLength="{room:.0f}" lengthAdjust="spacingAndGlyphs"' if len(words) * _LETTER > room else ""
+        )
         self._parts.append(
-            f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">{escape(words)}</text>'
+            f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}"{narrow}>'
+            f"{escape(words)}</text>"
         )
 
     def x_axis(self, marks: list[float], scale: Scale, top: float, bottom: float, title: str) -> None:

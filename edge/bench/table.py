@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from edge.bench.about import IN_MEMORY
 from edge.bench.compare import Comparison
-from edge.bench.estimates import PERCENTILES, Estimate, median
+from edge.bench.estimates import PERCENTILES, Estimate, has_upper_end, median
 from edge.bench.report import TOTAL, BenchReport, EngineFigures
 
 
@@ -58,10 +59,11 @@ def stage_rows(report: BenchReport) -> Rows:
 
 def total_line(engine: EngineFigures) -> str:
     """The total's percentiles with their intervals."""
-    total = engine.total
-    told = (
-        f"{name} {Estimate(value, *total.intervals_ms[name])}" for name, value in total.percentiles_ms.items()
-    )
+    total, told = engine.total, []
+    for p in PERCENTILES:
+        low, high = total.intervals_ms[f"p{p}"]
+        end = f"to {high:.2f}" if has_upper_end(p, engine.images) else "or more"
+        told.append(f"p{p} {total.percentiles_ms[f'p{p}']:.2f} ({low:.2f} {end})")
     return f"From file to durable row, ms with 95 % intervals: {', '.join(told)}."
 
 
@@ -136,7 +138,7 @@ def load_rows(report: BenchReport) -> Rows:
             f"{one.answered_per_s:.1f}",
             *(f"{ms:.1f}" for ms in (one.p50_ms.value, one.p99_ms.value, one.most_ms)),
             str(one.longest_queue),
-            "" if one.keeps_up else "falls behind",
+            one.verdict,
         )
         for one in report.load
     )
@@ -179,6 +181,11 @@ def notes(report: BenchReport) -> list[str]:
     if report.energy.lacking:
         found.append(f"Energy not told: {'; '.join(report.energy.lacking)}.")
     machine, conditions = report.machine, report.conditions
+    if machine.get("disk") in IN_MEMORY:
+        found.append(
+            f"All was written into memory ({machine['disk']}), where a commit costs next to nothing; set "
+            "TMPDIR to a folder on the disk of the station."
+        )
     found.append(f"Input: {report.input}; {report.first.leukocytes} leukocytes found.")
     found.append(
         f"Machine: {machine['processor']}, {machine['cores']} cores, governor {conditions.governor}; load "

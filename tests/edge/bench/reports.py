@@ -17,6 +17,7 @@ MACHINE = {
     "cores": 2,
     "system": "Linux",
     "python": "3.11",
+    "disk": "ext4",
     "packages": {"numpy": "2"},
 }
 
@@ -46,10 +47,10 @@ def engine(
 
 def report(slow: float = 1.0, **changes: object) -> BenchReport:
     """Of one engine, with every phase."""
-    due_s = [0.0, 0.1, 0.2, 0.3]
+    due_s = np.arange(400) / 10
     load = tuple(
-        figures_of(share, due_s, [at + late * slow for at, late in zip(due_s, lates, strict=True)], 2)
-        for share, lates in ((0.5, (0.01, 0.01, 0.02, 0.01)), (1.2, (0.1, 0.2, 0.3, 0.4)))
+        figures_of(share, due_s.tolist(), (due_s + slow * late_s).tolist(), 2)
+        for share, late_s in ((0.5, np.tile((0.01, 0.01, 0.02, 0.01), 100)), (1.2, np.arange(1, 401) / 10))
     )
     made = BenchReport(
         schema=SCHEMA,

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from edge.bench import machine
-from edge.bench.about import governor
+from edge.bench.about import disk, governor
 
 
 def test_the_machine_is_told_with_its_versions() -> None:
@@ -20,3 +20,8 @@ def test_the_governors_of_all_cores_are_told(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "scaling_governor").write_text(f"{said}\n")
     assert governor(tmp_path) == "performance, powersave"
+
+
+def test_the_file_system_of_a_folder_is_told(tmp_path: Path) -> None:
+    assert disk(tmp_path) not in ("", "unknown")
+    assert disk(Path("/proc")) == "proc"

@@ -70,17 +70,23 @@ def test_other_engines_are_compared_by_name() -> None:
 
 def test_a_backlog_of_another_length_and_a_pause_of_another_are_not_compared() -> None:
     found = verdicts(compare(report(), report(waiting=8, idle=Idle(9.0, (12.0, 13.0))), "old.json"))
-    assert not {name for name in found if "backlog" in name or "pause" in name}
+    words = ("backlog", "pause", "memory", "energy")
+    assert not {name for name in found if any(word in name for word in words)}
 
 
 def test_images_that_arrive_are_compared_where_they_arrived_in_the_same_way() -> None:
     quick, slow = (replace(made, load=made.load[1:]) for made in (report(), report(2.0)))
     changes = {change.what: change for change in compare(quick, slow, "before.json").changes}
     assert not any("p99" in what for what in changes)  # nobody can do 120 %
+    full = [replace(made, load=(replace(made.load[0], share=0.95),)) for made in (report(), report(2.0))]
+    assert not any("p99" in change.what for change in compare(*full, "before.json").changes)
     assert changes["most images that arrive, of an image"].ratio.value > 1
     found = {change.what: change for change in compare(report(), report(2.0), "before.json").changes}
     assert found["p99 at 50% of its backlog"].ratio.value == pytest.approx(2.0)
-    assert found["p99 at 50% of its backlog"].verdict in ("slower", "not told apart")
+    assert found["p99 at 50% of its backlog"].verdict == "slower"
+    few = [replace(made, load=(replace(made.load[0], images=100),)) for made in (report(), report(2.0))]
+    changes = {change.what: change for change in compare(*few, "before.json").changes}
+    assert changes["p99 at 50% of its backlog"].verdict == ""  # of a p99 of 100 images nobody knows the end
     others = compare(replace(report(), arrivals="regular"), report(), "before.json")
     assert not any("arrive" in what or "p99" in what for what in verdicts(others))
 
@@ -104,6 +110,7 @@ def test_memory_and_energy_are_told_without_a_verdict() -> None:
         ({"waiting": 8}, "32 images waited in a round of the backlog in old.json, and now 8: the backlog"),
         ({"arrivals": "regular"}, "Images arrived exponential in old.json, and now regular: load is not"),
         ({"engines": (engine(images=20),)}, "One side timed 20 images only"),
+        ({"machine": MACHINE | {"disk": "tmpfs"}}, "The file system that was written to was ext4"),
         ({"conditions": Conditions("powersave", 0.1, 0.0)}, "The governor was performance"),
         ({"conditions": Conditions("performance", 2, 1.5)}, "Other processes kept 1.5 cores busy now"),
     ],
@@ -112,6 +119,31 @@ def test_what_else_changed_is_warned_of(changes: dict[str, object], warning: str
     warnings = compare(report(), report(**changes), "old.json").warnings
     assert len(warnings) == 1
     assert warnings[0].startswith(warning)
+
+
+def test_too_few_values_are_told_without_a_verdict_and_refuse_nothing() -> None:
+    cold = replace(report().cold, ready_s=(1.5, 1.5))  # type: ignore[type-var]
+    few = replace(report().first, backlog_per_s=(140.0, 141.0))
+    slow = replace(few, backlog_per_s=(70.0, 71.0))
+    before = report(engines=(few,), cold=cold)
+    after = report(engines=(slow,), cold=replace(cold, ready_s=(1.8, 1.8)))  # type: ignore[type-var]
+    found = compare(before, after, "old.json")
+    changes = {change.what: change for change in found.changes}
+    for what, ratio in (
+        ("cold start", 1.2),
+        ("backlog, of an image", (1 / 70 + 1 / 71) / (1 / 140 + 1 / 141)),
+    ):
+        assert changes[what].ratio.value == pytest.approx(ratio)
+        assert not changes[what].has_interval
+        assert changes[what].verdict == ""
+    assert found.refusal(1.1) is None
+    (warning,) = found.warnings
+    assert warning.startswith("One side has 2 rounds of the backlog, too few to hold it to --limit")
+
+
+def test_what_an_older_version_did_not_tell_of_the_machine_is_not_warned_of() -> None:
+    older = {key: value for key, value in MACHINE.items() if key != "disk"}
+    assert compare(report(machine=older), report(), "old.json").warnings == ()
 
 
 def test_taking_turns_is_another_thing_than_being_alone() -> None:

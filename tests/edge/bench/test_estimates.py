@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edge.bench import estimates
-from edge.bench.estimates import StageTimes, median, percentiles, ratio_of_medians
+from edge.bench.estimates import StageTimes, has_upper_end, median, percentiles, ratio_of_medians
 
 
 def test_percentiles_are_those_of_the_sample_and_lie_in_their_intervals() -> None:
@@ -56,3 +56,13 @@ def test_a_stage_tells_mean_percentiles_and_the_worst() -> None:
     times = StageTimes.of("detect", [1.0, 2.0, 3.0, 10.0])
     assert (times.mean_ms, times.max_ms, times.percentiles_ms["p50"]) == (4.0, 10.0, 2.5)
     assert times.intervals_ms["p99"][1] == pytest.approx(10)
+
+
+def test_few_values_do_not_tell_how_high_a_percentile_may_be() -> None:
+    assert [has_upper_end(99, count) for count in (50, 367, 368)] == [False, False, True]
+    assert [has_upper_end(90, count) for count in (35, 36)] == [False, True]
+    assert [has_upper_end(50, count) for count in (5, 6)] == [False, True]
+    rng = np.random.default_rng(8)
+    p99 = np.percentile(rng.exponential(1, 1_000_000), 99)
+    beyond = [rng.exponential(1, 100).max() < p99 for _ in range(300)]
+    assert np.mean(beyond) > 0.3  # where a 95 % interval that ends at the largest value should miss in 2.5 %

@@ -6,11 +6,13 @@ from html.parser import HTMLParser
 
 from rich.console import Console
 
-from edge.bench.compare import compare
+from edge.bench.charts import ratio_chart
+from edge.bench.compare import NO_DIFFERENCE, compare
+from edge.bench.estimates import Estimate
 from edge.bench.page import to_html
-from edge.bench.svg import linear, log_ticks, logarithmic, ticks
-from edge.bench.table import print_comparison, print_report
-from tests.edge.bench.reports import engine, report, with_another_engine
+from edge.bench.svg import COLOURS, FAINT, linear, log_ticks, logarithmic, ticks
+from edge.bench.table import notes, print_comparison, print_report, total_line
+from tests.edge.bench.reports import MACHINE, engine, report, with_another_engine
 
 _VOID = {"meta"}
 
@@ -86,6 +88,20 @@ def test_a_histogram_counts_every_image_that_it_shows() -> None:
     assert shown + int(beyond[1] if beyond else 0) == 100
 
 
+def test_the_plot_of_a_comparison_says_what_its_table_says() -> None:
+    rows = [("total", Estimate(0.985, 0.98, 0.99)), ("decode", Estimate(1.1, 1.05, 1.15))]
+    near, far = re.findall(r'<circle [^>]* fill="([^"]+)"', ratio_chart(rows, "ratios", NO_DIFFERENCE))
+    assert (near, far) == (FAINT, COLOURS[1])
+    assert f'fill="{COLOURS[2]}"' in ratio_chart(rows, "ratios")  # engines in turn have no such margin
+
+
+def test_a_long_name_does_not_leave_the_picture() -> None:
+    name = "a-bundle-with-a-long-name on onnxruntime:f32"
+    page = to_html(with_another_engine(report(engines=(engine(name),)), 1.5))
+    assert f' textLength="175" lengthAdjust="spacingAndGlyphs">{name}</text>' in page
+    assert page.count("textLength") == 1
+
+
 def test_a_name_is_text_and_not_a_tag() -> None:
     page = to_html(report(engines=(engine("<b>bold</b>"),), input="<i>"))
     assert "<b>" not in page
@@ -117,6 +133,18 @@ def test_the_terminal_tells_the_same_figures() -> None:
         "Warning: Several engines took turns",
     ):
         assert said in text, said
+
+
+def test_a_p99_of_few_images_has_no_upper_end() -> None:
+    few, many = (total_line(engine(images=images)) for images in (100, 400))
+    assert re.search(r"p90 [\d.]+ \([\d.]+ to [\d.]+\), p99 [\d.]+ \([\d.]+ or more\)\.$", few)
+    assert re.search(r"p99 [\d.]+ \([\d.]+ to [\d.]+\)\.$", many)
+
+
+def test_figures_of_files_in_memory_are_said_to_be() -> None:
+    told = notes(report(machine=MACHINE | {"disk": "tmpfs"}))
+    assert any("written into memory (tmpfs)" in sentence for sentence in told)
+    assert not any("memory (" in sentence for sentence in notes(report()))
 
 
 def test_a_name_with_brackets_is_told_as_it_is() -> None:
