@@ -62,6 +62,14 @@ def test_boxes_of_a_cell_become_one(
         assert fused.boxes_xyxy.dtype == fused.scores.dtype == np.float32
 
 
+def test_cells_of_one_score_stay_in_their_order() -> None:
+    """Whatever numpy's fastest way to sort does on a processor."""
+    scores = [0.5, 0.25] * 50
+    alone = [(place, 0, place + 0.5, 1, score) for place, score in enumerate(scores)]
+    expected = [*range(0, 100, 2), *range(1, 100, 2)]
+    assert fuse([found(*alone)], [1], IOU).boxes_xyxy[:, 0].tolist() == expected
+
+
 def test_a_box_joins_the_cluster_as_it_is_by_then() -> None:
     """The third overlaps the first by too little (0.5) and the mean of the first two by enough (0.6)."""
     passes = [found((0, 0, 30, 30, 0.9)), found((5, 0, 35, 30, 0.9)), found((10, 0, 40, 30, 0.8))]

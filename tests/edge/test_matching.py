@@ -22,6 +22,13 @@ def test_a_prediction_whose_best_box_is_taken_gets_the_next_best() -> None:
     assert match_one_to_one(true, predicted, [0.9, 0.8]).tolist() == [0, 1]
 
 
+def test_of_predictions_of_one_score_the_first_chooses_first() -> None:
+    """Whatever numpy's fastest way to sort does on a processor."""
+    true = boxes(*[(20 * place, 0, 20 * place + 10, 10) for place in range(50)])
+    matches = match_one_to_one(true, np.concatenate([true, true]), [0.5, 0.25] * 50)
+    assert matches.tolist() == [*range(50), *[-1] * 50]
+
+
 @pytest.mark.parametrize(("height", "matched"), [(5.0, True), (4.9, False)])
 def test_a_match_needs_half_of_the_union(height: float, matched: bool) -> None:
     matches = match_one_to_one(boxes((0, 0, 10, 10)), boxes((0, 0, 10, height)), [0.9])
