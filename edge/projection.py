@@ -76,8 +76,6 @@ class CsvFile:
         if last is None:
             self._begin_part(None)
             return
-        if last.file != self._name:
-            self._synced = 0
         self._name, self._end = last.file, last.end
         try:
             is_ours = self._mend_file(last)

@@ -1,14 +1,18 @@
 """Files that cannot be read, for ever or for a while, and those that are gone."""
 
 import errno
+import hashlib
 import io
 import os
+from pathlib import Path
 
 import pytest
 
 from edge import opening
-from edge.records import State
+from edge.records import Answer, State
 from tests.edge.desk.bench import Bench
+
+DONE = Answer(State.DONE, "", (), (8, 6), 1.0, "b", "e", "t")
 
 
 def test_promise_18_a_file_that_is_gone_is_vanished_once_and_read_when_it_is_back(
@@ -22,10 +26,15 @@ def test_promise_18_a_file_that_is_gone_is_vanished_once_and_read_when_it_is_bac
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    def open_(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
+    """Images cannot be opened."""
+    real = os.open
 
-    monkeypatch.setattr(opening, "_read_regular", open_)
+    def open_(path: Path, *args: int) -> int:
+        if Path(path).parent.name == "in":
+            raise OSError(number, os.strerror(number))
+        return real(path, *args)
+
+    monkeypatch.setattr(opening.os, "open", open_)
 
 
 def test_promise_19_a_file_without_permission_fails_once_and_is_read_when_it_is_granted(
@@ -53,7 +62,7 @@ def test_a_file_of_mode_0_fails(bench: Bench) -> None:
     [errno.EIO, errno.EBUSY, errno.ESTALE, errno.ENOSPC, errno.EHOSTDOWN, errno.ENOTCONN, errno.EMFILE],
 )
 def test_promise_20_a_fault_that_can_pass_is_tried_three_times_across_restarts(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, number: int
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
     bench.put("a.png")
     refuse(monkeypatch, number)
@@ -61,6 +70,8 @@ def test_promise_20_a_fault_that_can_pass_is_tried_three_times_across_restarts(
     bench.restart()
     assert bench.process("a.png").status is State.PENDING
     assert bench.process("a.png").status is State.FAILED
+    told = [text.rpartition(")")[2] for text in caplog.messages]
+    assert told == [", try 1 of 3.", ", try 2 of 3.", "."]
     assert bench.answers() == [("a.png", "failed", errno.errorcode[number])]
 
 
@@ -91,7 +102,8 @@ def test_promise_19_a_new_version_that_cannot_be_read_fails_once_and_old_bytes_a
     os.utime(bench.path("a.png"), (5, 5))
     with monkeypatch.context() as patch:
         refuse(patch, number)
-        assert sum(bench.process("a.png").is_new for _ in range(tries + 3)) == 1
+        told = [bench.process("a.png").is_new for _ in range(tries + 3)]
+    assert [number for number, is_new in enumerate(told, 1) if is_new] == [tries]
     assert bench.process("a.png").status is State.DUPLICATE
     bench.put("a.png", 100)
     assert bench.process("a.png").status is State.DONE
@@ -142,6 +154,19 @@ def test_an_answered_file_of_which_nothing_is_known_keeps_its_answer(
     number = errno.EIO
     assert bench.process("a.png").status is State.PENDING
     assert bench.answers() == [("a.png", "done", "")]
+
+
+def test_an_answered_file_whose_stamp_is_not_known_keeps_its_answer(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a journal that was made anew."""
+    path = bench.put("a.png")
+    bench.journal.adopt([(path, hashlib.sha256(path.read_bytes()).digest(), DONE, [])])
+    with monkeypatch.context() as patch:
+        refuse(patch, errno.EACCES)
+        assert bench.process("a.png").status is State.DONE
+    assert not bench.process("a.png").is_new
+    assert bench.rows() == []
 
 
 def test_a_fault_that_passed_leaves_no_trace_in_the_result(
