@@ -110,6 +110,22 @@ def test_the_copy_of_a_version_goes_when_the_next_is_not_read(bench: Bench, stat
     assert [path.name for path in folder.iterdir()] == ["b.png.jpg"]
 
 
+def test_the_copy_of_a_version_goes_when_the_next_stops_the_station(bench: Bench) -> None:
+    folder = bench.folder / "annotated"
+    bench.put("a.png")
+    save_overlay(folder, bench.process("a.png"))
+    bench.put("a.png", 100)
+    for _ in range(3):
+        bench.pipeline.error = KeyboardInterrupt()
+        with pytest.raises(KeyboardInterrupt):
+            bench.process("a.png")
+        bench.restart(keep_pixels=True)
+    result = bench.process("a.png")
+    save_overlay(folder, result)
+    assert result.reason == "the station ended while it read the image (3 times)"
+    assert list(folder.iterdir()) == []
+
+
 @pytest.mark.parametrize("another_between", [False, True])
 def test_the_copy_of_a_file_that_could_not_be_read_for_a_while_stays(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, another_between: bool

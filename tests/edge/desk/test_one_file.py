@@ -40,7 +40,7 @@ def test_an_image_becomes_durable_rows_in_both_files(bench: Bench) -> None:
     bench.put("a.png")
     result = bench.desk.process(bench.path("a.png"), "s1/left")
     assert (result.status, result.is_new, len(result.findings)) == (State.DONE, True, 1)
-    assert {"read", "decode", "detect", "commit", "csv"} <= result.stage_ms.keys()
+    assert {"read", "journal", "decode", "detect", "commit", "csv"} <= result.stage_ms.keys()
     assert result.rgb is None
     (cell,), (image,) = bench.rows("results.csv"), bench.rows()
     assert (cell["NAME"], cell["class"], cell["runner_up"], cell["sample"]) == (
@@ -98,9 +98,7 @@ def test_two_bad_files_of_the_same_bytes_are_both_rejected(bench: Bench) -> None
     assert [bench.process(name).status for name in ("a.txt", "b.txt")] == [State.REJECTED] * 2
 
 
-def test_promise_21_a_file_past_the_limit_is_not_read_into_memory(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_promise_21_a_file_past_the_limit_is_not_read_into_memory(bench: Bench) -> None:
     bench.restart(limits=ImageLimits(max_bytes=1000))
     with bench.path("huge.tif").open("wb") as file:
         file.truncate(10**12)

@@ -37,9 +37,11 @@ def refuse(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(opening.os, "open", open_)
 
 
+@pytest.mark.parametrize("duplicates", ["skip", "again"])
 def test_promise_19_a_file_without_permission_fails_once_and_is_read_when_it_is_granted(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, duplicates: str
 ) -> None:
+    bench.restart(duplicates=duplicates)
     bench.put("a.png").chmod(0o640)
     with monkeypatch.context() as patch:
         refuse(patch, errno.EACCES)
