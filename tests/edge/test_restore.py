@@ -1,6 +1,7 @@
 """A journal that is lost, damaged or older than the CSV files is made anew from them, or all stops."""
 
 import errno
+import json
 import os
 import shutil
 import sqlite3
@@ -101,6 +102,7 @@ def test_promise_32_a_journal_that_is_gone_is_made_anew_from_the_csv_files(
     assert station.csv() == before
     assert station.kept() == kept
     assert "made anew from the rows of 9 images" in caplog.text
+    assert ("the old one is kept as journal.damaged-" in caplog.text) == bool(kept)
     Image.new("RGB", (8, 6), (4, 7, 7)).save(station.inbox / "4.png")
     assert station.run() == 1
     after = station.csv()
@@ -111,10 +113,9 @@ def test_promise_32_a_journal_that_is_gone_is_made_anew_from_the_csv_files(
 def test_promise_32_what_the_rows_tell_is_in_the_journal_again(station: Station) -> None:
     def told() -> list[tuple[object, ...]]:
         with sqlite3.connect(station.journal) as db:
-            columns = "path, sha256, state, reason, width, height, bundle, engine, finished_at"
-            rows = db.execute(
-                f"SELECT {columns}, json_array_length(findings) FROM images ORDER BY id"
-            ).fetchall()
+            columns = "path, sha256, state, reason, width, height, bundle, engine, finished_at, findings"
+            images = db.execute(f"SELECT {columns} FROM images ORDER BY id").fetchall()
+            rows = [(*image[:-1], json.loads(image[-1])) for image in images]
             rows += db.execute(
                 "SELECT output, file, offset, data, image_id FROM writes ORDER BY file, offset"
             )
@@ -346,9 +347,16 @@ def test_promise_01_a_known_image_that_cannot_be_read_once_gets_no_second_rows(
 
 
 def test_rows_of_an_image_that_was_not_finished_are_cut_off_and_the_image_is_read_again(
-    station: Station,
+    station: Station, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process ended between the two files, and the journal is lost, too."""
+    synced: list[int] = []
+    sync, settle = os.fsync, Journal.settle
+
+    def settle_then(journal: Journal) -> None:
+        assert synced[-1] == len(cut)  # before there is a journal that does not know them
+        settle(journal)
+
     images = station.out / "images.csv"
     Image.new("RGB", (8, 6), (4, 7, 7)).save(station.inbox / "4.png")
     old = images.read_bytes()
@@ -356,11 +364,14 @@ def test_rows_of_an_image_that_was_not_finished_are_cut_off_and_the_image_is_rea
     images.write_bytes(old)
     results = (station.out / "results.csv").read_bytes()
     (station.out / "results.csv").write_bytes(results[:-5])
+    cut = results[: results.index(b"4.png,")]
     lose(station)
+    monkeypatch.setattr(os, "fsync", lambda handle: sync(handle) or synced.append(os.fstat(handle).st_size))
+    monkeypatch.setattr(Journal, "settle", settle_then)
     assert station.run() == 1
     assert (station.out / "results.csv").read_bytes().count(b"\n4.png,") == 4
     assert len((station.out / "results.csv").read_bytes()) == len(results)
-    assert (station.out / "results.csv.cut").read_bytes().count(b"4.png,") == 4
+    assert (station.out / "results.csv.cut").read_bytes() == results[len(cut) : -5]
     assert images.read_bytes().count(b"4.png,") == 1
 
 
@@ -369,7 +380,7 @@ def test_rows_of_an_image_that_was_not_finished_are_cut_off_and_the_image_is_rea
     [
         ("results.csv", lambda data: b"".join(data.splitlines(keepends=True)[:-1]), "tells of 2 leukocytes"),
         ("images.csv", lambda data: b"".join(data.splitlines(keepends=True)[:2]), "images.csv does not have"),
-        ("images.csv", lambda data: data.replace(b",", b";"), "first line was changed"),
+        ("*.csv", lambda data: data.replace(b",", b";"), "first line was changed"),
         ("images.csv", lambda data: data.replace(b"rejected", b"refused"), "unknown status 'refused'"),
         ("images.csv", lambda data: data + b"a,row,by,hand\n", "more or fewer cells"),
         ("images.csv", lambda data: data.replace(b"\n0.png", b'\n"0.png'), "more or fewer cells"),
@@ -381,13 +392,18 @@ def test_rows_of_an_image_that_was_not_finished_are_cut_off_and_the_image_is_rea
     ],
     ids=["row missing", "image missing", "delimiter", "status", "row added", "quote", "no number"],
 )
+@pytest.mark.parametrize("harm", [damage, lose])
 def test_promise_32_csv_files_that_contradict_themselves_stop_the_station(
-    station: Station, file: str, edit: Callable[[bytes], bytes], told: str
+    station: Station,
+    harm: Callable[[Station], None],
+    file: str,
+    edit: Callable[[bytes], bytes],
+    told: str,
 ) -> None:
-    path = station.out / file
-    path.write_bytes(edit(path.read_bytes()))
+    for path in station.out.glob(file):
+        path.write_bytes(edit(path.read_bytes()))
     before = station.csv()
-    damage(station)
+    harm(station)
     for _ in range(2):
         with pytest.raises(JournalError, match=f"{told}.*; .* move journal and CSV files away to start anew"):
             station.run()
@@ -398,14 +414,22 @@ def test_promise_32_csv_files_that_contradict_themselves_stop_the_station(
     assert station.run() == 9
 
 
-def test_a_quote_too_many_in_a_long_file_is_told_soon(station: Station) -> None:
+def test_a_quote_too_many_in_a_long_file_is_told(station: Station) -> None:
     lines = (station.out / "images.csv").read_bytes().splitlines(keepends=True)
     (station.out / "images.csv").write_bytes(b"".join([*lines[:1], b'"', *lines[1:2] * 15_000]))
     lose(station)
-    began_s = time.process_time()
     with pytest.raises(JournalError, match="has more or fewer cells"):
         station.run()
-    assert time.process_time() - began_s < 5
+
+
+def test_promise_32_rows_of_an_image_in_two_parts_stop_the_station(station: Station) -> None:
+    path = station.out / "results.csv"
+    header, *rows = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([header, *rows[:-1]]))
+    (station.out / "results.2.csv").write_bytes(header + rows[-1])
+    lose(station)
+    with pytest.raises(JournalError, match=r"belongs to an image whose rows begin in 'results\.csv'"):
+        station.run()
 
 
 def test_a_full_disk_while_the_journal_is_made_anew_leaves_all_as_it_is(
@@ -463,3 +487,22 @@ def test_promise_32_files_of_an_older_version_are_taken_with_those_of_this_one(
         ).fetchall()
     db.close()
     assert found == [(None, None), (1.25, "blurred, nuclei paler")]
+
+
+def test_promise_32_the_station_goes_on_in_the_last_part_though_an_earlier_one_has_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version without all columns was replaced before its first image."""
+    station = Station(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "IMAGE_COLUMNS", results.FIRST_IMAGE_COLUMNS)
+        with open_desk(AsManyAsBright(), station.out, station.state):
+            pass
+    station.run()
+    before = station.csv()
+    lose(station)
+    Image.new("RGB", (8, 6), (4, 7, 7)).save(station.inbox / "4.png")
+    assert station.run() == 1
+    after = station.csv()
+    assert after["images.csv"] == before["images.csv"]
+    assert after["images.2.csv"].count(b"\n4.png,") == 1
