@@ -139,11 +139,17 @@ def test_promise_32_a_journal_without_csv_files_is_neither_replaced_nor_ignored(
     assert station.csv() == {}
 
 
-def test_promise_32_without_an_inbox_nothing_is_made_anew(station: Station) -> None:
-    lose(station)
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [(lose, r"lost: the CSV files in .* have rows that it does not know"), (damage, "keep a copy of it")],
+)
+def test_promise_32_without_an_inbox_nothing_is_made_anew(
+    station: Station, harm: Callable[[Station], None], said: str
+) -> None:
+    harm(station)
     for _ in range(2):
         with (
-            pytest.raises(JournalError, match=r"lost: the CSV files in .* have rows that it does not know"),
+            pytest.raises(JournalError, match=said),
             open_desk(AsManyAsBright(), station.out, station.state),
         ):
             pass
