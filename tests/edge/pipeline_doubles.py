@@ -50,7 +50,7 @@ class OneCell:
 
 
 class AsManyAsBright(OneCell):
-    """Finds as many leukocytes as the first pixel is bright, of the third one class; at 255 the engine fails."""
+    """As many leukocytes as the first pixel is bright, the third of one class; at 255 the engine fails."""
 
     class likeness:  # noqa: N801, a double, too
         @staticmethod
