@@ -1,5 +1,6 @@
 """The journal: transactions, tries, and what counts as known."""
 
+import contextlib
 import os
 import sqlite3
 import subprocess
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from edge.cells import Finding, Unlikeness
@@ -153,15 +155,16 @@ def known_reason(journal: Journal) -> str:
     return entry.reason
 
 
-def test_all_class_probabilities_are_kept_with_6_digits(journal: Journal) -> None:
-    third = replace(
-        ANSWER.findings[0], class_score=0.800000011920929, probabilities={"LY": 0.800000011920929, "PNN": 0.2}
-    )
-    finish(journal, A, findings=(third,))
+def test_scores_and_all_class_probabilities_are_kept_with_6_digits(journal: Journal) -> None:
+    """Those of a float32, which has a long tail as a float64."""
+    score, other = float(np.float32(0.8123457)), float(np.float32(0.1876543))
+    found = Finding((0, 1, 2, 3), "LY", score, score, {"LY": score, "PNN": other})
+    finish(journal, A, findings=(found,))
     with sqlite3.connect(journal.path) as db:
         (findings,) = db.execute("SELECT findings FROM images").fetchone()
     db.close()
-    assert '"class_score": 0.8, "probabilities": {"LY": 0.8, "PNN": 0.2}' in findings
+    scores = '"detection_score": 0.812346, "class_score": 0.812346'
+    assert f'{scores}, "probabilities": {{"LY": 0.812346, "PNN": 0.187654}}' in findings
 
 
 def test_a_transaction_is_all_or_nothing(journal: Journal) -> None:
@@ -171,6 +174,20 @@ def test_a_transaction_is_all_or_nothing(journal: Journal) -> None:
         journal.finish(claim, ANSWER, twice)
     assert journal.pending_paths() == [A]
     assert journal.last_write("images") is None
+
+
+def test_a_journal_that_somebody_reads_is_not_settled(journal: Journal) -> None:
+    """Its log of changes would be left behind where the file is moved."""
+    journal._db.execute("PRAGMA busy_timeout = 0")
+    finish(journal, A)
+    with contextlib.closing(sqlite3.connect(journal.path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM images").fetchone()
+        finish(journal, B)
+        with pytest.raises(JournalError, match="is in use; end what reads it"):
+            journal.settle()
+    journal.settle()
+    assert journal.path.with_name("journal.sqlite3-wal").stat().st_size == 0
 
 
 def test_bytes_are_found_by_their_place(journal: Journal) -> None:
@@ -248,11 +265,18 @@ def test_promise_15_an_error_of_the_disk_without_space_means_no_space(
         ask(1000)
 
 
-def test_a_commit_is_synced_and_a_claim_survives_the_process(tmp_path: Path, journal: Journal) -> None:
+def test_a_commit_is_synced_and_a_claim_survives_the_process(journal: Journal) -> None:
     finish(journal, A)
+    assert journal._db.execute("PRAGMA synchronous").fetchone() == (2,)
+    with journal.together(durable=False):
+        finish(journal, A)
+    assert journal._db.execute("PRAGMA synchronous").fetchone() == (1,)
+    with journal.together():
+        finish(journal, A)
     assert journal._db.execute("PRAGMA synchronous").fetchone() == (2,)
     assert journal._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     journal.claim(B, STAMP, b"2")
+    assert journal._db.execute("PRAGMA synchronous").fetchone() == (1,)  # an fsync less
     with sqlite3.connect(journal.path) as other:
         assert other.execute("SELECT tries FROM images WHERE state = 'pending'").fetchall() == [(1,)]
     other.close()

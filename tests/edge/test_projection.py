@@ -485,6 +485,20 @@ def test_promise_30_a_row_that_was_not_yet_written_moves_to_the_new_part(
     assert bench.names("images.2.csv") == ["NAME", "b"]
 
 
+def test_promise_30_all_rows_that_were_committed_together_and_not_written_move_to_the_new_part(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.answer("a")
+    names = [f"b{number}" for number in range(LARGEST_BATCH)]
+    monkeypatch.setattr(bench.results, "apply", lambda _: None)
+    with bench.journal.together():
+        for name in names:
+            bench.answer(name)
+    bench.csv.write_text(bench.csv.read_text().replace("a,empty", "a,done"))
+    bench.restart()
+    assert bench.names("images.2.csv") == ["NAME", *names]
+
+
 @pytest.mark.parametrize("sha256", [b"a".ljust(32), None], ids=["bytes of another image", "no bytes"])
 def test_promise_30_a_row_that_was_not_yet_written_is_not_taken_for_an_earlier_one(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, sha256: bytes | None

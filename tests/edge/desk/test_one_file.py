@@ -42,6 +42,7 @@ def test_an_image_becomes_durable_rows_in_both_files(bench: Bench) -> None:
     assert (result.status, result.is_new, len(result.findings)) == (State.DONE, True, 1)
     assert {"read", "journal", "decode", "detect", "commit", "csv"} <= result.stage_ms.keys()
     assert result.rgb is None
+    assert bench.journal._db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL, when it was committed
     (cell,), (image,) = bench.rows("results.csv"), bench.rows()
     assert (cell["NAME"], cell["class"], cell["runner_up"], cell["sample"]) == (
         "a.png",
