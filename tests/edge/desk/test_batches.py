@@ -284,6 +284,20 @@ def test_the_next_files_are_asked_for_while_earlier_ones_are_read(
     assert len(fed) == 2 * 50
 
 
+def test_a_batch_of_large_files_has_fewer_of_them(
+    tmp_path: Path, put: Callable[[str, int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desk_module, "_BATCH_BYTES", 1000)
+    paths = [put(f"{number:02}.png", 1) for number in range(20)]
+    for number, path in enumerate(paths):
+        path.write_bytes(path.read_bytes().ljust(600 if number else 100, b" "))
+    waiting = iter(paths)
+    with open_desk(TwoLanes(), tmp_path / "out") as (desk, _):
+        results = desk.process_all(map(Arrival, waiting))
+        next(results)
+        assert len(list(waiting)) == 20 - 3 - 2
+
+
 def test_the_time_in_which_others_of_a_batch_are_read_is_waiting(
     tmp_path: Path, put: Callable[[str, int], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from edge.images import ImageLimits
 from edge.locks import OutputFullError
 from edge.records import State
 from edge.results import unescape
+from edge.tasks import Arrival
 from tests.edge.desk.bench import Bench
 
 
@@ -124,7 +125,7 @@ def test_the_time_of_a_rejected_image_is_that_of_all_that_was_done(
 
 
 def test_promise_10_an_engine_fault_is_published_only_after_three_tries_and_intake_goes_on(
-    bench: Bench,
+    bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench.put("a.png")
     bench.put("b.png", 100)
@@ -134,6 +135,8 @@ def test_promise_10_an_engine_fault_is_published_only_after_three_tries_and_inta
         with pytest.raises(BackendError):
             bench.process("a.png")
         bench.restart()
+    told = [text.rpartition(", ")[2] for text in caplog.messages]
+    assert told == [f"try {number} of 3: Xid 31" for number in (1, 2, 3)]
     bench.pipeline.error = None
     assert bench.process("a.png").status is State.FAILED
     assert bench.process("b.png").status is State.DONE
@@ -201,3 +204,25 @@ def test_a_full_disk_counts_no_try_and_the_image_follows(
     assert bench.rows() == []
     assert bench.process("a.png").status is State.DONE
     assert len(bench.rows()) == len(bench.rows("results.csv")) == 1
+
+
+@pytest.mark.parametrize("comes_again", [True, False])
+def test_an_answer_that_a_full_disk_kept_back_is_given_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, comes_again: bool
+) -> None:
+    """It was committed, and what is told of it (an annotated copy, metrics) would be lost."""
+    path = bench.put("a.png")
+
+    def full(_: object) -> None:
+        raise OutputFullError("no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.results, "apply", full)
+        with pytest.raises(OutputFullError):
+            bench.process("a.png")
+    bench.desk.recover()
+    arrivals = [Arrival(path)] if comes_again else []
+    told = [(r.path, r.status, r.is_new) for r in bench.desk.process_all(arrivals)]
+    assert told == [(path, State.DONE, True)]
+    assert not bench.process("a.png").is_new
+    assert len(bench.rows()) == 1
