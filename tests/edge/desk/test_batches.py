@@ -262,10 +262,11 @@ def test_promise_15_a_run_that_ends_on_a_full_disk_or_at_a_key_takes_no_try(
     assert {result.status for result in all_at_once(tmp_path / "out", paths)} == {State.DONE}
 
 
+@pytest.mark.parametrize(("keep_pixels", "most"), [(False, LARGEST_BATCH), (True, 2)])
 def test_the_next_files_are_asked_for_while_earlier_ones_are_read(
-    tmp_path: Path, put: Callable[[str, int], Path]
+    tmp_path: Path, put: Callable[[str, int], Path], keep_pixels: bool, most: int
 ) -> None:
-    """And not more of them than two batches."""
+    """And not more of them than two batches, which are small where their pixels are kept."""
     paths = [put(f"{number:02}.png", 1) for number in range(50)]
     asked = itertools.count()
 
@@ -275,11 +276,11 @@ def test_the_next_files_are_asked_for_while_earlier_ones_are_read(
             yield Arrival(path)
 
     fed: list[None] = []
-    with open_desk(TwoLanes(), tmp_path / "out") as (desk, _):
+    with open_desk(TwoLanes(), tmp_path / "out", keep_pixels=keep_pixels) as (desk, _):
         results = desk.process_all(arrivals(), lambda: fed.append(None))
         next(results)
-        assert next(asked) == 2 * LARGEST_BATCH
-        assert len(fed) == 3 * LARGEST_BATCH  # systemd's watchdog is fed for each file and each image
+        assert next(asked) == 2 * most
+        assert len(fed) == 3 * most  # systemd's watchdog is fed for each file and each image
         assert len(list(results)) == 49
     assert len(fed) == 2 * 50
 

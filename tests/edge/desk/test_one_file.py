@@ -206,12 +206,15 @@ def test_a_full_disk_counts_no_try_and_the_image_follows(
     assert len(bench.rows()) == len(bench.rows("results.csv")) == 1
 
 
-@pytest.mark.parametrize("comes_again", [True, False])
+@pytest.mark.parametrize(
+    ("comes", "told"), [(None, State.REJECTED), ("again", State.REJECTED), ("as another", State.DONE)]
+)
 def test_an_answer_that_a_full_disk_kept_back_is_given_once(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, comes_again: bool
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, comes: str | None, told: State
 ) -> None:
     """It was committed, and what is told of it (an annotated copy, metrics) would be lost."""
-    path = bench.put("a.png")
+    path = bench.path("a.png")
+    path.write_text("no image")
 
     def full(_: object) -> None:
         raise OutputFullError("no space")
@@ -221,8 +224,12 @@ def test_an_answer_that_a_full_disk_kept_back_is_given_once(
         with pytest.raises(OutputFullError):
             bench.process("a.png")
     bench.desk.recover()
-    arrivals = [Arrival(path)] if comes_again else []
-    told = [(r.path, r.status, r.is_new) for r in bench.desk.process_all(arrivals)]
-    assert told == [(path, State.DONE, True)]
+    entry = bench.journal.latest(path)
+    assert entry is not None
+    assert (entry.reason, entry.tries) == ("not an image", 1)
+    if comes == "as another":
+        bench.put("a.png")
+    results = list(bench.desk.process_all([Arrival(path)] if comes else []))
+    assert [(result.path, result.status, result.is_new) for result in results] == [(path, told, True)]
     assert not bench.process("a.png").is_new
-    assert len(bench.rows()) == 1
+    assert [status for _, status, _ in bench.answers()] == list(dict.fromkeys(["rejected", told.value]))
