@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import sqlite3
 import time
@@ -17,7 +18,7 @@ from edge.desk import Desk
 from edge.errors import BackendError, JournalError
 from edge.images import ImageLimits
 from edge.journal import Journal
-from edge.locks import OutputFullError
+from edge.locks import OutputFullError, OutputUnwritableError
 from edge.outputs import open_desk
 from edge.records import State
 from tests.edge.pipeline_doubles import AsManyAsBright
@@ -96,6 +97,7 @@ def test_promise_32_a_journal_that_is_gone_is_made_anew_from_the_csv_files(
     kept: list[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    (station.out / "images.9.csv").write_text("of somebody else\n")
     before = station.csv()
     harm(station)
     assert station.run() == 0
@@ -310,26 +312,57 @@ def test_rows_of_the_very_first_image_that_was_not_finished_are_cut_off(tmp_path
     assert not (station.out / "results.2.csv").exists()
 
 
-def test_promise_30_a_file_that_may_not_be_read_does_not_stop_the_start(
-    station: Station, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "save",
+    [lambda data: data.replace(b",", b";"), lambda data: data.decode().encode("utf-16")],
+    ids=["delimiter", "encoding"],
+)
+def test_promise_30_a_file_that_a_spreadsheet_saved_does_not_stop_the_start(
+    station: Station, save: Callable[[bytes], bytes]
 ) -> None:
+    images = station.out / "images.csv"
+    images.write_bytes(save(images.read_bytes()))
+    Image.new("RGB", (8, 6), (4, 7, 7)).save(station.inbox / "4.png")
+    assert station.run() == 1
+    assert (station.out / "images.2.csv").read_bytes().count(b"\n4.png,") == 1
+
+
+@pytest.fixture
+def withheld(station: Station, monkeypatch: pytest.MonkeyPatch) -> None:
+    """images.csv may not be read."""
     real_open, real_path_open = os.open, Path.open
 
     def refuse(path: object, *args: object, **kwargs: object) -> int:
         if Path(str(path)).name == "images.csv":
-            raise PermissionError(errno.EACCES, "Permission denied")
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return real_open(path, *args, **kwargs)  # type: ignore[arg-type]
 
     def refuse_path(path: Path, *args: str, **kwargs: object) -> object:
         if path.name == "images.csv":
-            raise PermissionError(errno.EACCES, "Permission denied")
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return real_path_open(path, *args, **kwargs)  # type: ignore[call-overload]
 
     monkeypatch.setattr(os, "open", refuse)
     monkeypatch.setattr(Path, "open", refuse_path)
+
+
+@pytest.mark.usefixtures("withheld")
+def test_promise_30_a_file_that_may_not_be_read_does_not_stop_the_start(station: Station) -> None:
     Image.new("RGB", (8, 6), (4, 7, 7)).save(station.inbox / "4.png")
     assert station.run() == 1
     assert (station.out / "images.2.csv").exists()
+
+
+@pytest.mark.usefixtures("withheld")
+@pytest.mark.parametrize("harm", [damage, lose])
+def test_promise_32_a_file_that_may_not_be_read_is_not_left_out_of_a_new_journal(
+    station: Station, harm: Callable[[Station], None]
+) -> None:
+    harm(station)
+    for _ in range(2):
+        with pytest.raises(OutputUnwritableError, match=r"images\.csv' cannot be read or written"):
+            station.run()
+    assert station.kept() == []
 
 
 def test_promise_01_a_known_image_that_cannot_be_read_once_gets_no_second_rows(
@@ -390,13 +423,23 @@ def test_rows_of_an_image_that_was_not_finished_are_cut_off_and_the_image_is_rea
         ("images.csv", lambda data: data.replace(b"rejected", b"refused"), "unknown status 'refused'"),
         ("images.csv", lambda data: data + b"a,row,by,hand\n", "more or fewer cells"),
         ("images.csv", lambda data: data.replace(b"\n0.png", b'\n"0.png'), "more or fewer cells"),
+        ("images.csv", lambda data: data.replace(b"\ntext.png", b'\n"text.png'), "more or fewer cells"),
+        ("images.csv", lambda data: data.replace(b"text.png", b"t\xe9xt.png"), "more or fewer cells"),
+        (
+            "images.csv",
+            lambda data: re.sub(rb",[0-9a-f]{64},", b",?,", data, count=1),
+            r"'\?' as image_sha256",
+        ),
         (
             "images.csv",
             lambda data: data.replace(b"0.png,empty,,0,", b"0.png,empty,,nan,"),
             "'nan' as leukocytes",
         ),
     ],
-    ids=["row missing", "image missing", "delimiter", "status", "row added", "quote", "no number"],
+    ids=[
+        *("row missing", "image missing", "delimiter", "status", "row added", "quote", "quote near the end"),
+        *("another encoding", "no digest", "no number"),
+    ],
 )
 @pytest.mark.parametrize("harm", [damage, lose])
 def test_promise_32_csv_files_that_contradict_themselves_stop_the_station(
