@@ -167,7 +167,7 @@ class Inbox:
     def wait_for_wake(self, timeout_s: float) -> None:
         """Return after a time in seconds, or when an event or `wake` comes."""
         try:
-            signal = self._signals.get(timeout=timeout_s) if timeout_s else self._signals.get_nowait()
+            signal = self._signals.get(timeout=timeout_s)
         except queue.Empty:
             return
         self._look_at_signal(signal)

@@ -6,9 +6,11 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from edge import inbox as inbox_module
@@ -275,7 +277,7 @@ def test_promise_29_a_clock_of_the_camera_that_is_a_day_off_changes_nothing(
 
 @pytest.mark.parametrize("watch", ["events", "polling"])
 def test_promise_16_a_folder_that_goes_away_degrades_and_its_files_are_not_taken_for_deleted(
-    root: Path, known: Known, clock: Clock, watch: str
+    root: Path, known: Known, clock: Clock, watch: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     inbox = Inbox(root, known.knows, watch=watch, clock=clock)  # type: ignore[arg-type]
     inbox.start()
@@ -286,10 +288,103 @@ def test_promise_16_a_folder_that_goes_away_degrades_and_its_files_are_not_taken
         assert drain(inbox, clock, 100) == []
         assert inbox.fault is not None
         root.with_name("unmounted").rename(root)
-        assert drain(inbox, clock, 3) == [("a.png", "")]
+        assert drain(inbox, clock, 60) == [("a.png", "")]
         assert inbox.fault is None
+        gone = f"The inbox {str(root)!r} cannot be read: No such file or directory; trying again."
+        assert caplog.messages == [gone, f"The inbox {str(root)!r} can be read again."]
     finally:
         inbox.close()
+
+
+@pytest.fixture
+def scans_s(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> list[float]:
+    """When scans began."""
+    begun: list[float] = []
+    walk = inbox_module.walk
+    monkeypatch.setattr(inbox_module, "walk", lambda *args: begun.append(clock.now_s) or walk(*args))
+    return begun
+
+
+def test_a_folder_that_cannot_be_read_is_looked_at_less_and_less_often(
+    root: Path, polling: Inbox, clock: Clock, scans_s: list[float]
+) -> None:
+    polling.take()
+    root.rmdir()
+    drain(polling, clock, 200)
+    assert np.diff(scans_s).round().tolist() == [0, 1, 2, 4, 8, 16, 32, 60, 60]
+
+
+@pytest.mark.parametrize(("scan_takes_s", "period_s"), [(0.0, 1.0), (0.5, 5.0), (10.0, 60.0)])
+def test_polling_takes_at_most_a_tenth_of_the_time_and_no_longer_than_a_scan_with_events(
+    polling: Inbox,
+    clock: Clock,
+    scans_s: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    scan_takes_s: float,
+    period_s: float,
+) -> None:
+    begin = inbox_module.walk
+
+    def walk(*args: Any) -> Iterator[Path]:
+        yield from begin(*args)
+        clock.now_s += scan_takes_s
+
+    monkeypatch.setattr(inbox_module, "walk", walk)
+    drain(polling, clock, 200)
+    np.testing.assert_allclose(np.diff(scans_s), scan_takes_s + period_s, atol=0.2)
+
+
+def test_a_wait_ends_when_the_first_thing_is_due_and_at_once_while_files_are_ready(
+    root: Path, polling: Inbox, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited_s: list[float] = []
+    monkeypatch.setattr(polling, "wait_for_wake", waited_s.append)
+    assert polling.take() is None
+    polling.wait(30)  # for the next scan
+    (root / "a.png").write_bytes(b"x")
+    polling.rescan()
+    assert polling.take() is None
+    polling.wait(30)  # for the quiet period
+    polling.put_back(root / "b.png", 0.25)
+    polling.wait(30)
+    assert len(polling) == 2
+    polling.wait(0.125)
+    polling._ready[root / "c.png"] = None
+    polling.wait(30)
+    assert waited_s == [1.0, 0.5, 0.25, 0.125, 0.0]
+    assert len(polling) == 3
+
+
+def test_a_file_that_was_put_back_and_is_gone_by_then_is_given_once(
+    root: Path, polling: Inbox, clock: Clock
+) -> None:
+    (root / "a.png").write_bytes(b"x")
+    assert len(drain(polling, clock)) == 1
+    polling.put_back(root / "a.png", 2.0)
+    (root / "a.png").unlink()
+    assert drain(polling, clock, 10) == [("a.png", "")]
+
+
+def test_a_file_is_given_after_the_quiet_period_that_is_set(root: Path, known: Known, clock: Clock) -> None:
+    inbox = Inbox(root, known.knows, quiet_period_s=5, watch="polling", clock=clock)
+    inbox.start()
+    (root / "a.png").write_bytes(b"x")
+    assert drain(inbox, clock, 4) == []
+    (root / "a.png").write_bytes(b"more")
+    assert drain(inbox, clock, 4) == []
+    assert drain(inbox, clock, 3) == [("a.png", "")]
+
+
+def test_promise_16_a_file_that_was_put_back_is_not_vanished_while_its_share_is_not_mounted(
+    root: Path, polling: Inbox, known: Known, clock: Clock
+) -> None:
+    (root / "a.png").write_bytes(b"x")
+    assert len(drain(polling, clock)) == 1
+    known.clear()
+    polling.put_back(root / "a.png", 2.0)
+    root.rename(root.with_name("unmounted"))
+    root.mkdir()
+    assert drain(polling, clock, 10) == []
 
 
 def test_promise_16_an_empty_mount_point_in_place_of_the_folder_is_not_a_deletion(
