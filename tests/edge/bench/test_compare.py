@@ -62,6 +62,25 @@ def test_stages_that_one_side_does_not_know_are_left_out() -> None:
     assert "classify" not in verdicts(compare(old, report(), "old.json"))
 
 
+@pytest.mark.parametrize(
+    ("missing", "left_out"),
+    [
+        ({"cold": None}, {"cold start", "first image after it", "memory, most"}),
+        ({"idle": None}, {"after a pause of 5 s"}),
+        (
+            {"load": (), "arrivals": "regular"},
+            {"most images that arrive, of an image", "p99 at 50% of its backlog"},
+        ),
+    ],
+)
+def test_what_one_side_did_not_measure_is_left_out(missing: dict[str, object], left_out: set[str]) -> None:
+    all_of_it = verdicts(compare(report(), report(), "old.json")).keys()
+    for before, after in ((report(), report(**missing)), (report(**missing), report())):
+        found = compare(before, after, "old.json")
+        assert all_of_it - verdicts(found).keys() == left_out
+        assert found.warnings == ()
+
+
 def test_other_engines_are_compared_by_name() -> None:
     found = compare(with_another_engine(report(), 1.0), with_another_engine(report(), 2.0), "old.json")
     assert verdicts(found)["total on other:f32"] == "slower"
