@@ -181,6 +181,11 @@ def test_calibration_error_of_bins_worked_out_by_hand() -> None:
     assert error == pytest.approx(0.5 * 0.35 + 0.5 * 0.4)
 
 
+def test_the_first_and_the_last_bin_are_bins_of_their_own() -> None:
+    error = calibration_error([0.05, 0.1, 0.9, 1.0], [True, False, True, False])
+    assert error == pytest.approx((0.95 + 0.1 + 0.1 + 1) / 4)
+
+
 def test_calibration_error_of_certain_and_right_is_zero_and_of_nothing_undefined() -> None:
     assert calibration_error([1.0, 1.0], [True, True]) == 0.0
     assert calibration_error([0.0], [True]) == 1.0
