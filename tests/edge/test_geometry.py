@@ -140,6 +140,25 @@ def test_a_crop_shows_what_is_in_the_box() -> None:
     assert not inside[:14].any()
 
 
+@pytest.mark.parametrize(
+    ("box", "before_px", "behind_px"),
+    [
+        ((40, 32, 68, 60), (0, 0), (0, 0)),
+        ((0, 0, 28, 28), (1, 1), (0, 0)),  # the margin reaches over the left upper corner
+        ((72, 52, 100, 80), (0, 0), (1, 1)),
+    ],
+)
+def test_a_crop_of_its_own_size_has_the_pixels_and_beyond_the_border_those_of_the_border(
+    box: tuple[int, ...], before_px: tuple[int, int], behind_px: tuple[int, int]
+) -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (80, 100, 3), np.uint8)
+    out = crop(rgb, np.array(box, np.float32), 30, margin_px=1)
+    left, top, right, bottom = box
+    inside = rgb[max(top - 1, 0) : bottom + 1, max(left - 1, 0) : right + 1]
+    padding = [*zip(before_px, behind_px, strict=True), (0, 0)]
+    np.testing.assert_array_equal(out, np.pad(inside, padding, "edge"))
+
+
 def test_clipping_and_areas() -> None:
     boxes = np.array([[-5, 2, 20, 8], [4, 4, 2, 9]], np.float32)
     assert clip_boxes(boxes, (10, 6)).tolist() == [[0, 2, 10, 6], [4, 4, 2, 6]]
