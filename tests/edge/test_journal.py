@@ -16,7 +16,7 @@ import pytest
 from edge.cells import Finding, Unlikeness
 from edge.errors import JournalError
 from edge.journal import Journal
-from edge.journal_file import MIGRATIONS, as_journal_errors
+from edge.journal_file import MIGRATIONS, JournalDamagedError, as_journal_errors
 from edge.locks import OutputFullError
 from edge.records import Answer, Entry, FileStamp, State, Write
 
@@ -244,6 +244,22 @@ def test_a_full_disk_is_told_from_a_damaged_one(journal: Journal) -> None:
     with pytest.raises(OutputFullError, match="no space"):
         journal.record_writes([Write("images", "i", n * 9000, bytes(9000)) for n in range(100)])
     assert journal.last_write("images") is None
+
+
+def test_a_journal_that_another_program_holds_is_not_taken_for_a_damaged_one(journal: Journal) -> None:
+    journal._db.execute("PRAGMA busy_timeout = 0")
+    with contextlib.closing(sqlite3.connect(journal.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(JournalError, match="is held by another program; end it, then start again"):
+            journal.claim(A, STAMP, b"1")
+
+
+def test_damage_is_told_though_the_disk_is_full(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = sqlite3.DatabaseError("database disk image is malformed")
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    monkeypatch.setattr("edge.journal_file._has_space", lambda _: False)
+    with pytest.raises(JournalDamagedError, match="keep a copy"), as_journal_errors(journal.path):
+        raise error
 
 
 def test_promise_15_an_error_of_the_disk_without_space_means_no_space(
