@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
-from edge.journal import JOURNAL_NAME
+from edge.journal_file import JOURNAL_NAME
 from edge.results import IMAGE_COLUMNS, RESULT_COLUMNS
 from tests.chaos.camera import FINDING_COLUMNS, Dropped
 
@@ -169,4 +169,4 @@ def _hold_against_journal(out: Path, state: Path) -> int:
     assert {path.name for output in _COLUMNS for path in parts(out, output)} == set(written)
     for name, data in written.items():
         assert (out / name).read_bytes() == data, f"{name} is not what the journal says"
-    return pending
+    return int(pending)
