@@ -87,8 +87,11 @@ class WhiteBalance(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """float32 [B,S,S,3] RGB 0 to 255 → the same; each channel is at most doubled or halved."""
         gain = (self.background / self.estimate(pixels).clamp(min=1)).clamp(1 / _MOST_GAIN, _MOST_GAIN)
+        # What it adds, not the gain, may be rounded: of a gain near 1 bfloat16 keeps two decimals only.
+        added = gain - 1
         # Whole rows at once: OpenVINO takes a hundred times as long for three values after three values.
-        rows = pixels.flatten(2) * gain.repeat(1, pixels.shape[2]).unsqueeze(1)
+        rows = pixels.flatten(2)
+        rows = rows + rows * added.repeat(1, pixels.shape[2]).unsqueeze(1)
         return rows.clamp(max=255).view_as(pixels)
 
     @staticmethod
