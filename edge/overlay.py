@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Image = NDArray[np.uint8]
+Region = tuple[int, int, int, int]
+"""Left, top, right and bottom in whole pixels; right and bottom are the first beyond it."""
 
 _COLOUR_RGB = {
     Lineage.GRANULOCYTE: (0, 158, 115),
@@ -36,40 +38,61 @@ _LONGEST_SIDE_PX = 65_500
 def annotate(rgb: Image, findings: Sequence[Finding]) -> Image:
     """A copy with a box and a label at each finding, uint8 [H, W, 3] RGB.
 
+    A label lies where it covers least of the other cells and labels.
     Lines and letters grow with the image, so that a 5-megapixel field stays legible when it is shrunk.
     """
     picture = np.array(rgb)
     scale = max(max(rgb.shape[:2]) / 900, 0.7)
-    line_px = max(round(2 * scale), 1)
-    for finding in findings:
-        colour = _COLOUR_RGB[cell_class(finding.label).lineage]
-        x1, y1, x2, y2 = (round(value) for value in finding.box_xyxy)
-        x2, y2 = max(x2 - 1, x1), max(y2 - 1, y1)  # the last pixels inside
-        cv2.rectangle(picture, (x1, y1), (x2, y2), colour, line_px)
-        _label(picture, f"{finding.label} {finding.class_score:.0%}", (x1, y1, y2), scale, colour)
+    taken = [_whole(finding) for finding in findings]
+    colours = [_COLOUR_RGB[cell_class(finding.label).lineage] for finding in findings]
+    for (left, top, right, bottom), colour in zip(taken, colours, strict=True):
+        last_pixel = (max(right - 1, left), max(bottom - 1, top))
+        cv2.rectangle(picture, (left, top), last_pixel, colour, max(round(2 * scale), 1))
+    for finding, colour in zip(findings, colours, strict=True):
+        text = f"{finding.label} {finding.class_score:.0%}"
+        taken.append(_label(picture, text, _whole(finding), colour, scale, taken))
     return picture
 
 
-def _label(
-    picture: Image, text: str, place: tuple[int, int, int], scale: float, colour: tuple[int, int, int]
-) -> None:
-    """Text on a filled strip above a box; below it where the image ends; inside where it ends there, too.
+def _whole(finding: Finding) -> Region:
+    left, top, right, bottom = (round(value) for value in finding.box_xyxy)
+    return left, top, right, bottom
 
-    Args:
-        place: left, top and bottom of the box.
+
+def _label(
+    picture: Image, text: str, box: Region, colour: tuple[int, int, int], scale: float, taken: list[Region]
+) -> Region:
+    """Write on a filled strip above, below or beside a box, where it covers least of what is taken.
+
+    Returns:
+        Where the strip lies.
     """
-    left, top, bottom = place
     font, size, thickness = cv2.FONT_HERSHEY_DUPLEX, 0.6 * scale, max(round(scale), 1)
-    (width, height), base = cv2.getTextSize(text, font, size, thickness)
-    strip = height + base + round(4 * scale)
-    left = min(max(left, 0), max(picture.shape[1] - width, 0))
-    if top >= strip:
-        top -= strip
-    elif bottom + 1 + strip <= picture.shape[0]:
-        top = bottom + 1
-    cv2.rectangle(picture, (left, top), (left + width, top + strip - 1), colour, cv2.FILLED)
+    (width, letters), base = cv2.getTextSize(text, font, size, thickness)
+    height = letters + base + round(4 * scale)
+    x1, y1, x2, y2 = box
+    corners = [
+        *((x1, y1 - height), (x1, y2), (x2 - width, y1 - height), (x2 - width, y2)),
+        *((x2, y1), (x1 - width, y1), (x2, y2 - height), (x1 - width, y2 - height)),
+    ]
+    lowest, rightmost = (
+        max(side - own, 0) for side, own in zip(picture.shape, (height, width), strict=False)
+    )
+    inside = [(min(max(x, 0), rightmost), min(max(y, 0), lowest)) for x, y in corners]
+    strips = np.array([(x, y, x + width, y + height) for x, y in inside])
+    left, top = inside[int(_overlaps(strips, np.array(taken)).sum(1).argmin())]
+    cv2.rectangle(picture, (left, top), (left + width, top + height - 1), colour, cv2.FILLED)
     ink = (0, 0, 0) if np.dot(colour, _LIGHTNESS) > _LIGHT else (255, 255, 255)
-    cv2.putText(picture, text, (left, top + strip - base), font, size, ink, thickness, cv2.LINE_AA)
+    cv2.putText(picture, text, (left, top + height - base), font, size, ink, thickness, cv2.LINE_AA)
+    return left, top, left + width, top + height
+
+
+def _overlaps(some: NDArray[np.int_], others: NDArray[np.int_]) -> NDArray[np.int_]:
+    """Common pixels of each two regions, [n, 4] and [m, 4] → [n, m]."""
+    begin = np.maximum(some[:, None, :2], others[None, :, :2])
+    end = np.minimum(some[:, None, 2:], others[None, :, 2:])
+    areas: NDArray[np.int_] = (end - begin).clip(0).prod(2)
+    return areas
 
 
 def encode_jpeg(rgb: Image, quality: int = 90) -> bytes:

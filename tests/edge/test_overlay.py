@@ -46,6 +46,21 @@ def test_a_cell_at_the_border_is_not_covered_and_has_four_lines() -> None:
         assert (picture[y + 3 : y + 97, x + 3 : x + 97] == 200).all()
 
 
+def test_labels_cover_no_other_cell_and_no_other_label() -> None:
+    rgb = np.full((900, 900, 3), 200, np.uint8)
+    alone = [
+        finding(400, 400, 460, 460, label="MO"),
+        finding(400, 300, 460, 380),
+        finding(330, 465, 390, 525),
+    ]
+    written = [int((annotate(rgb, [one]) != rgb).any(2).sum()) for one in alone]
+    together = annotate(rgb, alone)
+    assert (together != rgb).any(2).sum() == sum(written)
+    for one in alone:
+        x1, y1, x2, y2 = (int(value) for value in one.box_xyxy)
+        assert (together[y1 + 3 : y2 - 3, x1 + 3 : x2 - 3] == 200).all()
+
+
 @pytest.mark.parametrize(("label", "ink"), [("LY", 0), ("PNN", 0), ("MBL", 0), ("MO", 255), ("Er", 255)])
 def test_letters_have_the_contrast_that_their_strip_allows(label: str, ink: int) -> None:
     """At least 4.5, as the Web Content Accessibility Guidelines ask of text."""

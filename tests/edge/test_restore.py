@@ -154,7 +154,7 @@ def test_promise_32_without_an_inbox_nothing_is_made_anew(
             open_desk(AsManyAsBright(), station.out, station.state),
         ):
             pass
-        # `edge-journal` would take an empty one for the station's; the damaged one is for a copy to be kept of.
+        # `edge-journal` would take an empty one for the station's.
         assert station.journal.exists() == (harm is damage)
 
 
