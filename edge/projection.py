@@ -4,14 +4,11 @@ The journal commits bytes and their place first; then they are written there. Th
 enough: what a power cut takes of them the journal has.
 """
 
-import csv
 import errno
-import io
 import itertools
 import logging
 import os
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +17,7 @@ from edge.errors import StationError
 from edge.journal import Journal
 from edge.locks import fsync_folder, output_error
 from edge.records import Write
+from edge.spreadsheets import cells_of, end_of_last_named
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +25,6 @@ _COMPARED_BYTES = 4096
 _UNSYNCED_BYTES = 1 << 16
 """So many may be written before they are fsynced; a start looks for them."""
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-_SEPARATED = bytes(byte if chr(byte).isalnum() or byte in b"_.:-" else ord(" ") for byte in range(256))
-"""Translates a line into words, of which a sha256 or a time is one, whatever separates or quotes cells."""
 _NOT_OURS_TO_WRITE = frozenset(
     {errno.EACCES, errno.EPERM, errno.EBUSY, errno.EAGAIN, errno.ETXTBSY, errno.ELOOP, errno.EISDIR}
 )
@@ -290,7 +286,7 @@ class CsvFile:
 
     def _lacking_columns(self) -> list[str]:
         """Columns that this version writes and the current file, which an older one began, has not."""
-        (found,), (ours,) = _cells(self._header_of(self._name)), _cells(self._header)
+        (found,), (ours,) = cells_of(self._header_of(self._name)), cells_of(self._header)
         return [column for column in ours if column not in found]
 
     def _write_part(self, parts: list[bytes]) -> str:
@@ -316,10 +312,9 @@ class CsvFile:
         return left
 
     def _missing(self, file: str) -> list[Write]:
-        """Rows behind the last image that a file names, which is not ours any more.
+        """What a file that is not ours any more lacks; see `edge.spreadsheets`.
 
-        Whoever saves what he had opened takes away the rows that came meanwhile, and those of a power cut may
-        not have been there. Where no image can be told, what may be missing is what was committed last.
+        Where no image can be told in it, that may be what was committed last.
         """
         try:
             text = (self._folder / file).read_bytes()
@@ -327,31 +322,8 @@ class CsvFile:
             if error.errno in _NOT_OURS_TO_WRITE:
                 return self._unwritten(file)
             raise self._as_ours(error) from error
-        images, before = [], Counter[str]()
-        columns = _cells(self._header)[0]
-        digest, time_ = columns.index("image_sha256"), columns.index("finished_at")
-        for write in self._journal.writes_after(file, 0):
-            if write.offset:
-                rows = _cells(write.data)
-                words = [rows[0][digest], rows[0][time_]] * len(rows)
-                images.append((write.offset, words))
-                before.update(words)
-        keys = {word.encode(): word for _, words in images for word in words}
-        lines = text.splitlines()
-        found = Counter[str]()
-        for line in lines:
-            found.update(keys[word] for word in keys.keys() & set(line.translate(_SEPARATED).split()))
-        begin = 0
-        for offset, words in reversed(images):
-            before.subtract(words)
-            key = words[0] or words[1]
-            if found[key] > before[key]:
-                break
-            begin = offset
-        else:
-            if len(lines) > 1:
-                return self._unwritten(file)
-        return list(self._journal.writes_after(file, begin)) if begin else []
+        end = end_of_last_named(text, self._header, self._journal.writes_after(file, 0))
+        return self._unwritten(file) if end is None else list(self._journal.writes_after(file, end))
 
     def _unwritten(self, file: str) -> list[Write]:
         """What was committed last to a file and is not known to stand there."""
@@ -389,10 +361,6 @@ def keep_beside(path: Path, cut: bytes) -> None:
         "%s: %d bytes at its end are no row of ours, they were moved to %s.cut.",
         *(path.name, len(cut), path.name),
     )
-
-
-def _cells(rows: bytes) -> list[list[str]]:
-    return list(csv.reader(io.StringIO(rows.decode("utf-8-sig"), newline="")))
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int]:
