@@ -56,7 +56,7 @@ class TileGeometry:
     """How a smear image becomes a detector's tile; see `edge.geometry.letterbox`.
 
     `background` is that of the training images, RGB 0 to 255, to which the graph first brings that of each
-    tile (`build_engines.graphs.WhiteBalance`); None leaves tiles as they are.
+    tile (`build_engines.white_balance`); None leaves tiles as they are.
     """
 
     tile_size: int

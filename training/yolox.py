@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from build_engines.checkpoint import TileGeometry
-from build_engines.graphs import WhiteBalance, detector_graph
+from build_engines.graphs import detector_graph
+from build_engines.white_balance import WhiteBalance
 from edge.geometry import letterbox
 from training.base_weights import BaseWeights, take_over
 from training.loop import TrainingError

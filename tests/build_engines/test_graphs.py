@@ -10,16 +10,13 @@ import torch
 import torchvision
 from torch import nn
 
-from build_engines.checkpoint import yolox_network
 from build_engines.graphs import (
     DetectorGraph,
     NonMaximumSuppression,
-    WhiteBalance,
     classifier_graph,
     detector_graph,
 )
-from edge.geometry import LETTERBOX_PAD
-from tests.build_engines.untrained import run, spread_outputs, spread_yolox_outputs
+from tests.build_engines.untrained import run, spread_outputs
 
 
 def greedy_suppression(boxes: np.ndarray, iou_threshold: float) -> np.ndarray:
@@ -72,65 +69,6 @@ class TestSuppression:
     def test_keeps_boxes_without_area_or_overlap(self) -> None:
         boxes = torch.tensor([[[5.0, 5, 5, 5], [5, 5, 5, 5], [0, 0, 10, 10], [20, 20, 30, 30]]])
         assert NonMaximumSuppression(0.1, box_count=4, rounds=3)(boxes).all()
-
-
-class TestWhiteBalance:
-    def field(self, background: tuple[int, ...], height: int = 64) -> torch.Tensor:
-        """A tile with a dark cell on a background and padding below, float32 [1,64,64,3]."""
-        tile = torch.full((64, 64, 3), float(LETTERBOX_PAD))
-        tile[:height] = torch.tensor(background)
-        tile[8:24, 8:24] = torch.tensor([88.0, 40, 112])
-        return tile[None]
-
-    def test_the_estimate_goes_by_bright_pixels_and_not_by_padding(self) -> None:
-        for height in (64, 32):
-            estimate = WhiteBalance.estimate(self.field((240, 200, 180), height)).flatten()
-            assert torch.allclose(estimate, torch.tensor([240.0, 200, 180]), rtol=0.02)
-        assert (
-            WhiteBalance.estimate(torch.full((1, 64, 64, 3), float(LETTERBOX_PAD))).flatten().tolist()
-            == [0] * 3
-        )
-
-    def test_brings_tiles_of_other_lamps_to_the_same_colours(self) -> None:
-        balance = WhiteBalance((200.0, 180, 160))
-        field = self.field((210, 190, 170))
-        lamp = torch.tensor([1.2, 0.8, 1.1])
-        one, other = balance(field), balance(field * lamp)
-        assert torch.allclose(one, other, atol=0.01)
-        assert torch.allclose(
-            WhiteBalance.estimate(one).flatten(), torch.tensor([200.0, 180, 160]), atol=0.01
-        )
-
-    def test_no_channel_is_more_than_doubled_or_halved_or_gets_beyond_255(self) -> None:
-        balance = WhiteBalance((240.0, 215, 191))
-        dark = self.field((10, 10, 10))
-        assert torch.equal(balance(dark)[:, 40:, 40:], 2 * dark[:, 40:, 40:])
-        assert WhiteBalance((60.0, 60, 60))(self.field((240, 240, 240)))[:, 40:, 40:].unique().tolist() == [
-            120
-        ]
-        assert balance(self.field((150, 150, 150))).max() <= 255
-        speck = self.field((150, 150, 150))
-        speck[:, 60, 60] = 250
-        assert balance(speck).max() == 255
-
-    def test_each_tile_of_a_batch_is_balanced_by_itself(self) -> None:
-        balance = WhiteBalance((240.0, 215, 191))
-        fields = [self.field((210, 190, 170)), self.field((130, 140, 150))]
-        assert torch.allclose(balance(torch.cat(fields)), torch.cat([balance(field) for field in fields]))
-
-    def test_a_detector_that_has_it_finds_the_same_by_another_lamp(self) -> None:
-        torch.manual_seed(3)
-        network = yolox_network(0.33, 0.125, False, 1).eval()
-        tiles = self.field((200, 180, 160))
-        spread_yolox_outputs(network, tiles.to(torch.uint8))
-        options: dict[str, Any] = {"family": "yolox", "tile_size": 64, "max_detections": 10}
-        dimmer = (tiles * 0.75).to(torch.uint8)
-        balanced = detector_graph(network, **options, background=(240.0, 215, 191))
-        one, other = (run(balanced, shown)[1] for shown in (tiles.to(torch.uint8), dimmer))
-        assert torch.allclose(one, other, atol=1e-4)
-        plain = detector_graph(network, **options)
-        one, other = (run(plain, shown)[1] for shown in (tiles.to(torch.uint8), dimmer))
-        assert not torch.allclose(one, other, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
