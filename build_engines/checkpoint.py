@@ -47,7 +47,7 @@ def save_whole(content: dict[str, Any], path: Path) -> None:
         free = shutil.disk_usage(path.parent).free / 2**20
         raise OutputUnwritableError(
             f"{path} cannot be written whole, and {free:.0f} MiB are free there ({error}); make space or "
-            "mend the rights, then go on with --resume."
+            "mend the rights, then give the command again (a training goes on with --resume)."
         ) from error
 
 

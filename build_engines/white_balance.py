@@ -42,6 +42,7 @@ class WhiteBalance(nn.Module):
         """The background of tiles float32 [B,S,S,3] RGB 0 to 255, [B,3]; 0 where all is padding."""
         sample = pixels[:, ::_SAMPLED, ::_SAMPLED].permute(0, 3, 1, 2)
         is_image = ((sample - LETTERBOX_PAD).abs().amax(1, keepdim=True) > 0).to(torch.float32)
-        powers = ((sample / 255) ** _ORDER * is_image).sum((2, 3))
-        mean = powers / is_image.sum((2, 3)).clamp(min=1)
+        # Means, not sums: a sum over a tile of 1024 px is beyond float16, in which OpenVINO may calculate.
+        powers = ((sample / 255) ** _ORDER * is_image).mean((2, 3))
+        mean = powers / is_image.mean((2, 3)).clamp(min=1e-6)
         return 255 * mean ** (1 / _ORDER)

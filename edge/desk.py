@@ -143,7 +143,7 @@ class Desk:
         if self._unanswered:
             with self._journal.together():
                 for claim in self._unanswered.values():
-                    self._journal.note(claim.image_id, "", claim.tries - 1)
+                    self._journal.note(claim.image_id, claim.reason, claim.tries - 1)
             self._unanswered.clear()
 
     def process(self, path: Path, sample: str = "", *, was_there: bool = False) -> ImageResult:

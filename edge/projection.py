@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 _COMPARED_BYTES = 4096
 _UNSYNCED_BYTES = 1 << 16
 """So many may be written before they are fsynced; a start looks for them."""
+_QUIET_S, _MOST_LOOKS = 1.0, 10
+"""Who saves a file has ended when it does not change for so long; that is waited for so often at most."""
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _NOT_OURS_TO_WRITE = frozenset(
     {errno.EACCES, errno.EPERM, errno.EBUSY, errno.EAGAIN, errno.ETXTBSY, errno.ELOOP, errno.EISDIR}
@@ -82,12 +84,9 @@ class CsvFile:
         if not is_ours:
             self._begin_part(last)
             self._is_unproven = False
-        if lacking := self._lacking_columns():
+        if difference := self._difference_of_columns():
             left = self._write_part([self._header])
-            log.warning(
-                "%s of an older version has no column %s: it is left alone, rows go on in %s.",
-                *(left, ", ".join(lacking), self._name),
-            )
+            log.warning("%s %s: it is left alone, rows go on in %s.", left, difference, self._name)
 
     def _mend_file(self, last: Write) -> bool:
         """Make the current file whole; False if a human's hand was in it."""
@@ -284,10 +283,12 @@ class CsvFile:
     def _header_of(self, file: str) -> bytes:
         return next(self._journal.writes_after(file, 0)).data
 
-    def _lacking_columns(self) -> list[str]:
-        """Columns that this version writes and the current file, which an older one began, has not."""
+    def _difference_of_columns(self) -> str:
+        """In what the current file has not the columns that this version writes, "" if in nothing."""
         (found,), (ours,) = cells_of(self._header_of(self._name)), cells_of(self._header)
-        return [column for column in ours if column not in found]
+        if lacking := [column for column in ours if column not in found]:
+            return f"of an older version has no column {', '.join(lacking)}"
+        return "" if found[: len(ours)] == ours else "has its columns in another order"
 
     def _write_part(self, parts: list[bytes]) -> str:
         """Begin the next part with a header and rows, durably; the name of the part before it."""
@@ -317,9 +318,9 @@ class CsvFile:
         Where no image can be told in it, that may be what was committed last.
         """
         try:
-            text = (self._folder / file).read_bytes()
+            text = _read_when_quiet(self._folder / file)
         except OSError as error:
-            if error.errno in _NOT_OURS_TO_WRITE:
+            if error.errno in {*_NOT_OURS_TO_WRITE, errno.ENOENT}:  # it may be a link to nothing
                 return self._unwritten(file)
             raise self._as_ours(error) from error
         end = end_of_last_named(text, self._header, self._journal.writes_after(file, 0))
@@ -361,6 +362,16 @@ def keep_beside(path: Path, cut: bytes) -> None:
         "%s: %d bytes at its end are no row of ours, they were moved to %s.cut.",
         *(path.name, len(cut), path.name),
     )
+
+
+def _read_when_quiet(path: Path) -> bytes:
+    """The bytes of a file that somebody may be saving just now: what is not yet there is not lacking."""
+    for _ in range(_MOST_LOOKS):
+        before = _identity(path.stat())
+        time.sleep(_QUIET_S)
+        if _identity(path.stat()) == before:
+            break
+    return path.read_bytes()
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int]:

@@ -15,8 +15,8 @@ def end_of_last_named(text: bytes, header: bytes, writes: Iterable[Write]) -> in
     """Where the rows of the last image end that a saved file names: it lacks what was written behind it.
 
     Whoever saves what he had opened takes away the rows that came meanwhile, and those of a power cut may not
-    have been there. An image is known again by its sha256, or else by the time of its answer, among the words
-    of a line, and by how often it comes.
+    have been there. An image is known again by its sha256 or by the time of its answer, among the words of a
+    line, and by how often one of them comes.
 
     Args:
         text: the file as it is, with any separators, quotes, line ends and order of columns.
@@ -46,8 +46,7 @@ def end_of_last_named(text: bytes, header: bytes, writes: Iterable[Write]) -> in
     while images:
         words = images.pop()
         before.subtract(words)
-        key = words[0] or words[1]
-        if found[key] > before[key]:
+        if any(found[word] > before[word] for word in words[:2]):
             return ends[-1]
         ends.pop()
     return None if len(lines) > 1 else ends[0]
@@ -55,4 +54,5 @@ def end_of_last_named(text: bytes, header: bytes, writes: Iterable[Write]) -> in
 
 def cells_of(rows: bytes) -> list[list[str]]:
     """The cells of rows of ours, UTF-8."""
-    return list(csv.reader(io.StringIO(rows.decode("utf-8-sig"), newline="")))
+    read = csv.reader(io.StringIO(rows.decode("utf-8-sig"), newline=""))
+    return [cells for cells in read if cells]  # between CR CR LF, of a file that was adopted, stands nothing

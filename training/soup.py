@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
-from build_engines.checkpoint import Checkpoint
+from build_engines.checkpoint import Checkpoint, TileGeometry
 from edge.cli import one_sentence
 from training.loop import TrainingError
 from training.out_folder import writing
@@ -56,7 +57,7 @@ def mean_of(paths: Sequence[Path]) -> Checkpoint:
             f"A mean needs two trainings at least, each once; {len(paths)} were given, {distinct} of them "
             "different ones."
         )
-    every = [Checkpoint.load(path) for path in paths]
+    every = _of_one_background([Checkpoint.load(path) for path in paths])
     first = every[0]
     for path, other in zip(paths[1:], every[1:], strict=True):
         for name in _LIKE:
@@ -79,6 +80,20 @@ def mean_of(paths: Sequence[Path]) -> Checkpoint:
         weights=weights,
         provenance=_provenance([one.provenance for one in every]),
     )
+
+
+def _of_one_background(every: Sequence[Checkpoint]) -> Sequence[Checkpoint]:
+    """With the mean of their backgrounds, which differ where detectors were trained on other images.
+
+    Those of which one has none stay as they are, and are unlike.
+    """
+    tiles = [one.geometry for one in every if isinstance(one.geometry, TileGeometry)]
+    backgrounds = [tile.background for tile in tiles if tile.background is not None]
+    if len(backgrounds) < len(every):
+        return every
+    red, green, blue = torch.tensor(backgrounds, dtype=torch.float64).mean(0).tolist()
+    balanced = [replace(tile, background=(red, green, blue)) for tile in tiles]
+    return [replace(one, geometry=own) for one, own in zip(every, balanced, strict=True)]
 
 
 def _start_of(checkpoint: Checkpoint) -> str:

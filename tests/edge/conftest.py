@@ -5,9 +5,16 @@ from collections.abc import Iterator
 
 import pytest
 
+from edge import projection
 from edge.bundle import Bundle, embedded_bundle
 from edge.demo.renderer import DrawnSmear, draw_tile
 from edge.pipeline import Pipeline, open_pipeline
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever edits a CSV file here has ended."""
+    monkeypatch.setattr(projection, "_QUIET_S", 0)
 
 
 @pytest.fixture(scope="session")

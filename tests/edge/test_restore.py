@@ -1,6 +1,8 @@
 """A journal that is lost, damaged or older than the CSV files is made anew from them, or all stops."""
 
+import csv
 import errno
+import io
 import json
 import os
 import re
@@ -109,6 +111,36 @@ def test_promise_32_a_journal_that_is_gone_is_made_anew_from_the_csv_files(
     after = station.csv()
     assert all(after[name].startswith(before[name]) for name in before)
     assert after["results.csv"].count(b"\n4.png,") == 4
+
+
+def with_columns_moved(text: bytes) -> bytes:
+    rows = csv.reader(io.StringIO(text.decode(), newline=""))
+    moved = io.StringIO(newline="")
+    csv.writer(moved, lineterminator="\n").writerows([*row[1:3], row[0], *row[3:]] for row in rows)
+    return moved.getvalue().encode()
+
+
+@pytest.mark.parametrize(
+    ("save", "said"),
+    [
+        (lambda text: text.replace(b"\n", b"\r\r\n"), ""),
+        (with_columns_moved, "images.csv has its columns in another order: it is left alone, rows go on in"),
+    ],
+    ids=["line ends of two programs", "columns moved"],
+)
+def test_rows_stand_under_their_own_header_where_a_saved_file_stood_in_for_the_journal(
+    station: Station, save: Callable[[bytes], bytes], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = station.out / "images.csv"
+    path.write_bytes(save(path.read_bytes()))
+    lose(station)
+    station.run()
+    Image.new("RGB", (8, 6), (4, 7, 7)).save(station.inbox / "4.png")
+    assert station.run() == 1
+    assert said in caplog.text
+    parts = [part.read_bytes().replace(b"\r", b"") for part in station.out.glob("images*.csv")]
+    rows = [row for part in parts for row in csv.DictReader(io.StringIO(part.decode(), newline=""))]
+    assert [row["status"] for row in rows if row["NAME"] == "4.png"] == ["done"]
 
 
 def test_promise_32_what_the_rows_tell_is_in_the_journal_again(station: Station) -> None:

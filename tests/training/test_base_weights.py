@@ -77,7 +77,10 @@ class TestFromABundle:
         tiles = np.stack([letterbox(smear.rgb, spec.tile_size, spec.anchor)[0] for smear in SMEARS])
         network = build_network("yolox", yolox.NANO, 0)
         yolox.load_base_weights(network, read_base_weights(path), torch.from_numpy(tiles))
-        graph = detector_graph(network.eval(), family="yolox", tile_size=spec.tile_size)
+        tensors = onnx.load(path).graph.initializer
+        (background,) = (numpy_helper.to_array(one)[0].tolist() for one in tensors if one.dims == [1, 3])
+        options: dict[str, Any] = {"family": "yolox", "tile_size": spec.tile_size, "background": background}
+        graph = detector_graph(network.eval(), **options)
         with torch.inference_mode():
             boxes, scores, _ = (answer.numpy() for answer in graph(torch.from_numpy(tiles)))
         expected_boxes, expected_scores = answers(path, tiles)[:2]

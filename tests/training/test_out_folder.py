@@ -23,7 +23,8 @@ def nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         pytest.fail("an engine was opened")
 
-    for module in ("edge.pipeline", "training.evaluate", "training.out_of_fold"):
+    # The last one last: those before import it, and would keep what stands there for other tests.
+    for module in ("training.evaluate", "training.out_of_fold", "edge.pipeline"):
         monkeypatch.setattr(f"{module}.open_pipeline", fail)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from build_engines.checkpoint import Checkpoint, CropGeometry, build_network
+from build_engines.checkpoint import Checkpoint, CropGeometry, TileGeometry, build_network
 from training.base_weights import begin_from
 from training.loop import TrainingError
 from training.soup import main, mean_of
@@ -92,6 +92,17 @@ def test_unlike_networks_have_no_mean(tmp_path: Path, changed: dict[str, Any], s
     first = saved(paths[0], 0)
     replace(first, **changed).save(paths[1])
     with pytest.raises(TrainingError, match=said):
+        mean_of(paths)
+
+
+def test_detectors_of_other_images_have_the_mean_of_their_backgrounds(tmp_path: Path) -> None:
+    paths = [tmp_path / "1.pt", tmp_path / "2.pt"]
+    first = saved(paths[0], 0)
+    for path, level in zip(paths, (240.0, 230.0), strict=True):
+        replace(first, geometry=TileGeometry(416, background=(level, 215.0, 191.0))).save(path)
+    assert mean_of(paths).geometry == TileGeometry(416, background=(235.0, 215.0, 191.0))
+    replace(first, geometry=TileGeometry(416)).save(paths[1])
+    with pytest.raises(TrainingError, match=r"background=None\) and"):
         mean_of(paths)
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from edge import opening
+from edge.journal import Journal
+from edge.locks import OutputFullError
 from edge.records import Answer, State
 from tests.edge.desk.bench import Bench
 
@@ -23,6 +25,10 @@ def test_promise_18_a_file_that_is_gone_is_vanished_once_and_read_when_it_is_bac
     assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
     bench.put("a.png")
     assert bench.process("a.png").status is State.DONE
+
+
+def full() -> None:
+    raise OutputFullError("there is no space; free some.")
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
@@ -139,6 +145,26 @@ def test_promise_01_an_answered_image_that_meets_faults_has_no_second_rows(
     with monkeypatch.context() as patch:
         refuse(patch, errno.EIO)
         assert bench.process("a.png").status is State.PENDING  # those before are forgotten
+
+
+def test_promise_15_a_full_disk_takes_no_reason_from_a_file_whose_try_is_given_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.restart(duplicates="again")
+    bench.put("a.png")
+    bench.process("a.png")
+    os.utime(bench.path("a.png"), (5, 5))
+    with monkeypatch.context() as patch:
+        refuse(patch, errno.EIO)
+        bench.process("a.png")
+        bench.process("a.png")
+        patch.setattr(Journal, "finish", lambda *_: full())
+        with pytest.raises(OutputFullError):
+            bench.process("a.png")
+    bench.desk.recover()
+    bench.process("a.png")
+    assert bench.answers() == [("a.png", "done", ""), ("a.png", "duplicate", str(bench.path("a.png")))]
+    assert len(bench.rows("results.csv")) == 1
 
 
 def test_an_answered_file_of_which_nothing_is_known_keeps_its_answer(

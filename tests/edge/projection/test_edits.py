@@ -3,6 +3,7 @@
 import errno
 import itertools
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,7 +68,7 @@ def test_promise_30_an_edit_soon_after_another_change_is_seen_later(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_s = 1000.0
-    monkeypatch.setattr(projection, "time", SimpleNamespace(monotonic=lambda: now_s))
+    monkeypatch.setattr(projection, "time", SimpleNamespace(monotonic=lambda: now_s, sleep=lambda _: None))
     bench.answer("a")
     bench.answer("b")
     bench.results._files["images"]._whole_due_s = 1060.0
@@ -216,3 +217,38 @@ def test_promise_30_a_file_that_is_locked_between_plan_and_write_is_left_alone(
     assert bench.names("images.2.csv") == ["NAME", "b"]
     bench.answer("c")
     assert bench.names("images.2.csv") == ["NAME", "b", "c"]
+
+
+def test_promise_30_a_file_that_is_being_saved_is_waited_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(20):
+        bench.answer(f"{number}")
+    saved = bench.csv.read_bytes().replace(b",", b";")
+    pieces = iter([saved[:900], saved])
+
+    def pass_time(seconds: float) -> None:
+        if piece := next(pieces, b""):
+            bench.csv.write_bytes(piece)
+
+    bench.csv.write_bytes(saved[:300])
+    monkeypatch.setattr(projection, "time", SimpleNamespace(monotonic=time.monotonic, sleep=pass_time))
+    bench.answer("a")
+    assert bench.csv.read_bytes() == saved
+    assert bench.names("images.2.csv") == ["NAME", "a"]
+
+
+@pytest.mark.parametrize("while_running", [True, False])
+def test_promise_30_a_link_to_nothing_in_place_of_a_file_is_left_alone(
+    bench: Bench, while_running: bool
+) -> None:
+    bench.answer("a")
+    bench.csv.unlink()
+    bench.csv.symlink_to("away.csv")
+    if not while_running:
+        bench.restart()
+    bench.answer("b")
+    assert bench.csv.is_symlink()
+    assert bench.names("images.2.csv")[-1] == "b"
+    bench.answer("c")
+    assert bench.names("images.2.csv")[-2:] == ["b", "c"]

@@ -163,3 +163,13 @@ def test_promise_30_an_image_of_which_a_row_was_taken_out_is_not_written_again(b
     bench.answer("c", cells=1)
     assert bench.names("results.csv") == ["NAME", "a", "b", "b"]
     assert bench.names("results.2.csv") == ["NAME", "c"]
+
+
+def test_promise_30_a_copy_whose_original_was_taken_out_is_not_written_again(bench: Bench) -> None:
+    for name, sha256, finished_at in (("a", b"x", "1"), ("z", b"z", "2"), ("b", b"x", "3")):
+        bench.answer(name, sha256.ljust(32), finished_at)
+    lines = bench.csv.read_bytes().splitlines(keepends=True)
+    bench.csv.write_bytes(b"".join((lines[0], *lines[2:])))
+    bench.answer("c")
+    assert bench.names() == ["NAME", "z", "b"]
+    assert bench.names("images.2.csv") == ["NAME", "c"]
