@@ -150,16 +150,16 @@ def read_boxes(csv_paths: Sequence[Path]) -> pl.DataFrame:
 
 def _read_table(path: Path) -> pl.DataFrame:
     """`COLUMNS` as text without spaces around it, null where it is blank, and the number of each line."""
-    _, lines = read_csv(path, COLUMNS)
-    if not lines:
+    _, records = read_csv(path, COLUMNS)
+    if not records:
         raise AnnotationError(f"{path} has a header and no rows; give a file with at least one box.")
-    if broken := [line for line in lines if any(cell.strip() for cell in line.surplus)]:
+    if broken := [one for one in records if any(cell.strip() for cell in one.surplus)]:
         raise AnnotationError(
             f"{path} has {len(broken)} rows with more cells than its first line names columns, the first on "
-            f"line {broken[0].number}; mend or remove them."
+            f"line {broken[0].line}; mend or remove them."
         )
-    cells = {column: [line.cells[column].strip() or None for line in lines] for column in COLUMNS}
-    return pl.DataFrame({"line": [line.number for line in lines], **cells}, strict=False)
+    cells = {column: [one.cells[column].strip() or None for one in records] for column in COLUMNS}
+    return pl.DataFrame({"line": [one.line for one in records], **cells}, strict=False)
 
 
 def _clean(table: pl.DataFrame, path: Path) -> pl.DataFrame:

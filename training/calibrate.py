@@ -68,7 +68,8 @@ def main(
     files = ", ".join(path.name for path in csvs)
     of_sources = f" ({', '.join(sources)})" if sources else ""
     images_are = f"{len(images) - len(rejected)} images of {files}{of_sources}, {engine}"
-    for name, reason in list(rejected.items())[:1]:
+    if rejected:
+        name, reason = next(iter(rejected.items()))
         click.echo(
             f"{len(rejected)} of {len(images)} images cannot be read and were left out (first {name}: "
             f"{reason}).",

@@ -12,22 +12,22 @@ _SEPARATORS = ",;\t"
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One line below the header, as it is.
+class Record:
+    """One record below the header, as it is.
 
     Attributes:
-        number: of the line in the file where it ends, from 1.
-        cells: text by column; a cell that the line lacks is empty.
+        line: where it ends in the file, from 1.
+        cells: text by column; a cell that the record lacks is empty.
         surplus: cells beyond the last column.
     """
 
-    number: int
+    line: int
     cells: dict[str, str]
     surplus: tuple[str, ...] = ()
 
 
-def read_csv(path: Path, needed: Sequence[str]) -> tuple[tuple[str, ...], tuple[Line, ...]]:
-    """The columns of the first line, without spaces around them, and all other lines that are not blank.
+def read_csv(path: Path, needed: Sequence[str]) -> tuple[tuple[str, ...], tuple[Record, ...]]:
+    """The columns of the first line, without spaces around them, and all records below it that are not blank.
 
     Cells are separated by commas, semicolons (French spreadsheets) or tabs, whichever the first line has most
     of. What is not UTF-8 is read as Windows' own code for western Europe.
@@ -44,7 +44,7 @@ def read_csv(path: Path, needed: Sequence[str]) -> tuple[tuple[str, ...], tuple[
         separator = max(_SEPARATORS, key=header.count)
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
         columns = tuple(column.strip() for column in next(reader, ()))
-        lines = tuple(_line(reader.line_num, columns, cells) for cells in reader if cells)
+        records = tuple(_record(reader.line_num, columns, cells) for cells in reader if cells)
     except (OSError, csv.Error) as error:
         raise AnnotationError(f"{path} cannot be read as a CSV file ({error}); check the path.") from error
     if missing := [column for column in needed if column not in columns]:
@@ -52,12 +52,12 @@ def read_csv(path: Path, needed: Sequence[str]) -> tuple[tuple[str, ...], tuple[
             f"{path} has no column {', '.join(missing)}, only {', '.join(columns) or 'an empty first line'}; "
             f"its first line must name {','.join(needed)}."
         )
-    return columns, lines
+    return columns, records
 
 
-def _line(number: int, columns: Sequence[str], cells: Sequence[str]) -> Line:
+def _record(line: int, columns: Sequence[str], cells: Sequence[str]) -> Record:
     whole = [*cells, *[""] * (len(columns) - len(cells))]
-    return Line(number, dict(zip(columns, whole, strict=False)), tuple(whole[len(columns) :]))
+    return Record(line, dict(zip(columns, whole, strict=False)), tuple(whole[len(columns) :]))
 
 
 def _decoded(data: bytes) -> str:

@@ -79,8 +79,8 @@ def train_yolox(
     weights = source_weights(training)
     some = np.random.default_rng(0).permutation(len(training))[:_BACKGROUND_IMAGES]
     background = yolox.background_of((read_pixels(training[index]) for index in some), geometry)
+    # For the answers alone: in training, colours are varied from where they are.
     balanced = replace(geometry, background=background)
-    """For the answers alone: in training, colours are varied from where they are."""
     if base is not None:
         chosen = torch.multinomial(torch.tensor(weights), min(_CALIBRATION_TILES, len(dataset)))
         calibration = torch.stack([dataset[int(index)][0] for index in chosen])

@@ -25,8 +25,8 @@ def read_provenance(path: Path) -> Provenance:
     Raises:
         AnnotationError: the file cannot be read or has no column NAME.
     """
-    _, lines = read_csv(path, ("NAME",))
-    rows = [{column: cell.strip() for column, cell in line.cells.items() if column} for line in lines]
+    _, records = read_csv(path, ("NAME",))
+    rows = [{column: cell.strip() for column, cell in one.cells.items() if column} for one in records]
     return {row["NAME"]: row for row in rows}
 
 

@@ -79,9 +79,9 @@ def read_test(path: Path) -> tuple[list[Expected] | None, list[str]]:
     Raises:
         AnnotationError: the file cannot be read as such.
     """
-    columns, lines = read_csv(path, ("NAME",))
-    rows = [{column: cell.strip() for column, cell in line.cells.items()} for line in lines]
-    if blank := [line.number for line, row in zip(lines, rows, strict=True) if not row["NAME"]]:
+    columns, records = read_csv(path, ("NAME",))
+    rows = [{column: cell.strip() for column, cell in one.cells.items()} for one in records]
+    if blank := [one.line for one, row in zip(records, rows, strict=True) if not row["NAME"]]:
         raise AnnotationError(f"{path} has no NAME on line {blank[0]}; mend or remove it.")
     if not rows:
         raise AnnotationError(f"{path} has a header and no rows; give a file with at least one image.")

@@ -36,8 +36,8 @@ def test_every_reader_reads_what_a_spreadsheet_wrote(way: str, tmp_path: Path) -
 def test_a_line_keeps_its_number_and_what_it_has_too_much(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text('NAME,x1\n\n"two\nlines",1\na,2,3\nb\n')
-    _, lines = read_csv(path, ("NAME",))
-    assert [(line.number, line.cells["x1"], line.surplus) for line in lines] == [
+    _, records = read_csv(path, ("NAME",))
+    assert [(one.line, one.cells["x1"], one.surplus) for one in records] == [
         (4, "1", ()),
         (5, "2", ("3",)),
         (6, "", ()),

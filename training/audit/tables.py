@@ -1,27 +1,17 @@
 """Annotation files read row by row, with nothing mended yet: what the trainers would refuse is read, too."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from training.annotations import COLUMNS
-from training.csv_files import read_csv
+from training.csv_files import Record, read_csv
 from training.errors import AnnotationError
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One row as the file has it.
-
-    Attributes:
-        line: where it ends in the file, from 1.
-        cells: text by column; a cell that the row lacks is empty.
-        surplus: cells beyond the last column.
-    """
-
-    line: int
-    cells: Mapping[str, str]
-    surplus: tuple[str, ...] = ()
+class Row(Record):
+    """One row as the file has it."""
 
     @property
     def name(self) -> str:
@@ -57,10 +47,10 @@ def read_table(path: Path, label: str, folders: Sequence[Path] = ()) -> Table:
     Raises:
         AnnotationError: the file cannot be read, lacks a column or has no rows.
     """
-    columns, lines = read_csv(path, COLUMNS)
-    if not lines:
+    columns, records = read_csv(path, COLUMNS)
+    if not records:
         raise AnnotationError(f"{path} has a header and no rows; give a file with at least one box.")
-    rows = tuple(Row(line.number, line.cells, line.surplus) for line in lines)
+    rows = tuple(Row(one.line, one.cells, one.surplus) for one in records)
     return Table(path, label, columns, rows, tuple(folders))
 
 

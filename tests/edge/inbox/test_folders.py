@@ -163,19 +163,25 @@ def test_promise_19_a_folder_without_permission_is_a_start_error(root: Path, kno
         root.chmod(0o700)
 
 
-def test_promise_08_a_share_that_is_mounted_below_after_the_start_is_polled_with_a_longer_quiet_period(
-    root: Path, known: Known, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def mounts(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What stands for the kernel's table of mounts."""
     table = root.parent / "mountinfo"
     table.write_text("22 1 254:0 / / rw - ext4 x rw\n")
     monkeypatch.setattr(watching, "_MOUNTINFO", table)
+    return table
+
+
+def test_promise_08_a_share_that_is_mounted_below_after_the_start_is_polled_with_a_longer_quiet_period(
+    root: Path, known: Known, clock: Clock, mounts: Path
+) -> None:
     inbox = Inbox(root, known.knows, clock=clock)
     inbox.start()
     try:
         (root / "sample").mkdir()
         assert drain(inbox, clock) == []
         assert inbox._watch is not None
-        with table.open("a") as more:
+        with mounts.open("a") as more:
             more.write(f"23 22 0:9 / {root}/sample rw - nfs4 x rw\n")
         drain(inbox, clock, 60)
         assert inbox._watch is None
@@ -210,11 +216,8 @@ def test_a_disk_that_is_mounted_below_after_the_start_is_watched_from_the_next_s
 
 
 def test_promise_08_a_share_that_is_mounted_after_the_start_is_polled_with_a_longer_quiet_period(
-    root: Path, known: Known, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    root: Path, known: Known, clock: Clock, mounts: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    table = root.parent / "mountinfo"
-    table.write_text("22 1 254:0 / / rw - ext4 x rw\n")
-    monkeypatch.setattr(watching, "_MOUNTINFO", table)
     inbox = Inbox(root, known.knows, clock=clock)
     inbox.start()
     try:
@@ -224,7 +227,7 @@ def test_promise_08_a_share_that_is_mounted_after_the_start_is_polled_with_a_lon
         (share / "a.png").write_bytes(b"x")
         root.rmdir()
         share.rename(root)
-        table.write_text(f"22 1 254:0 / / rw - ext4 x rw\n23 22 0:9 / {root} rw - nfs4 x rw\n")
+        mounts.write_text(f"22 1 254:0 / / rw - ext4 x rw\n23 22 0:9 / {root} rw - nfs4 x rw\n")
         with caplog.at_level("INFO"):
             assert drain(inbox, clock, 4.5) == []
         assert "by polling (the file system is nfs4); files are read when they have not changed for 5 s" in (
