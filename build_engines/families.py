@@ -6,6 +6,7 @@ body (backbone, neck, convolutions of the head) may be float16: casts stand in f
 
 import copy
 import os
+import sys
 from abc import ABC, abstractmethod
 from types import ModuleType
 from typing import Any
@@ -18,14 +19,20 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 def import_ultralytics() -> ModuleType:
     """ultralytics, with its usage reports, its look-ups of hosts and its installing of packages off.
 
+    Where there is no terminal, its bars are one line each, written when they end: it draws them over and over
+    into journals and files, too, if the console is none that it knows.
+
     It reads the two variables when it is first imported, so every import in this project goes through
     here. The user's settings file keeps its `sync`, which governs his other programs.
     """
     os.environ["YOLO_OFFLINE"] = "true"
     os.environ["YOLO_AUTOINSTALL"] = "false"
     import ultralytics
+    from ultralytics.utils import tqdm
     from ultralytics.utils.events import events
 
+    if not sys.stdout.isatty():
+        tqdm.is_noninteractive_console = lambda: True
     events.enabled = False  # for the process in which something else imported ultralytics first
     module: ModuleType = ultralytics
     return module

@@ -120,6 +120,20 @@ def test_import_ultralytics_switches_usage_reports_off(ultralytics: ModuleType) 
     assert not events.enabled
 
 
+def test_bars_of_ultralytics_are_a_line_each_where_there_is_no_terminal(
+    ultralytics: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ultralytics.utils import TQDM
+
+    for _ in TQDM(range(50), desc="epoch 1", mininterval=0.0, disable=False):
+        pass
+    written = capsys.readouterr().out
+    assert written.count("epoch 1") == 1
+    assert "50/50" in written
+    assert written.endswith("\n")
+    assert not set(written) & set("\r\033")
+
+
 def yolox_nano() -> Any:
     """COCO weights with batch-norms already fused, as they come."""
     from yolox.models import YoloPafpn, YoloxHead, YoloxModule
