@@ -101,6 +101,22 @@ def test_rows_without_images_are_dropped_and_images_without_rows_told(tmp_path: 
     ]
 
 
+def test_images_in_sub_folders_are_looked_at_and_hidden_ones_are_not(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", a=jpeg(rgb(0)))
+    write_images(images / "p1", b=jpeg(rgb(1)), c=jpeg(rgb(0), quality=40), **{"._b": b"a file of macOS"})
+    path = write_csv(tmp_path / "boxes.csv", f"a.jpg,{BOX},LY")
+    assert run(path, tmp_path / "images", "--out", images / "audit").exit_code == 0
+    told = [
+        ("p1/c.jpg", "kept", "near-duplicate image"),
+        ("p1/b.jpg", "kept", "image without rows"),
+        ("p1/c.jpg", "kept", "image without rows"),
+    ]
+    assert faults(images / "audit") == told
+    assert (images / "audit/report.html").read_text("utf-8").count("data:image/jpeg") == 4
+    run(path, tmp_path / "images", "--out", images / "audit")
+    assert faults(images / "audit") == told  # and not the images that it has itself written
+
+
 def test_boxes_over_all_borders_are_clipped_to_the_image(tmp_path: Path) -> None:
     write_images(tmp_path / "images", a=jpeg(rgb(0)))
     rows = ("a.jpg,-5,-6,70,80,LY", "a.jpg,120,100,230,190,MO", "a.jpg,201,10,260,90,PNN")

@@ -51,8 +51,9 @@ def main(
     from rich.console import Console
     from rich.progress import track
 
+    from edge.walking import images_below
     from training.audit.findings import example_of, findings_of
-    from training.audit.looking import find_images, images_in, look_at_all
+    from training.audit.looking import find_images, look_at_all
     from training.audit.page import print_faults, render
     from training.audit.run import audit
     from training.audit.tables import labels_of, read_table
@@ -83,7 +84,8 @@ def main(
     known = {table.path: provenance_of(table.path, provenance) for table in tables}
     where = {table.path: find_images((row.name for row in table.rows), table.folders) for table in tables}
     every = [path for found in where.values() for path in found.values()]
-    every += [path for table in tables for folder in table.folders for path in images_in(folder)]
+    lying = [path for table in tables for folder in table.folders for path in images_below(folder)]
+    every += [path for path in lying if not path.is_relative_to(out.resolve())]  # of a former run
     every = list(dict.fromkeys(every))
     console = Console(stderr=True)
     looking = track(

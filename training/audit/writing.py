@@ -43,7 +43,7 @@ def duplicate_groups(found: Audit, provenance: Mapping[Path, Provenance]) -> dic
             names.setdefault(at, name)
             if group := known.get(name, {}).get(DUPLICATE_GROUP):
                 given.setdefault(at, []).append(group)
-    names |= {at: at.name for at in found.images if at not in names}
+    names |= {at: name for at, name in found.names.items() if at not in names}
     marks: list[list[Path | str]] = [[*given.get(at, ())] for at in names]
     for own, at in zip(marks, names, strict=True):
         if isinstance(at, Path) and at in found.groups:
@@ -61,7 +61,6 @@ def write_images(found: Audit, groups: Mapping[Path | str, str], path: Path) -> 
     Args:
         groups: as of `duplicate_groups`.
     """
-    names = {at: name for table in found.tables for name, at in found.paths.get(table.table.path, {}).items()}
     given: Counter[Path] = Counter()
     kept: Counter[Path] = Counter()
     for one in found.tables:
@@ -85,7 +84,7 @@ def write_images(found: Audit, groups: Mapping[Path | str, str], path: Path) -> 
         status = "repaired" if image.repaired else "unreadable" if image.refusal else "whole"
         rows.append(
             (
-                names.get(at, at.name),
+                found.names[at],
                 at,
                 image.sha256,
                 *(image.size_wh or ("", "")),
