@@ -65,8 +65,8 @@ def main(
         write_images,
     )
     from training.errors import AnnotationError
-    from training.out_folder import require_own, writing
-    from training.provenance import provenance_of
+    from training.out_folder import require_no_other_csvs, require_own, writing
+    from training.provenance import FILE_NAME, provenance_of
 
     csvs, folders = (
         [path for path in paths if path.is_file()],
@@ -77,6 +77,7 @@ def main(
     if clash := [path for path in csvs if path.resolve().parent == (out / "cleaned").resolve()]:
         raise AnnotationError(f"{clash[0]} lies where the cleaned files go; give another folder as --out.")
     require_own(out, REPORT)
+    require_no_other_csvs(out / "cleaned", {*labels_of(csvs), FILE_NAME})
     tables = [
         read_table(path, label, () if without_images else folders or _beside(path))
         for path, label in zip(csvs, labels_of(csvs), strict=True)
