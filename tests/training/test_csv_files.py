@@ -67,3 +67,13 @@ def test_a_column_that_is_named_twice_is_refused(tmp_path: Path) -> None:
     path.write_text("NAME,x1,y1,x2,y2,class,class\na.jpg,1,2,3,4,LY,MO\n")
     with pytest.raises(AnnotationError, match="more than one column class, of which nobody can tell"):
         read_boxes([path])
+
+
+@pytest.mark.parametrize("column", ["Patient", "SOURCE", "Duplicate_Group"])
+def test_a_column_of_provenance_in_other_letters_is_not_left_unread(column: str, tmp_path: Path) -> None:
+    path = tmp_path / "provenance.csv"
+    path.write_text(f"NAME,{column}\na.jpg,7\n")
+    with pytest.raises(AnnotationError, match=f"a column {column}, and only {column.lower()} is read"):
+        read_provenance(path)
+    path.write_text(f"NAME,{column},{column.lower()}\na.jpg,7,8\n")  # what was meant is there
+    assert read_provenance(path)["a.jpg"][column.lower()] == "8"
