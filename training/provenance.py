@@ -26,14 +26,15 @@ def read_provenance(path: Path) -> Provenance:
     """All columns of the file, without spaces around the cells; of rows with one NAME the last.
 
     Raises:
-        AnnotationError: the file cannot be read, has no column NAME, or spells a column that counts with other
-            letters, so that it would count for nothing.
+        AnnotationError: the file cannot be read, has no column NAME, or spells a column that counts with
+            other letters, so that it would count for nothing.
     """
     columns, records = read_csv(path, ("NAME",))
     meant = {column: column.lower() for column in columns if column.lower() in _KNOWN}
     if wrong := [column for column, known in meant.items() if known not in columns]:
         raise AnnotationError(
-            f"{path} has a column {wrong[0]}, and only {meant[wrong[0]]} is read, in small letters; rename it."
+            f"{path} has a column {wrong[0]}, and only {meant[wrong[0]]} is read, in small letters; "
+            "rename it."
         )
     rows = [{column: cell.strip() for column, cell in one.cells.items() if column} for one in records]
     return {row["NAME"]: row for row in rows}
