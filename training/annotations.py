@@ -17,6 +17,7 @@ from edge.images import decode
 from training.csv_files import read_csv
 from training.errors import AnnotationError
 from training.groups import groups_sharing
+from training.image_links import find_image
 from training.provenance import FILE_NAME, read_provenance, source_of, together_of
 
 log = logging.getLogger(__name__)
@@ -208,11 +209,7 @@ def _normalised_classes(classes: pl.Series, path: Path) -> pl.Series:
 
 
 def _find_images(names: Sequence[str], images_dirs: Sequence[Path]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for name in names:
-        path = next((folder / name for folder in images_dirs if (folder / name).is_file()), None)
-        if path is not None:
-            found[name] = path
+    found = {name: path for name in names if (path := find_image(name, images_dirs)) is not None}
     missing = [name for name in names if name not in found]
     if missing:
         folders = ", ".join(str(folder) for folder in images_dirs) or "no folder at all"

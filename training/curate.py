@@ -65,12 +65,14 @@ def main(
     from training.errors import AnnotationError
     from training.evaluate import read_with, require_distinct_names
     from training.mistakes import draw_mistakes
-    from training.out_folder import require_own, require_writable, writing
+    from training.out_folder import require_no_other_csvs, require_own, require_writable, writing
     from training.out_of_fold import folds_of, names_of, pipelines_of
+    from training.provenance import FILE_NAME
 
     if clash := [path for path in csvs if path.resolve().parent == out.resolve()]:
         raise AnnotationError(f"{clash[0]} lies where the curated files go; give another folder as --out.")
     require_own(out, DISAGREEMENTS)
+    require_no_other_csvs(out, {*labels_of(csvs), FILE_NAME, "changes.csv"})
     folds = folds_of(splits, bundles)
     given = [GivenFile.read(path, label) for path, label in zip(csvs, labels_of(csvs), strict=True)]
     images = [image for one in given for image in one.images]

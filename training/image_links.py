@@ -1,6 +1,6 @@
-"""A folder images/ beside made annotation files, as the trainers look for it, without copying the images."""
+"""Images by their NAMEs: found in folders, and linked into an images/ as the trainers look for it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
 from training.errors import AnnotationError
@@ -10,6 +10,18 @@ def stays_inside(name: str) -> bool:
     """Whether a NAME leads to a file below the folder that it is looked for in."""
     path = PurePath(name)
     return not path.is_absolute() and ".." not in path.parts
+
+
+def find_image(name: str, folders: Sequence[Path]) -> Path | None:
+    """The file of that NAME in the first of the folders that has one."""
+    return next((folder / name for folder in folders if _is_file(folder / name)), None)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def require_places(paths: Mapping[str, Path], folder: Path) -> None:

@@ -1,7 +1,7 @@
 """The folder that a command writes: only its own files are ever overwritten."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,24 @@ def require_own(folder: Path, mark: str) -> None:
         raise AnnotationError(
             f"{folder} has files and no {mark} among them, so they are not of a former run; give an empty "
             "folder."
+        )
+
+
+def require_no_other_csvs(folder: Path, mine: Collection[str]) -> None:
+    """Refuse annotation files of a former run on others, of whose images provenance.csv would tell no more.
+
+    Args:
+        folder: of made annotation files.
+        mine: names of the files that this run writes there.
+
+    Raises:
+        AnnotationError: the folder has another CSV file.
+    """
+    others = sorted(path for path in folder.glob("*.csv") if path.name not in mine)
+    if others:
+        raise AnnotationError(
+            f"{others[0]} is of a former run on other files, and the provenance.csv beside it would no "
+            "longer tell of its images; remove it, or give another folder as --out."
         )
 
 

@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
 from training.csv_files import read_csv
+from training.errors import AnnotationError
 
 SOURCE, PATIENT, DUPLICATE_GROUP = "source", "patient", "duplicate_group"
 
 MARKS = (PATIENT, DUPLICATE_GROUP)
 """Columns whose images are never parted."""
+
+_KNOWN = (SOURCE, *MARKS, "width", "height")
 
 FILE_NAME = "provenance.csv"
 """Looked for beside an annotation file."""
@@ -23,9 +26,16 @@ def read_provenance(path: Path) -> Provenance:
     """All columns of the file, without spaces around the cells; of rows with one NAME the last.
 
     Raises:
-        AnnotationError: the file cannot be read or has no column NAME.
+        AnnotationError: the file cannot be read, has no column NAME, or spells a column that counts with
+            other letters, so that it would count for nothing.
     """
-    _, records = read_csv(path, ("NAME",))
+    columns, records = read_csv(path, ("NAME",))
+    meant = {column: column.lower() for column in columns if column.lower() in _KNOWN}
+    if wrong := [column for column, known in meant.items() if known not in columns]:
+        raise AnnotationError(
+            f"{path} has a column {wrong[0]}, and only {meant[wrong[0]]} is read, in small letters; "
+            "rename it."
+        )
     rows = [{column: cell.strip() for column, cell in one.cells.items() if column} for one in records]
     return {row["NAME"]: row for row in rows}
 

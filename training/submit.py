@@ -58,17 +58,17 @@ def main(
 
     from edge.bundle import Bundle
     from edge.pipeline import open_pipeline
-    from edge.walking import IMAGE_SUFFIXES
+    from edge.walking import images_below
     from training.errors import AnnotationError
+    from training.image_links import find_image
     from training.out_folder import require_writable, writing
     from training.submission import csv_text, expected_from, fill, read_test
 
     expected, names = read_test(test_csv) if test_csv is not None else (None, [])
     if test_csv is None:
-        files = (path for folder in folders for path in sorted(folder.iterdir()))
-        paths = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
-        names = list(dict.fromkeys(path.name for path in paths))
-    path_of = {name: _find(name, folders) for name in names}
+        lying = [path.relative_to(folder) for folder in folders for path in images_below(folder)]
+        names = list(dict.fromkeys(path.as_posix() for path in lying))
+    path_of = {name: find_image(name, folders) for name in names}
     if not any(path_of.values()):
         raise AnnotationError(
             f"None of the {len(names)} images is in {', '.join(map(str, folders))}; give the folders that "
@@ -98,10 +98,6 @@ def main(
         click.echo(
             f"{count} images got their whole area and the commonest class ({why}), first {first}.", err=True
         )
-
-
-def _find(name: str, folders: tuple[Path, ...]) -> Path | None:
-    return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 
 def _read(pipeline: "Pipeline", path: Path | None, wanted: int) -> "Reading":

@@ -181,6 +181,12 @@ def test_missing_images_are_counted_and_one_is_named(tmp_path: Path, images: Pat
         read_annotations([path], [images])
 
 
+def test_a_name_that_no_file_can_have_is_a_missing_image(tmp_path: Path, images: Path) -> None:
+    path = csv_of(tmp_path, "a.jpg,1,2,3,4,LY", f"{'y' * 300}.jpg,1,2,3,4,LY")
+    with pytest.raises(AnnotationError, match=r"1 of 2 annotated images are not in .*\(first yyy"):
+        read_annotations([path], [images])
+
+
 def test_the_real_smears_are_read_whole() -> None:
     smears = data_path("smears")
     paths = [smears / "val.csv", smears / "detection_only_val.csv"]

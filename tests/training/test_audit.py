@@ -184,6 +184,16 @@ def test_the_files_that_were_given_cannot_be_overwritten(tmp_path: Path) -> None
     assert "give another folder as --out" in result.output
 
 
+def test_a_cleaned_file_of_another_audit_is_not_left_without_its_provenance(tmp_path: Path) -> None:
+    train, val = (write_csv(tmp_path / f"{name}.csv", GOOD) for name in ("train", "val"))
+    run(val, train, "--out", tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out/cleaned").iterdir()}
+    said = " ".join(run(train, "--out", tmp_path / "out").output.split())
+    assert "cleaned/val.csv is of a former run on other files" in said
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out/cleaned").iterdir()} == before
+    assert run(train, val, "--out", tmp_path / "out").exit_code == 0
+
+
 def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     paths = [write_csv(tmp_path / place, GOOD) for place in ("x/lab/a.csv", "y/lab/a.csv", "b.csv")]
     assert labels_of(paths) == ["x-lab-a.csv", "y-lab-a.csv", "b.csv"]

@@ -11,6 +11,7 @@ from tests.real_files import data_path
 from tests.training.damaged_smears import jpeg, rgb, write_csv, write_images
 from tests.training.test_audit import lines_of, rows_of, run
 from training.annotations import read_annotations, read_beside, read_boxes
+from training.apart import kinship
 from training.audit.duplicates import near_duplicates
 from training.audit.looking import look_at, repair
 from training.image_links import link_images
@@ -99,6 +100,22 @@ def test_rows_without_images_are_dropped_and_images_without_rows_told(tmp_path: 
         ("../images/c.jpg", "dropped", "row without an image"),  # a name that leads out of the folder
         ("c.jpg", "kept", "image without rows"),
     ]
+
+
+def test_images_in_sub_folders_are_looked_at_and_hidden_ones_are_not(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", a=jpeg(rgb(0)))
+    write_images(images / "p1", b=jpeg(rgb(1)), c=jpeg(rgb(0), quality=40), **{"._b": b"a file of macOS"})
+    path = write_csv(tmp_path / "boxes.csv", f"a.jpg,{BOX},LY")
+    assert run(path, tmp_path / "images", "--out", images / "audit").exit_code == 0
+    told = [
+        ("p1/c.jpg", "kept", "near-duplicate image"),
+        ("p1/b.jpg", "kept", "image without rows"),
+        ("p1/c.jpg", "kept", "image without rows"),
+    ]
+    assert faults(images / "audit") == told
+    assert (images / "audit/report.html").read_text("utf-8").count("data:image/jpeg") == 4
+    run(path, tmp_path / "images", "--out", images / "audit")
+    assert faults(images / "audit") == told  # and not the images that it has itself written
 
 
 def test_boxes_over_all_borders_are_clipped_to_the_image(tmp_path: Path) -> None:
@@ -196,6 +213,25 @@ def test_groups_that_were_given_stay_and_take_in_what_is_found(tmp_path: Path) -
     assert listed == {**told, "e.jpg": "", "g.jpg": "other"}
     run(path, "--out", tmp_path / "unseen", "--without-images")
     assert told_groups(tmp_path / "unseen")["b.jpg"] == "slide"
+
+
+def test_a_dropped_copy_still_ties_its_patient_to_the_image_that_stays(tmp_path: Path) -> None:
+    """Else other images of the patient would be trained on, and nobody would know."""
+    files = {"copy": jpeg(rgb(0)), "p7": jpeg(rgb(1)), "p8": jpeg(rgb(2)), "q8": jpeg(rgb(4))}
+    write_images(tmp_path / "val/images", v=files["copy"], w=jpeg(rgb(3)))
+    write_images(tmp_path / "train/images", **files, twin=files["p8"])
+    val = write_csv(tmp_path / "val/val.csv", f"v.jpg,{BOX},LY", f"w.jpg,{BOX},LY")
+    write_csv(tmp_path / "val/provenance.csv", "v.jpg,A,7", "w.jpg,A,7", header="NAME,source,patient")
+    names = ("copy", "p7", "p8", "q8", "twin")
+    train = write_csv(tmp_path / "train/train.csv", *(f"{name}.jpg,{BOX},LY" for name in names))
+    given = ("copy.jpg,B,7", "p7.jpg,B,7", "p8.jpg,B,8", "q8.jpg,B,8", "twin.jpg,B,8")
+    write_csv(tmp_path / "train/provenance.csv", *given, header="NAME,source,patient")
+    run(val, train, "--out", tmp_path / "out")
+    # The patient of the twin, too, is known without it.
+    told = {"v.jpg": "v.jpg", "w.jpg": "", "p7.jpg": "v.jpg", "p8.jpg": "p8.jpg", "q8.jpg": ""}
+    assert told_groups(tmp_path / "out") == told
+    trained_on, judged_by = (read_beside([tmp_path / f"out/cleaned/{name}.csv"]) for name in ("train", "val"))
+    assert kinship(trained_on, judged_by).startswith("2 of 2 validation images share a patient")
 
 
 def test_groups_of_two_folders_have_names_of_their_own(tmp_path: Path) -> None:

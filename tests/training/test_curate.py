@@ -64,6 +64,19 @@ def test_the_trainers_read_what_is_left(
     assert (out / "disagreements.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_curated_files_of_others_are_not_left_without_their_provenance(
+    folders: tuple[Path, Path], given: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "curated"
+    out.mkdir()
+    for name in ("disagreements.png", "changes.csv", "provenance.csv", "smears.csv", "pool.csv"):
+        (out / name).touch()
+    code, said = run(folders, given, out)
+    assert code == 78
+    assert "curated/pool.csv is of a former run on other files" in said
+    assert (out / "provenance.csv").read_text() == ""
+
+
 def test_a_row_with_its_corners_the_wrong_way_round_is_refused(
     folders: tuple[Path, Path], given: Path, tmp_path: Path
 ) -> None:

@@ -186,9 +186,13 @@ def test_the_command_answers_every_row_with_real_engines(images: Path, tmp_path:
 
 
 def test_the_command_needs_no_count(images: Path, tmp_path: Path) -> None:
+    (images / "p1").mkdir()
+    (images / "tile.png").rename(images / "p1/tile.png")
+    (images / "._tile.png").write_bytes(b"a file of macOS")
     submit(images, tmp_path / "submission.csv")
     names = [row["NAME"] for row in rows_of(tmp_path / "submission.csv")]
-    assert (names.count("field.png"), names.count("tile.png"), names.count("empty.png")) == (3, 1, 1)
+    assert (names.count("field.png"), names.count("p1/tile.png"), names.count("empty.png")) == (3, 1, 1)
+    assert set(names) == {"field.png", "p1/tile.png", "empty.png", "broken.png"}
 
 
 def test_images_that_are_nowhere_are_an_error(tmp_path: Path) -> None:

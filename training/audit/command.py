@@ -51,8 +51,9 @@ def main(
     from rich.console import Console
     from rich.progress import track
 
+    from edge.walking import images_below
     from training.audit.findings import example_of, findings_of
-    from training.audit.looking import find_images, images_in, look_at_all
+    from training.audit.looking import find_images, look_at_all
     from training.audit.page import print_faults, render
     from training.audit.run import audit
     from training.audit.tables import labels_of, read_table
@@ -64,8 +65,8 @@ def main(
         write_images,
     )
     from training.errors import AnnotationError
-    from training.out_folder import require_own, writing
-    from training.provenance import provenance_of
+    from training.out_folder import require_no_other_csvs, require_own, writing
+    from training.provenance import FILE_NAME, provenance_of
 
     csvs, folders = (
         [path for path in paths if path.is_file()],
@@ -76,6 +77,7 @@ def main(
     if clash := [path for path in csvs if path.resolve().parent == (out / "cleaned").resolve()]:
         raise AnnotationError(f"{clash[0]} lies where the cleaned files go; give another folder as --out.")
     require_own(out, REPORT)
+    require_no_other_csvs(out / "cleaned", {*labels_of(csvs), FILE_NAME})
     tables = [
         read_table(path, label, () if without_images else folders or _beside(path))
         for path, label in zip(csvs, labels_of(csvs), strict=True)
@@ -83,7 +85,8 @@ def main(
     known = {table.path: provenance_of(table.path, provenance) for table in tables}
     where = {table.path: find_images((row.name for row in table.rows), table.folders) for table in tables}
     every = [path for found in where.values() for path in found.values()]
-    every += [path for table in tables for folder in table.folders for path in images_in(folder)]
+    lying = [path for table in tables for folder in table.folders for path in images_below(folder)]
+    every += [path for path in lying if not path.is_relative_to(out.resolve())]  # of a former run
     every = list(dict.fromkeys(every))
     console = Console(stderr=True)
     looking = track(

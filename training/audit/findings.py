@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from training.audit.cleaning import XYXY, Cleaned
 from training.audit.faults import Change, Fault
@@ -100,8 +100,8 @@ def example_of(found: Audit, change: Change) -> Example:
 
 def _path_of(found: Audit, change: Change) -> Path | None:
     if change.fault is Fault.NO_ROWS:
-        ends = (change.file, change.name)
-        return next((path for path in found.images if path.parts[-2:] == ends), None)
+        ends = (change.file, *PurePath(change.name).parts)
+        return next((path for path in found.images if path.parts[-len(ends) :] == ends), None)
     for one in found.tables:
         if one.table.label == change.file:
             return found.paths.get(one.table.path, {}).get(change.name)

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from edge.errors import ImageRejected
 from edge.geometry import Image
 from edge.images import decode
-from edge.walking import IMAGE_SUFFIXES
-from training.image_links import stays_inside
+from training.image_links import find_image, stays_inside
 
 THUMBNAIL_PX = 32
 
@@ -101,24 +100,8 @@ def find_images(names: Iterable[str], folders: Sequence[Path]) -> dict[str, Path
     return {
         name: path
         for name in dict.fromkeys(names)
-        if name
-        and stays_inside(name)
-        and (path := next((folder / name for folder in folders if _is_file(folder / name)), None))
+        if name and stays_inside(name) and (path := find_image(name, folders))
     }
-
-
-def images_in(folder: Path) -> list[Path]:
-    """The files in a folder, by name, whose suffix is that of an image."""
-    return sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-    )
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that no file can have
-        return False
 
 
 def _size_wh(rgb: Image) -> tuple[int, int]:

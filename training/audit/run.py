@@ -22,6 +22,7 @@ class Audit:
     Attributes:
         changes: in the order of the files and lines, those of whole images behind the lines of their file.
         images: everything looked at, by path; those that no row names too.
+        names: the NAME of each of them: the first that a row gives it, else its path from its folder.
         pairs: near-duplicates, with their changes.
         groups: the images that look alike, by path: the path of the first of their group.
         paths: where the images are, by NAME, by path of the table; empty for tables without images.
@@ -30,6 +31,7 @@ class Audit:
     tables: list[Cleaned]
     changes: list[Change]
     images: Mapping[Path, LookedAt]
+    names: Mapping[Path, str]
     pairs: Mapping[Change, tuple[Path, Path]]
     groups: Mapping[Path, Path]
     paths: Mapping[Path, Mapping[str, Path]]
@@ -64,15 +66,17 @@ def audit(
         tell_lost_boxes(one)
     labels = {one.table.path: one.table.label for one in cleaned}
     named = _named(cleaned, paths)
-    pairs, groups = _look_alikes(images, named)
+    unnamed = _unnamed(images, named, tables)
+    pairs, groups = _look_alikes(images, {**named, **unnamed})
     changes = [
         *(change for one in cleaned for change in sorted(one.changes, key=_by_line)),
         *_in_two_files(tables, paths, labels),
         *_repaired(images, named),
         *pairs,
-        *_without_rows(images, named),
+        *unnamed.values(),
     ]
-    return Audit(cleaned, changes, images, pairs, groups, paths)
+    names = {path: change.name for path, change in {**named, **unnamed}.items()}
+    return Audit(cleaned, changes, images, names, pairs, groups, paths)
 
 
 def given_rows(tables: Sequence[Table]) -> list[tuple[str, CleanRow]]:
@@ -147,23 +151,23 @@ def _repaired(images: Mapping[Path, LookedAt], named: Mapping[Path, Change]) -> 
     ]
 
 
-def _without_rows(images: Mapping[Path, LookedAt], named: Mapping[Path, Change]) -> list[Change]:
-    return [
-        Change(
-            image.path.parent.name,
-            None,
-            image.path.name,
-            Action.KEPT,
-            Fault.NO_ROWS,
-            f"no row names it{f'; {image.refusal}' if image.refusal else ''}",
-        )
-        for image in images.values()
-        if image.path not in named
-    ]
+def _unnamed(
+    images: Mapping[Path, LookedAt], named: Mapping[Path, Change], tables: Sequence[Table]
+) -> dict[Path, Change]:
+    """That no row names an image, by its path."""
+    folders = [folder for table in tables for folder in table.folders]
+    told = {}
+    for image in images.values():
+        if image.path not in named:
+            folder = next(folder for folder in folders if image.path.is_relative_to(folder))
+            name = image.path.relative_to(folder).as_posix()
+            reason = f"no row names it{f'; {image.refusal}' if image.refusal else ''}"
+            told[image.path] = Change(folder.name, None, name, Action.KEPT, Fault.NO_ROWS, reason)
+    return told
 
 
 def _look_alikes(
-    images: Mapping[Path, LookedAt], named: Mapping[Path, Change]
+    images: Mapping[Path, LookedAt], told_of: Mapping[Path, Change]
 ) -> tuple[dict[Change, tuple[Path, Path]], dict[Path, Path]]:
     readable = [image for image in images.values() if image.thumbnail is not None]
     found = near_duplicates([image.thumbnail for image in readable if image.thumbnail is not None])
@@ -184,30 +188,22 @@ def _look_alikes(
     for pair in found:
         first, second = readable[pair.first], readable[pair.second]
         if first.sha256 != second.sha256:
-            told[_near_duplicate(pair, first.path, second.path, named)] = (first.path, second.path)
+            change = _near_duplicate(pair, told_of[first.path], told_of[second.path])
+            told[change] = (first.path, second.path)
     return told, groups
 
 
-def _near_duplicate(pair: Pair, first: Path, second: Path, named: Mapping[Path, Change]) -> Change:
-    a, b = named.get(first), named.get(second)
+def _near_duplicate(pair: Pair, a: Change, b: Change) -> Change:
     turned = f", {pair.turned}" if pair.turned else ""
-    where = f" of {a.file}" if a and b and a.file != b.file else ""
+    where = f" of {a.file}" if a.file != b.file else ""
     reason = (
-        f"it looks like {a.name if a else first.name}{where}{turned} "
+        f"it looks like {a.name}{where}{turned} "
         f"({pair.distance} of 64 bits differ, correlation {pair.correlation:.3f})"
     )
-    classes = [_class_of(one) for one in (a, b) if one]
+    classes = [_class_of(one) for one in (a, b) if one.before]
     if len(classes) == 2 and classes[0] != classes[1]:
         reason += f"; the first boxes say {classes[0]} and {classes[1]}"
-    return Change(
-        b.file if b else second.parent.name,
-        None,
-        b.name if b else second.name,
-        Action.KEPT,
-        Fault.NEAR_DUPLICATE,
-        reason,
-        b.before if b else "",
-    )
+    return replace(b, fault=Fault.NEAR_DUPLICATE, reason=reason)
 
 
 def _class_of(change: Change) -> str:

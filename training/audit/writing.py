@@ -12,7 +12,16 @@ from training.audit.run import Audit
 from training.errors import AnnotationError
 from training.groups import groups_sharing
 from training.image_links import link_images, require_places
-from training.provenance import DUPLICATE_GROUP, FILE_NAME, SOURCE, Provenance, source_of, write_provenance
+from training.provenance import (
+    DUPLICATE_GROUP,
+    FILE_NAME,
+    PATIENT,
+    SOURCE,
+    Provenance,
+    source_of,
+    together_of,
+    write_provenance,
+)
 
 
 def write_changes(changes: Iterable[Change], path: Path) -> None:
@@ -32,20 +41,25 @@ def duplicate_groups(found: Audit, provenance: Mapping[Path, Provenance]) -> dic
     """The duplicate_group of each image that has one, by its path, by NAME where it was not looked at.
 
     Images that look alike and those of one given group are of one group. It is called as it was given (of
-    several names the first), else by the NAME of its first image.
+    several names the first), else by the NAME of its first image. An image of which no row stays, as a copy,
+    can no longer tell that its patient is that of the image it looks like: the patient's others do.
     """
     names: dict[Path | str, str] = {}
     given: dict[Path | str, list[str]] = {}
+    patients: dict[Path | str, tuple[str, ...]] = {}
     for one in found.tables:
         paths, known = found.paths.get(one.table.path, {}), provenance.get(one.table.path, {})
         for name in dict.fromkeys(row.name for row in one.table.rows):
-            at = paths.get(name, name)
+            at, cells = paths.get(name, name), known.get(name, {})
             names.setdefault(at, name)
-            if group := known.get(name, {}).get(DUPLICATE_GROUP):
+            patients.setdefault(at, together_of(source_of(paths.get(name), name, cells), cells, (PATIENT,)))
+            if group := cells.get(DUPLICATE_GROUP):
                 given.setdefault(at, []).append(group)
-    names |= {at: at.name for at in found.images if at not in names}
+    names |= {at: name for at, name in found.names.items() if at not in names}
+    untold = _untold_patients(found, patients)
     marks: list[list[Path | str]] = [[*given.get(at, ())] for at in names]
     for own, at in zip(marks, names, strict=True):
+        own += [patient for patient in patients.get(at, ()) if patient in untold]
         if isinstance(at, Path) and at in found.groups:
             own.append(found.groups[at])
     numbers = dict(zip(names, groups_sharing(marks).tolist(), strict=True))
@@ -55,13 +69,22 @@ def duplicate_groups(found: Audit, provenance: Mapping[Path, Provenance]) -> dic
     return {at: first[number] for at, number in numbers.items() if number in first}
 
 
+def _untold_patients(found: Audit, patients: Mapping[Path | str, tuple[str, ...]]) -> set[str]:
+    """Those that only images without rows that stay tell to be in a group of images that look alike."""
+    kept = {found.paths.get(one.table.path, {}).get(row.name) for one in found.tables for row in one.rows}
+    alike = [
+        (first, patient, at in kept) for at, first in found.groups.items() for patient in patients.get(at, ())
+    ]
+    told = {(first, patient) for first, patient, stays in alike if stays}
+    return {patient for first, patient, stays in alike if not stays and (first, patient) not in told}
+
+
 def write_images(found: Audit, groups: Mapping[Path | str, str], path: Path) -> None:
     """One line for every image that was looked at.
 
     Args:
         groups: as of `duplicate_groups`.
     """
-    names = {at: name for table in found.tables for name, at in found.paths.get(table.table.path, {}).items()}
     given: Counter[Path] = Counter()
     kept: Counter[Path] = Counter()
     for one in found.tables:
@@ -85,7 +108,7 @@ def write_images(found: Audit, groups: Mapping[Path | str, str], path: Path) -> 
         status = "repaired" if image.repaired else "unreadable" if image.refusal else "whole"
         rows.append(
             (
-                names.get(at, at.name),
+                found.names[at],
                 at,
                 image.sha256,
                 *(image.size_wh or ("", "")),
