@@ -94,7 +94,7 @@ def build_bundle(
             gates=tuple(gates),
             sha256={path.name: file_sha256(path) for path in sorted(folder.iterdir())},
         )
-        (folder / MANIFEST).write_text(manifest.dump())
+        (folder / MANIFEST).write_text(manifest.dump(), "utf-8")
         write_model_card(folder)
         folder.chmod(0o755)
         put_in_place(folder, out)

@@ -41,7 +41,7 @@ other stains than Romanowsky's, or of animals.
 def write_model_card(folder: Path) -> None:
     """Write the card from the manifest in the same folder."""
     manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
-    (folder / CARD).write_text(model_card(manifest))
+    (folder / CARD).write_text(model_card(manifest), "utf-8")
 
 
 def add_evaluation(folder: Path, evaluation: dict[str, Any], figures_of: str) -> Bundle:
