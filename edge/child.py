@@ -14,6 +14,7 @@ from pathlib import Path
 
 from edge.errors import StationError
 from edge.settings import ENVIRONMENT_PREFIX
+from edge.signals import ended_by_exit
 
 _PATIENCE_S = 120.0
 
@@ -57,7 +58,11 @@ def watching(
     Raises:
         StationError: it did not start.
     """
-    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices:
+    with (
+        ended_by_exit(),
+        tempfile.TemporaryDirectory() as folder,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices,
+    ):
         notices.bind(f"{folder}/notify")
         command = [sys.executable, "-c", "from edge.cli import watch; watch(prog_name='edge-watch')"]
         command += [str(inbox), "--out", str(out), *flags]

@@ -113,8 +113,8 @@ def as_journal_errors(path: Path) -> Iterator[None]:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest tells what was done when it failed
         if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and not _has_space(path)):
             raise OutputFullError(
-                f"there is no space for the journal {str(path)!r}; free some, edge-watch then goes on by "
-                "itself."
+                f"there is no space for the journal {str(path)!r}; free some: edge-watch then goes on "
+                "by itself, other commands when they are started again."
             ) from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise JournalError(

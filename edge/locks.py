@@ -28,7 +28,8 @@ def output_error(error: OSError, path: Path) -> StationError:
     """What an error of the file system means for an output."""
     if error.errno in OUT_OF_SPACE:
         return OutputFullError(
-            f"there is no space for {str(path)!r}; free some, edge-watch then goes on by itself."
+            f"there is no space for {str(path)!r}; free some: edge-watch then goes on by itself, other "
+            "commands when they are started again."
         )
     cure = "mend the disk or the rights, then start again"
     if error.errno == errno.EROFS:

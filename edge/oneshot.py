@@ -21,7 +21,7 @@ from edge.overlay import save_overlay
 from edge.records import State
 from edge.results import escape, image_cells
 from edge.tasks import Arrival, ImageResult
-from edge.walking import is_ignored, require_entry
+from edge.walking import is_ignored, refuse_folder, require_entry
 
 log = logging.getLogger(__name__)
 
@@ -147,11 +147,11 @@ def _same_name(first: object, second: object) -> StationError:
 
 
 def _files(folder: Path, out: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder, onerror=_refuse_folder):
+    for parent, folders, names in os.walk(folder, onerror=refuse_folder):
         try:
             require_entry(Path(parent))
         except PermissionError as error:
-            _refuse_folder(error)
+            refuse_folder(error)
         own = Path(parent).resolve() == out
         folders[:] = [name for name in folders if not (is_ignored(name) or (own and _is_own(name)))]
         yield from (Path(parent, n) for n in names if not (is_ignored(n) or (own and _is_own(n))))
@@ -159,12 +159,6 @@ def _files(folder: Path, out: Path) -> Iterator[Path]:
 
 def _is_own(name: str) -> bool:
     return any(Path(name).match(pattern) for pattern in _OWN_NAMES)
-
-
-def _refuse_folder(error: OSError) -> None:
-    raise StationError(
-        f"{error.filename} cannot be read ({error.strerror}); correct its rights, or leave it out."
-    ) from error
 
 
 def print_summary(results: Sequence[ImageResult], out: Path, *, overlays: bool = False) -> None:

@@ -1,8 +1,9 @@
-"""SIGTERM and SIGINT become a call, at once, whatever the main thread is doing."""
+"""SIGTERM and SIGINT become a call, at once, whatever the main thread is doing; or an exit that cleans up."""
 
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -47,3 +48,28 @@ def told_to_stop(stop: Callable[[], None]) -> Iterator[None]:
         os.close(writing)
         listener.join()
         os.close(reading)
+
+
+@contextlib.contextmanager
+def ended_by_exit() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the process as `sys.exit` does meanwhile: what was begun is closed and removed.
+
+    By themselves they end it at once, and its children and temporary folders stay. One that is ignored
+    (nohup) or has its handler keeps that. Outside the main thread this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    ending = (signal.SIGTERM, signal.SIGHUP)
+    taken = [number for number in ending if signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)

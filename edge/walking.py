@@ -7,7 +7,9 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
+from edge.errors import StationError
 from edge.records import FileStamp
 
 log = logging.getLogger(__name__)
@@ -29,11 +31,25 @@ def images_below(folder: Path) -> list[Path]:
     """Files of a folder and its sub-folders with the suffix of an image, by name; nothing that is ignored.
 
     Raises:
-        OSError: a folder may not be read.
+        StationError: a folder may not be read.
     """
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    taken = (path for path in found if not any(map(is_ignored, path.relative_to(folder).parts)))
-    return sorted(path for path in taken if path.is_file())
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder, onerror=refuse_folder):
+        try:
+            require_entry(Path(parent))
+        except PermissionError as error:
+            refuse_folder(error)
+        folders[:] = [name for name in folders if not is_ignored(name)]
+        taken = (Path(parent, name) for name in names if not is_ignored(name))
+        found += (path for path in taken if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    return sorted(found)
+
+
+def refuse_folder(error: OSError) -> NoReturn:
+    """Raises StationError: who asks for all files of a folder is told of the one that may not be read."""
+    raise StationError(
+        f"{error.filename} cannot be read ({error.strerror}); correct its rights, or leave it out."
+    ) from error
 
 
 def stamp_of(path: Path) -> FileStamp | None:

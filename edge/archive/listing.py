@@ -68,7 +68,7 @@ def _names_of(target: Arrival) -> tuple[bytes, bytes]:
 
 def partition_count(files: int) -> int:
     """How many partitions a new archive gets."""
-    return max(-(-files // IMAGES_PER_PARTITION), min(files, _LEAST_PARTITIONS))
+    return max(-(-files // IMAGES_PER_PARTITION), _LEAST_PARTITIONS)
 
 
 def plan(

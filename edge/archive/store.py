@@ -10,6 +10,7 @@ A part is written beside and gets its name by one rename, which fails where the 
 workers with the same part one is too late, and throws its own away.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -20,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -48,7 +50,7 @@ class ArchiveManifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: int = 1
+    schema_version: Literal[1] = 1
     archive_id: str
     bundle: str
     partitions: int
@@ -128,8 +130,16 @@ class ArchiveStore:
         return found
 
     def sweep(self) -> None:
-        """Remove what workers that were killed had begun to write; nobody may publish meanwhile."""
-        shutil.rmtree(self._unfinished, ignore_errors=True)
+        """Remove what workers that were killed had begun to write.
+
+        A worker that outlives the driver, or its node's contact with the cluster, may still publish. So first
+        all of it goes away at once: what would be published after that has no place, and is never half gone.
+        """
+        old = self.out / ".unfinished-old"
+        shutil.rmtree(old, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self._unfinished.rename(old)
+        shutil.rmtree(old, ignore_errors=True)
 
     def parts(self) -> list[PartName]:
         """All that are whole, in order."""

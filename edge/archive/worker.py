@@ -30,6 +30,7 @@ from edge.errors import ArchiveError, BackendError, EdgeError, StationError
 from edge.journal import Journal
 from edge.journal_tool.reader import JournalReader
 from edge.likeness import Likeness
+from edge.locks import output_error
 from edge.opening import MAX_TRIES
 from edge.outputs import open_desk
 from edge.pipeline import Pipeline, open_pipeline
@@ -154,6 +155,8 @@ class PartReader:
                 pending = read_part(self._engine, self._store, part, scratch)
         except EdgeError as error:
             sentence = str(error)
+        except OSError as error:  # of the scratch folder: Ray would tell a piece of its traceback
+            sentence = str(output_error(error, Path(error.filename or _SHARED_MEMORY)))
         return {"part": row["part"], "files": len(part.files), "pending": pending, "error": sentence}
 
 

@@ -14,6 +14,9 @@ _ROW = 26
 _PANEL = 96
 _BINS = 60
 _RATIOS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10)
+_FEW_RATIOS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10)
+_NARROW = 5
+"""How many times the least mark the most one may be, for all of `_RATIOS` to have room."""
 
 
 def latency_chart(engines: Sequence[EngineFigures]) -> str:
@@ -120,7 +123,7 @@ def ratio_chart(rows: Sequence[tuple[str, Estimate]], title: str, alike: float =
     bottom = 10 + _ROW * len(rows)
     plot = Plot(_WIDTH, bottom + 40, title)
     x = logarithmic(low * 0.97, high * 1.03, _LEFT, _RIGHT - 130)
-    marks = [mark for mark in _RATIOS if low <= mark <= high]
+    marks = [mark for mark in (_RATIOS if high < _NARROW * low else _FEW_RATIOS) if low <= mark <= high]
     plot.x_axis(marks, x, 10, bottom, title)
     plot.line(x(1), 6, x(1), bottom, INK)
     for row, (name, one) in enumerate(rows):

@@ -1,5 +1,7 @@
 """`edge-bench`: the command."""
 
+import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,16 @@ import click
 
 from edge.cli import one_sentence
 from edge.errors import BenchError
+
+
+class _NumberRange(click.FloatRange):
+    """Without NaN, which lies in every range: a limit of NaN is never exceeded."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if math.isnan(number := super().convert(value, param, ctx)):
+            self.fail("it is no number.", param, ctx)
+        return number
+
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -30,11 +42,11 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--waiting", type=click.IntRange(2), default=32, show_default=True,
               help="Images that wait in a round of the backlog.")  # fmt: skip
 @click.option("--rounds", type=click.IntRange(2), default=5, show_default=True, help="Of the backlog.")
-@click.option("--interval", "pause_s", type=click.FloatRange(0.01, 3600), metavar="SECONDS",
+@click.option("--interval", "pause_s", type=_NumberRange(0.01, 3600), metavar="SECONDS",
               help="Also time a few images that come after a pause of this length.")  # fmt: skip
 @click.option("--pauses", type=click.IntRange(2), default=5, show_default=True, help="How many of them.")
 @click.option("--load", is_flag=True, help="Also let images arrive at rising rates, until it falls behind.")
-@click.option("--load-seconds", type=click.FloatRange(0.1, 3600), default=5.0, show_default=True,
+@click.option("--load-seconds", type=_NumberRange(0.1, 3600), default=5.0, show_default=True,
               help="At each of the seven rates.")  # fmt: skip
 @click.option("--arrivals", type=click.Choice(["exponential", "regular"]), default="exponential",
               show_default=True, help="Gaps between the images of --load.")  # fmt: skip
@@ -42,7 +54,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--html", "html_path", type=_FILE, help="Save a page with plots.")
 @click.option("--compare", "before", type=_FILE, metavar="FILE",
               help="Hold this run against a file of --json, and tell what got slower.")  # fmt: skip
-@click.option("--limit", type=click.FloatRange(0.1, 100), metavar="RATIO",
+@click.option("--limit", type=_NumberRange(0.1, 100), metavar="RATIO",
               help="With --compare: end with 3 if the median image, or one of the backlog, surely takes"
               " longer than this many times what it took.")  # fmt: skip
 @one_sentence
@@ -85,12 +97,13 @@ def _bench(
     from edge.backends.base import find_backend
     from edge.bench.compare import SLOWER_EXIT_CODE, compare
     from edge.bench.engines import EngineChoice, parse_engine
-    from edge.bench.inputs import Drawing, drawn_inputs, folder_inputs
+    from edge.bench.inputs import Drawing, drawn_inputs, folder_inputs, name_of
     from edge.bench.measure import Amounts, measure
     from edge.bench.page import write_page
     from edge.bench.report import load_report, require_place, save_report
     from edge.bench.table import print_comparison, print_report
     from edge.locks import OUT_OF_SPACE, OutputFullError
+    from edge.signals import ended_by_exit
 
     for path in filter(None, (json_path, html_path)):
         require_place(path)
@@ -102,15 +115,22 @@ def _bench(
         if choice.backend not in (None, "auto"):
             find_backend(choice.backend, server_url)
     counts = Amounts(images=count, load_s=load_seconds if load else None, **amounts)
+    # Not what Python takes where TMPDIR is missing, full or read-only: that is another disk.
+    place = Path(os.environ.get("TMPDIR") or tempfile.gettempdir()).absolute()
     try:
-        with tempfile.TemporaryDirectory(prefix="edge-bench-") as folder:
+        with ended_by_exit(), tempfile.TemporaryDirectory(prefix="edge-bench-", dir=place) as folder:
             scratch = Path(folder)
             inputs = folder_inputs(images, count) if images else drawn_inputs(scratch / "drawn", drawing)
             report = measure(choices, inputs, counts, scratch)
     except OSError as error:
         if error.errno in OUT_OF_SPACE:
             raise OutputFullError(
-                f"There is no space in {tempfile.gettempdir()}; free some, or set TMPDIR to another folder."
+                f"There is no space in {place}; free some, or set TMPDIR to another folder."
+            ) from error
+        if error.filename and Path(error.filename).parent == place:
+            raise BenchError(
+                f"{place} cannot be written ({error.strerror}); set TMPDIR to a folder on the disk that the "
+                "station writes to."
             ) from error
         if images and error.filename and Path(error.filename).is_relative_to(images):
             raise BenchError(
@@ -118,7 +138,7 @@ def _bench(
                 "nobody moves."
             ) from error
         raise
-    comparison = compare(earlier, report, before.name) if earlier and before else None
+    comparison = compare(earlier, report, name_of(before)) if earlier and before else None
     console = Console()
     print_report(report, console)
     if comparison:

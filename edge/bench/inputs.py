@@ -1,6 +1,7 @@
 """The images that are timed: files of a folder, or smears drawn for it."""
 
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -91,13 +92,19 @@ def folder_inputs(folder: Path, count: int) -> Inputs:
             reason = error.strerror or "unreadable"
         else:
             readable.append(path)
-    words = f"{len(paths)} images of the folder {folder.name}"
+    name = name_of(folder)
+    words = f"{len(paths)} images of the folder {name}"
     if not readable:
         raise BenchError(f"None of the {words} could be read ({reason}); give others.")
     if len(readable) < len(paths):
         left_out = len(paths) - len(readable)
-        words = f"{len(readable)} images of the folder {folder.name}, without {left_out} that cannot be read"
+        words = f"{len(readable)} images of the folder {name}, without {left_out} that cannot be read"
     return _inputs(readable, words)
+
+
+def name_of(path: Path) -> str:
+    """The name of a file or folder as text, which a report can hold also where the name's bytes are none."""
+    return os.fsencode(os.path.basename(os.path.abspath(path))).decode("utf-8", "backslashreplace")  # noqa: PTH100, PTH119
 
 
 def drawn_inputs(folder: Path, drawing: Drawing) -> Inputs:
@@ -115,12 +122,10 @@ def find_images(folder: Path, count: int) -> list[Path]:
     """Up to `count` images spread over a folder by name; what a station never looks at is left out.
 
     Raises:
-        BenchError: it holds none, or may not be read.
+        BenchError: it holds none.
+        StationError: it, or a folder in it, may not be read.
     """
-    try:
-        paths = images_below(folder)
-    except OSError as error:
-        raise BenchError(f"{error.filename} cannot be read ({error.strerror}); mend its rights.") from error
+    paths = images_below(folder)
     if not paths:
         raise BenchError(f"{folder} holds no image; give a folder of smear images, or none for drawn ones.")
     count = min(count, len(paths))

@@ -33,7 +33,7 @@ dt { font-weight: 600; } dd { margin: 0 0 .3rem 0; }
 
 
 def write_page(report: BenchReport, comparison: Comparison | None, path: Path) -> None:
-    """Raises BenchError if it cannot be written."""
+    """Raises OutputFullError or BenchError if it cannot be written."""
     write_text(path, to_html(report, comparison))
 
 
@@ -72,7 +72,8 @@ def _body(report: BenchReport, comparison: Comparison | None) -> Iterator[str]:
         yield "<h2>Engines side by side</h2>"
         ratios = [(engine.name, engine.ratio) for engine in report.engines if engine.ratio is not None]
         yield ratio_chart(
-            ratios, f"time of an image, ratio to {first.name}; right of 1 is slower; bars are 95 % intervals"
+            ratios,
+            "time of an image, ratio to the first; right of 1 is slower; bars are 95 % intervals",
         )
         yield _table(engine_rows(report))
         yield f"<p>Findings against those of {escape(first.reference)}:</p>"
@@ -81,7 +82,8 @@ def _body(report: BenchReport, comparison: Comparison | None) -> Iterator[str]:
         yield "<h2>Under load</h2>"
         yield (
             f"<p>Images arrive by themselves, with {escape(report.arrivals)} gaps; latency counts from the "
-            "arrival of each. Lines are 95 % intervals.</p>"
+            "arrival of each. Lines are 95 % intervals; that of a p99 has no upper end where the table says "
+            "or more.</p>"
         )
         yield load_chart(report.load)
         yield _table(load_rows(report))

@@ -1,6 +1,8 @@
 """What was measured, and how it is kept: one JSON file of a schema with a number."""
 
+import math
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from edge.bench.energy import Energy
 from edge.bench.estimates import Estimate, StageTimes
 from edge.bench.offered import Offered
 from edge.errors import BenchError
+from edge.locks import OUT_OF_SPACE, OutputFullError
 
 SCHEMA = 2
 """Version 1 had no number, and one engine's stages only."""
@@ -127,15 +130,19 @@ _ADAPTER = TypeAdapter(BenchReport)
 
 
 def save_report(report: BenchReport, path: Path) -> None:
-    """Raises BenchError if it cannot be written."""
+    """Raises OutputFullError or BenchError if it cannot be written."""
     write_text(path, _ADAPTER.dump_json(report, indent=1).decode() + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Raises BenchError if it cannot be written."""
+    """Raises OutputFullError where there is no space, BenchError if it cannot be written otherwise."""
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
+        if error.errno in OUT_OF_SPACE:
+            raise OutputFullError(
+                f"There is no space for {path}; free some, or give another file."
+            ) from error
         raise BenchError(f"{path} cannot be written ({error.strerror}); give another file.") from error
 
 
@@ -160,7 +167,7 @@ def load_report(path: Path) -> BenchReport:
     """Figures of an earlier run.
 
     Raises:
-        BenchError: it cannot be read, or is of another schema.
+        BenchError: it cannot be read, is of another schema, or has figures that no run can have.
     """
     try:
         report = _ADAPTER.validate_json(path.read_bytes())
@@ -178,4 +185,26 @@ def load_report(path: Path) -> BenchReport:
             f"{path} is of schema {report.schema} and this version reads {SCHEMA}; measure again with this "
             "version."
         )
+    if not report.engines or not all(
+        values and all(map(_is_measured, values)) for values in _figures(report)
+    ):
+        raise BenchError(
+            f"{path} has figures that no run gives (0, NaN or none at all); give a file as --json wrote it."
+        )
     return report
+
+
+def _figures(report: BenchReport) -> Iterator[Sequence[float]]:
+    """What another run is held against."""
+    for engine in report.engines:
+        yield from (engine.times_ms.get(TOTAL, ()), engine.warm_ms, engine.backlog_per_s)
+    for one in report.load:
+        yield one.answered_per_s, one.p99_ms.value, one.p99_ms.low, one.p99_ms.high
+    if report.cold:
+        yield from (report.cold.ready_s, report.cold.first_ms, (report.cold.peak_mb,))
+    if report.idle:
+        yield report.idle.ms
+
+
+def _is_measured(value: float) -> bool:
+    return 0 < value < math.inf

@@ -50,9 +50,9 @@ def stage_rows(report: BenchReport) -> Rows:
     rows = []
     for times in report.first.stages:
         p50, *others = times.percentiles_ms.values()
-        low, high = times.intervals_ms["p50"]
+        interval = _interval(50, *times.intervals_ms["p50"], report.first.images)
         cells = (f"{value:.2f}" for value in (*others, times.max_ms))
-        rows.append((times.stage, f"{times.mean_ms:.2f}", f"{p50:.2f}", f"{low:.2f} to {high:.2f}", *cells))
+        rows.append((times.stage, f"{times.mean_ms:.2f}", f"{p50:.2f}", interval, *cells))
     header = ("stage, ms", "mean", "p50", "95 % of it", *(f"p{p}" for p in PERCENTILES[1:]), "max")
     return Rows(header, tuple(rows))
 
@@ -61,10 +61,13 @@ def total_line(engine: EngineFigures) -> str:
     """The total's percentiles with their intervals."""
     total, told = engine.total, []
     for p in PERCENTILES:
-        low, high = total.intervals_ms[f"p{p}"]
-        end = f"to {high:.2f}" if has_upper_end(p, engine.images) else "or more"
-        told.append(f"p{p} {total.percentiles_ms[f'p{p}']:.2f} ({low:.2f} {end})")
+        interval = _interval(p, *total.intervals_ms[f"p{p}"], engine.images)
+        told.append(f"p{p} {total.percentiles_ms[f'p{p}']:.2f} ({interval})")
     return f"From file to durable row, ms with 95 % intervals: {', '.join(told)}."
+
+
+def _interval(percentile: int, low: float, high: float, count: int) -> str:
+    return f"{low:.2f} to {high:.2f}" if has_upper_end(percentile, count) else f"{low:.2f} or more"
 
 
 def phase_rows(report: BenchReport) -> Rows:
@@ -136,7 +139,9 @@ def load_rows(report: BenchReport) -> Rows:
             f"{one.share:.0%}",
             f"{one.rate_per_s:.1f}",
             f"{one.answered_per_s:.1f}",
-            *(f"{ms:.1f}" for ms in (one.p50_ms.value, one.p99_ms.value, one.most_ms)),
+            f"{one.p50_ms.value:.1f}",
+            f"{one.p99_ms.value:.1f}" + ("" if has_upper_end(99, one.images) else " or more"),
+            f"{one.most_ms:.1f}",
             str(one.longest_queue),
             one.verdict,
         )
@@ -205,7 +210,7 @@ def _or_dash(estimate: Estimate | None) -> str:
 def _print(console: Console, title: str, rows: Rows) -> None:
     table = Table(title=escape(title), title_justify="left")
     for place, column in enumerate(rows.header):
-        table.add_column(column, justify="right" if place else "left")
+        table.add_column(column, justify="right" if place else "left", overflow="fold")
     for row in rows.rows:
         if row[0] == TOTAL:
             table.add_section()

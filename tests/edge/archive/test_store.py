@@ -1,5 +1,7 @@
 """The output folder belongs to one bundle, and tells when it is not understood."""
 
+import contextlib
+import shutil
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,37 @@ def test_a_manifest_of_another_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / "archive.json").write_text('{"schema_version": 2}')
     with pytest.raises(StationError, match="not of this version"):
         ArchiveStore(tmp_path).manifest("demo-1", 7, samples_have_folders=False)
+
+
+def test_a_manifest_of_a_later_version_is_refused_though_it_looks_the_same(tmp_path: Path) -> None:
+    ArchiveStore(tmp_path).manifest("demo-1", 7, samples_have_folders=False)
+    path = tmp_path / "archive.json"
+    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 2'))
+    with pytest.raises(StationError, match="not of this version"):
+        ArchiveStore(tmp_path).manifest("demo-1", 7, samples_have_folders=False)
+
+
+def test_a_worker_that_outlives_its_driver_publishes_no_part_that_is_half_swept_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ArchiveStore(tmp_path)
+    store.manifest("demo-1", 7, samples_have_folders=False)
+    building = tmp_path / ".unfinished" / "00003-0.1a2b"
+    building.mkdir()
+    (building / "images.parquet").touch()
+    rmtree = shutil.rmtree
+
+    def rmtree_in_two_steps(path: Path, **options: bool) -> None:
+        for file in path.glob("*/*"):
+            file.unlink()
+            with contextlib.suppress(FileNotFoundError):
+                building.rename(tmp_path / "parts" / "00003-0")
+        rmtree(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree_in_two_steps)
+    store.sweep()
+    assert store.parts() == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["archive.json", "parts"]
 
 
 def test_a_damaged_part_is_named(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Parts are read exactly once, with the rows of a run on one machine, whatever happens to the worker."""
 
 import csv
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -8,9 +9,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from edge.archive import worker
 from edge.archive.listing import list_files, plan
 from edge.archive.store import ArchiveStore
-from edge.archive.worker import count_start, read_part
+from edge.archive.worker import Order, PartReader, as_row, count_start, read_part
+from edge.backends.base import CPU_THREADS_VARIABLE
 from edge.errors import ArchiveError
 from edge.results import escape, unescape
 from tests.edge.archive.folders import (
@@ -242,3 +245,28 @@ def test_workers_that_always_die_end_the_run_and_another_may_be_started(tmp_path
     with pytest.raises(ArchiveError, match="ended 100 times in the part 00042-0; try the engine"):
         count_start(counter)
     count_start(counter)
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (
+            errno.ENOSPC,
+            "there is no space for '/dev/shm/x'; free some: ",
+        ),
+        (errno.EEXIST, "'/dev/shm/x' cannot be read or written (File exists); mend the disk"),
+    ],
+)
+def test_a_scratch_folder_that_cannot_be_made_ends_the_run_in_a_sentence(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, said: str
+) -> None:
+    def refused(_: str) -> Path:
+        raise OSError(number, os.strerror(number), "/dev/shm/x")
+
+    monkeypatch.setattr(worker, "scratch_of", refused)
+    monkeypatch.setenv(CPU_THREADS_VARIABLE, "1")  # a worker sets its threads for good
+    monkeypatch.setattr("cv2.setNumThreads", lambda _: None)
+    (part, *_) = plan(list_files([images], tmp_path / "out"), 1, set(), [])
+    order = Order(tmp_path / "out", "1a2b", None, "demo-1a2b3c4d5e6f", "auto", "auto", None, 1)
+    told = PartReader(order)(as_row(part))
+    assert told["error"].startswith(said)

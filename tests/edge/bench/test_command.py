@@ -3,7 +3,11 @@
 import errno
 import json
 import os
+import signal
+import subprocess
+import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from click.testing import CliRunner, Result
 from edge.bench import measure as measuring
 from edge.bench.command import bench
 from edge.bench.compare import SLOWER_EXIT_CODE, compare
+from edge.bench.inputs import Inputs, folder_inputs
 from edge.bench.report import BenchReport, load_report, save_report
 from tests.chaos.tiny import tiny_image
 from tests.edge.bench.reports import report
@@ -174,6 +179,81 @@ def test_images_that_are_moved_away_meanwhile_are_named(
     result = run("--images", tmp_path)
     assert result.exit_code == 78
     assert f"{image} cannot be read any more (No such file or directory)" in result.output
+
+
+@pytest.mark.parametrize("option", ["--limit", "--interval", "--load-seconds"])
+def test_nan_is_no_number_for_an_option(option: str, tmp_path: Path, slow_machine: BenchReport) -> None:
+    save_report(report(), tmp_path / "old.json")
+    result = run("--compare", tmp_path / "old.json", "--load", option, "nan")
+    assert result.exit_code == 2
+    assert f"Invalid value for '{option}': it is no number." in result.output
+
+
+def test_names_that_are_no_text_stand_in_the_figures(
+    tmp_path: Path, slow_machine: BenchReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / "cell.png").write_bytes(tiny_image().copy(1))
+    old = tmp_path / os.fsdecode(b"\xe9.json")
+    save_report(report(), old)
+
+    def measured(_: object, inputs: Inputs, *__: object) -> BenchReport:
+        return replace(slow_machine, input=inputs.words)
+
+    monkeypatch.setattr(measuring, "measure", measured)
+    places = ("--json", tmp_path / "b.json", "--html", tmp_path / "b.html")
+    result = run("--images", folder, "--compare", old, *places, "--limit", "1.1")
+    assert result.exit_code == SLOWER_EXIT_CODE
+    assert "ms in \\xe9.json" in result.output
+    assert load_report(tmp_path / "b.json").input == "1 images of the folder caf\\xe9"
+    assert "Against \\xe9.json" in (tmp_path / "b.html").read_text("utf-8")
+
+
+def test_a_folder_is_called_by_its_name_where_it_is_the_current_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cell.png").write_bytes(tiny_image().copy(1))
+    monkeypatch.chdir(tmp_path)
+    assert folder_inputs(Path(), 1).words == f"1 images of the folder {tmp_path.name}"
+
+
+def test_another_disk_than_that_of_tmpdir_is_not_measured(
+    tmp_path: Path, slow_machine: BenchReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Path] = []
+
+    def measured(*given: object) -> BenchReport:
+        seen.extend(one.parent for one in given if isinstance(one, Path))
+        return slow_machine
+
+    monkeypatch.setattr(measuring, "measure", measured)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert run().exit_code == 0
+    assert seen == [tmp_path]
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "gone"))
+    result = run()
+    assert result.exit_code == 78
+    assert result.output.splitlines()[-1] == (
+        f"Error: {tmp_path}/gone cannot be written (No such file or directory); set TMPDIR to a folder on "
+        "the disk that the station writes to."
+    )
+    assert seen == [tmp_path]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_run_that_is_told_to_end_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    """In a process of its own, which the signal ends."""
+    code = (
+        "import os, edge.bench.inputs as inputs, edge.bench.measure as measuring; "
+        "from edge.bench.command import bench; inputs.drawn_inputs = lambda *_: None; "
+        f"measuring.measure = lambda *_: os.kill(os.getpid(), {int(number)}); bench()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"TMPDIR": str(tmp_path)}, check=False, timeout=100
+    )
+    assert ended.returncode == 128 + number
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_of_which_nothing_can_be_read_is_refused_with_the_reason(tmp_path: Path) -> None:

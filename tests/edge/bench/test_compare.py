@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from edge.bench.cold import ColdStart
 from edge.bench.compare import Comparison, compare
-from edge.bench.report import Conditions, Idle, load_report, save_report
+from edge.bench.report import BenchReport, Conditions, Idle, load_report, save_report
 from edge.errors import BenchError
+from edge.locks import OutputFullError
 from tests.edge.bench.reports import MACHINE, engine, report, with_another_engine
 
 
@@ -189,6 +191,39 @@ def test_other_files_are_refused_in_a_sentence(tmp_path: Path, text: str, said: 
     path.write_text(text)
     with pytest.raises(BenchError, match=said):
         load_report(path)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        report(engines=()),
+        report(engines=(replace(engine(), times_ms={"detect": (1.0,)}),)),
+        report(engines=(replace(engine(), times_ms={"total": ()}),)),
+        report(engines=(replace(engine(), backlog_per_s=(140.0, 0.0, 150.0)),)),
+        report(cold=ColdStart((1.5,), (30.0,), (200.0,), 0.0, 32, None)),
+        report(idle=Idle(5.0, ())),
+        report(load=(replace(report().load[0], answered_per_s=0.0),)),
+    ],
+)
+def test_figures_that_no_run_gives_are_refused_before_anything_is_measured(
+    tmp_path: Path, made: BenchReport
+) -> None:
+    save_report(made, tmp_path / "other.json")
+    with pytest.raises(BenchError, match=r"other\.json has figures that no run gives"):
+        load_report(tmp_path / "other.json")
+
+
+def test_a_median_of_nan_is_refused_which_would_be_within_any_limit(tmp_path: Path) -> None:
+    path = tmp_path / "old.json"
+    save_report(report(engines=(replace(engine(), times_ms={"total": (12345.0,) * 3}),)), path)
+    path.write_text(path.read_text().replace("12345.0", "NaN"))
+    with pytest.raises(BenchError, match="figures that no run gives"):
+        load_report(path)
+
+
+def test_no_space_for_the_figures_is_told_as_that() -> None:
+    with pytest.raises(OutputFullError, match="There is no space for /dev/full; free some"):
+        save_report(report(), Path("/dev/full"))
 
 
 def test_a_later_schema_is_refused_with_both_numbers(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """Which images are timed."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from edge.bench.inputs import Drawing, draw_images, drawn_inputs, find_images, folder_inputs
 from edge.demo.renderer import draw_tile
-from edge.errors import BenchError
+from edge.errors import BenchError, StationError
 from edge.images import decode
 from edge.overlay import encode_jpeg
 
@@ -16,8 +18,33 @@ def test_images_are_spread_over_their_folder(tmp_path: Path) -> None:
         (tmp_path / f"{number}.jpg").touch()
     assert [path.stem for path in find_images(tmp_path, 3)] == ["0", "3", "6"]
     assert [path.stem for path in find_images(tmp_path, 6)] == ["0", "1", "3", "5", "6", "8"]
+    (tmp_path / "nothing").mkdir()
     with pytest.raises(BenchError, match="holds no image"):
         find_images(tmp_path / "nothing", 3)
+
+
+@pytest.mark.parametrize("refused", ["scandir", "access"])
+def test_a_folder_that_may_not_be_read_or_entered_is_named(
+    tmp_path: Path, refused: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A double of the system, as root may do all."""
+    locked = tmp_path / "sample" / "locked"
+    locked.mkdir(parents=True)
+    (tmp_path / "a.jpg").touch()
+    scandir = os.scandir
+
+    def scandir_but_one(path: str) -> object:
+        if str(path) == str(locked):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    def access_but_one(path: object, *_: object, **__: object) -> bool:
+        return str(path) != str(locked)
+
+    monkeypatch.setattr(os, refused, {"scandir": scandir_but_one, "access": access_but_one}[refused])
+    said = rf"{locked} cannot be read \(Permission denied\); correct its rights, or leave it out"
+    with pytest.raises(StationError, match=said):
+        find_images(tmp_path, 3)
 
 
 def test_names_that_a_station_ignores_are_left_out(tmp_path: Path) -> None:

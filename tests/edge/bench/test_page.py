@@ -3,15 +3,18 @@
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 
+import pytest
 from rich.console import Console
 
 from edge.bench.charts import ratio_chart
 from edge.bench.compare import NO_DIFFERENCE, compare
 from edge.bench.estimates import Estimate
+from edge.bench.offered import figures_of
 from edge.bench.page import to_html
 from edge.bench.svg import COLOURS, FAINT, linear, log_ticks, logarithmic, ticks
-from edge.bench.table import notes, print_comparison, print_report, total_line
+from edge.bench.table import load_rows, notes, print_comparison, print_report, stage_rows, total_line
 from tests.edge.bench.reports import MACHINE, engine, report, with_another_engine
 
 _VOID = {"meta"}
@@ -57,7 +60,7 @@ def test_the_page_has_every_plot_and_loads_nothing() -> None:
         "ratio to before, right of 1 is slower; bars are 95 % intervals",
         "Latency distribution of each engine",
         "Waterfall of the stages",
-        "time of an image, ratio to double:f32; right of 1 is slower; bars are 95 % intervals",
+        "time of an image, ratio to the first; right of 1 is slower; bars are 95 % intervals",
         "Latency against offered load",
     ]
     assert "url(" not in page
@@ -102,6 +105,23 @@ def test_a_long_name_does_not_leave_the_picture() -> None:
     assert page.count("textLength") == 1
 
 
+def test_the_words_below_a_plot_stay_in_it_whatever_the_name() -> None:
+    made = with_another_engine(report(engines=(engine("a-long-name" * 9),)), 1.5)
+    for plot in re.findall(r"<svg .*?</svg>", to_html(made, compare(report(), made, "old.json"))):
+        for middle, words in re.findall(r'<text x="([^"]+)"[^>]* text-anchor="middle"[^>]*>([^<]*)<', plot):
+            assert 0 < float(middle) - 3.5 * len(words) < float(middle) + 3.5 * len(words) < 860, words
+
+
+@pytest.mark.parametrize("high", [1.05, 2.0, 4.4, 4.6, 18.0])
+@pytest.mark.parametrize("low", [0.01, 0.6, 0.95])
+def test_the_marks_of_a_plot_of_ratios_have_room(low: float, high: float) -> None:
+    plot = ratio_chart([("total", Estimate(1.0, low, high))], "ratios")
+    found = re.findall(r'<text x="([^"]+)" [^>]*>([\d.]+)<', plot)
+    assert len(found) > 2
+    for (left, one), (right, other) in pairwise(found):
+        assert float(right) - float(left) > 3.5 * len(one + other), (one, other)
+
+
 def test_a_name_is_text_and_not_a_tag() -> None:
     page = to_html(report(engines=(engine("<b>bold</b>"),), input="<i>"))
     assert "<b>" not in page
@@ -139,6 +159,30 @@ def test_a_p99_of_few_images_has_no_upper_end() -> None:
     few, many = (total_line(engine(images=images)) for images in (100, 400))
     assert re.search(r"p90 [\d.]+ \([\d.]+ to [\d.]+\), p99 [\d.]+ \([\d.]+ or more\)\.$", few)
     assert re.search(r"p99 [\d.]+ \([\d.]+ to [\d.]+\)\.$", many)
+
+
+def test_a_median_of_a_handful_has_no_upper_end() -> None:
+    few, many = (stage_rows(report(engines=(engine(images=images),))).rows[-1][3] for images in (5, 6))
+    assert few.endswith(" or more")
+    assert " to " in many
+
+
+def test_a_p99_under_load_has_no_upper_end_where_few_images_came() -> None:
+    made = report()
+    *_, p99, _, _, _ = load_rows(made).rows[0]
+    assert p99 == "20.0"
+    due_s = [number / 10 for number in range(367)]
+    few = figures_of(0.5, due_s, [second + 0.02 for second in due_s], 1)
+    *_, p99, _, _, _ = load_rows(replace(made, load=(few,))).rows[0]
+    assert p99 == "20.0 or more"
+
+
+def test_no_letter_of_a_name_is_lost_on_a_narrow_terminal() -> None:
+    name = "a-bundle-with-a-long-name on onnxruntime:f32"
+    console = Console(width=80)
+    with console.capture() as captured:
+        print_report(with_another_engine(report(engines=(engine(name),)), 1.5), console)
+    assert "…" not in captured.get()
 
 
 def test_figures_of_files_in_memory_are_said_to_be() -> None:
