@@ -13,25 +13,25 @@ run=$1
 cd "$(dirname "$0")/.."
 smears=$CYTOLOGIA_DATA/smears
 
-common=(--csv "$smears/train.csv" --validation-csv "$smears/val.csv" --resume)
+common=(--validation-csv "$smears/val.csv" --variation mild --resume)
+detector=(--csv "$smears/detection_only_train.csv" --batch-size 8)
+classifier=(--csv "$smears/train.csv" --model efficientnet_b0 --normalise-by model)
 # On two cores one thread for each of two trainings side by side is faster than two threads for each in turn.
 export OMP_NUM_THREADS=1
 {
-    python -m training.detector "${common[@]}" --csv "$smears/detection_only_train.csv" --drawn 200 \
-        --model yolo11n.yaml --tile-size 320 --batch-size 8 --epochs 2 --variation mild --out "$run/yolo11n-320"
-    # The large cells of pbc are learnt by now; at full size the small ones of drawn fields are to be.
-    python -m training.detector "${common[@]}" --csv "$smears/detection_only_train.csv" --drawn 400 \
-        --exclude-source pbc --model "$run/yolo11n-320/weights/best.pt" --tile-size 640 --batch-size 8 --epochs 3 \
-        --variation mild --out "$run/yolo11n-640"
+    python -m training.detector "${common[@]}" "${detector[@]}" --csv "$smears/train.csv" --drawn 200 \
+        --model yolo11n.yaml --tile-size 320 --epochs 2 --out "$run/yolo11n-320"
+    # The large cells of train.csv are learnt by now; at full size the small ones of drawn fields are to be.
+    python -m training.detector "${common[@]}" "${detector[@]}" --drawn 400 \
+        --model "$run/yolo11n-320/weights/best.pt" --tile-size 640 --epochs 5 --out "$run/yolo11n-640"
 } &
-detector=$!
-trap 'kill $detector 2>/dev/null || true' EXIT
-classifier=(--model efficientnet_b0 --normalise-by model --variation mild)
+training=$!
+trap 'kill $training 2>/dev/null || true' EXIT
 python -m training.classifier "${common[@]}" "${classifier[@]}" --drawn 400 --crop-size 112 --epochs 8 \
     --out "$run/efficientnet_b0-112"
 python -m training.classifier "${common[@]}" "${classifier[@]}" --pretrained "$run/efficientnet_b0-112/best.pt" \
     --crop-size 224 --epochs 2 --learning-rate 3e-4 --out "$run/efficientnet_b0-224"
-wait $detector
+wait $training
 
 cp "$run/yolo11n-640/weights/best.pt" "$run/yolo11n.pt"
 cp "$run/yolo11n-640/weights/provenance.json" "$run/provenance.json"
