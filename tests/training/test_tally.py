@@ -78,6 +78,33 @@ def test_an_image_drawn_twice_counts_twice_and_one_not_drawn_not_at_all() -> Non
     assert measures["precision"][0] == pytest.approx(again.detection.precision)
 
 
+def test_proportions_are_counted_of_what_the_figures_are_shares_of() -> None:
+    images, predictions = smears()
+    cells, detections = pair(images, predictions, 0.4)
+    false = [one for one in detections if one.detection_score >= 0.4 and not one.matched]
+    labelled = [one for one in cells if one.truth is not None]
+    n_found = sum(one.found is not None for one in cells)
+    tally = Tally.of(cells, false)
+    assert tally.counts() == {
+        "accuracy": (sum(one.nearest == one.truth for one in labelled), len(labelled)),
+        "recall": (n_found, len(cells)),
+        "precision": (n_found, n_found + len(false)),
+    }
+    assert len({n for _, n in tally.counts().values()}) == 3
+    measures = tally.measures(np.ones((1, len(images))))
+    assert {name: right / n for name, (right, n) in tally.counts().items()} == pytest.approx(
+        {name: measures[name][0] for name in tally.counts()}
+    )
+
+
+def test_macro_f1_over_some_classes_is_over_those_of_which_a_sample_has_a_cell() -> None:
+    tally = Tally.of([cell("1", "LY", "LY"), cell("2", "MO", "EO"), cell("3", "BA", "MO")], [])
+    weights = np.array([[1.0, 0, 0], [1, 1, 0], [1, 0, 1], [0, 0, 1]])
+    # LY 1; LY 1 and MO 0; LY 1, MO said and none there; none of these
+    found = tally.macro_f1_over(weights, ("LY", "MO", "EO"))
+    assert found.tolist() == pytest.approx([1, 0.5, 1, np.nan], nan_ok=True)
+
+
 def test_a_foreign_label_is_a_class_with_f1_zero() -> None:
     cells = [cell("1", "LY", "LY"), cell("2", "MO", "another")]
     measures = Tally.of(cells, []).measures(np.array([[1.0, 1.0], [1.0, 0.0]]))
