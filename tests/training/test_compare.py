@@ -65,6 +65,11 @@ def test_the_better_system_is_named_with_its_lead(tmp_path: Path) -> None:
             Difference(0.8, 0.805, Interval(0.001, 0.014), 0.06),
             "A and B are not told apart: B - A is +0.005 (95 % CI +0.001 to +0.014, p = 0.06).",
         ),
+        # nor does p
+        (
+            Difference(0.8, 0.805, Interval(-0.001, 0.014), 0.04),
+            "A and B are not told apart: B - A is +0.005 (95 % CI -0.001 to +0.014, p = 0.04).",
+        ),
         (
             Difference(0.8, 0.8, None, 1.0),
             "A and B are alike: no sample of the images tells one from the other.",

@@ -1,5 +1,6 @@
 """Figures of samples: with every image once they are those of the metric itself."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def smears(n_images: int = 30) -> tuple[list[AnnotatedImage], dict[str, list[Fin
                 tuple(map(float, box + generator.normal(0, 5, 4))),
                 label if label and generator.random() < 0.7 else str(generator.choice(LABELS)),
                 float(generator.uniform(0.3, 1)),
-                0.8,
+                float(generator.uniform(0.3, 1)),
                 {},
             )
             for box, label in zip(boxes, labels, strict=True)
@@ -134,6 +135,8 @@ def test_cells_survive_their_file(tmp_path: Path) -> None:
     assert [(one.image, one.label, one.matched) for one in found[1]] == [
         (one.image, one.label, False) for one in false
     ]
+    for read, written in ((found[0], cells), (found[1], false)):
+        np.testing.assert_allclose(numbers_of(read), numbers_of(written), rtol=1e-5)
 
 
 def test_another_file_is_no_list_of_cells(tmp_path: Path) -> None:
@@ -153,3 +156,9 @@ def cell(image: str, truth: str | None, said: str | None, source: str = "lab") -
 def false_detection(image: str) -> Detection:
     """A finding where no cell is."""
     return Detection(image, "lab", (50, 50, 59, 59), "LY", 0.9, 0.9, matched=False)
+
+
+def numbers_of(found: Sequence[Cell] | Sequence[Detection]) -> np.ndarray:
+    """Boxes and scores, nan for none."""
+    rows = [(*one.box_xyxy, one.class_score, one.detection_score) for one in found]
+    return np.array(rows, dtype=np.float64)
