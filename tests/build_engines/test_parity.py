@@ -75,7 +75,12 @@ def test_a_class_that_was_too_close_to_call_may_be_another() -> None:
 
 def test_cells_of_another_class_are_counted_apart_by_whether_the_choice_was_clear() -> None:
     """Clear is more than twice the 0.05 that is tolerated; what is hardly a cell counts in neither."""
-    kinds = {"clear": (0.9, 0.56), "close": (0.9, 0.54), "close too": (0.9, 0.54), "hardly a cell": (0.51, 0.9)}
+    kinds = {
+        "clear": (0.9, 0.56),
+        "close": (0.9, 0.54),
+        "close too": (0.9, 0.54),
+        "hardly a cell": (0.51, 0.9),
+    }
     places = range(0, 200 * len(kinds), 200)
     reference = [cell(x, *numbers, label="M") for x, numbers in zip(places, kinds.values(), strict=True)]
     found = [cell(x, *numbers, label="PNN") for x, numbers in zip(places, kinds.values(), strict=True)]
