@@ -76,6 +76,14 @@ def test_a_cell_gets_the_temperature_of_the_cells_of_other_images() -> None:
         assert one == pytest.approx(fit_temperature(probabilities[~own], truth[~own]), rel=1e-3)
 
 
+def test_of_one_image_nothing_can_be_fitted_without_it() -> None:
+    probabilities, truth = overconfident(60, 2.5)
+    np.testing.assert_array_equal(cross_fitted(probabilities, truth, ["one"] * 60), probabilities)
+    two = cross_fitted(probabilities, truth, ["one"] * 30 + ["two"] * 30)
+    other = fit_temperature(probabilities[30:], truth[30:])
+    np.testing.assert_allclose(two[:30], tempered(probabilities[:30], other), rtol=1e-5)
+
+
 def test_bins_are_closed_on_the_right() -> None:
     """As those of the calibration error: 0.6 is the upper end of the bin in which 0.55 lies."""
     (one,) = reliability_bins([0.6, 0.55], [True, False])

@@ -96,6 +96,21 @@ def test_a_class_with_as_many_images_as_folds_is_in_each() -> None:
         assert shortfalls(rows, pairs) == []
 
 
+def test_a_rare_class_does_not_unbalance_the_others() -> None:
+    rows = [box(f"{label}{place}.jpg", label) for label in ("LY", "MO", "EO") for place in range(12)]
+    for seed in range(3):
+        for pair in k_folds([box("rare.jpg", "SS"), *rows], 4, seed):
+            counts = class_counts(pair.val)
+            assert [counts[label] for label in ("LY", "MO", "EO")] == [3, 3, 3]
+
+
+def test_a_fold_may_miss_a_fifth_of_the_even_number() -> None:
+    rows = [box(f"{place}.jpg", "EO") for place in range(200)]
+    for first, said in ((81, False), (79, True)):
+        pairs = [Pair("fold-1", (), tuple(rows[:first])), Pair("fold-2", (), tuple(rows[first:]))]
+        assert bool(shortfalls(rows, pairs)) == said
+
+
 @given(st.lists(_BOXES, min_size=1, max_size=40))
 def test_a_source_that_is_left_out_is_judged_whole_and_never_trained_on(rows: list[BoxRow]) -> None:
     try:
@@ -287,6 +302,18 @@ def test_without_provenance_the_source_is_the_folder(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert names_in(tmp_path / "out/without-north-val.csv") == {"north.jpg"}
     assert names_in(tmp_path / "out/without-north-train.csv") == {"south.jpg"}
+
+
+def test_two_images_of_one_name_are_not_split_together(tmp_path: Path) -> None:
+    files = []
+    for place, lab in enumerate(("north", "south")):
+        write_images(tmp_path / lab / "images", same=jpeg(rgb(place)), **{lab: jpeg(rgb(2 + place))})
+        rows = [f"{name}.jpg,10,20,90,100,LY" for name in ("same", lab)]
+        files.append(write_csv(tmp_path / lab / "boxes.csv", *rows))
+    result = run(*files, "--out", tmp_path / "out", "--folds", 2)
+    assert result.exit_code == 78
+    assert "are two images of one NAME; rename one of them" in " ".join(result.output.split())
+    assert not list((tmp_path / "out").glob("*.csv"))
 
 
 def test_without_duplicate_groups_the_summary_says_so(tmp_path: Path) -> None:
