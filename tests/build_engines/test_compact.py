@@ -4,10 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 import timm
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from build_engines.checkpoint import yolox_network
@@ -185,3 +187,32 @@ def test_a_file_with_half_weights_is_smaller_and_answers_the_same(tmp_path: Path
     (after,) = ort.InferenceSession(path).run(None, {"crops": crops})
     assert saved_bytes == size_bytes - path.stat().st_size > 0.3 * size_bytes
     np.testing.assert_array_equal(before, after)
+
+
+def test_only_weights_that_are_exact_in_16_bits_are_stored_in_them(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    exact = generator.normal(size=64).astype(np.float16).astype(np.float32)
+    inexact = exact.copy()
+    inexact[7] += 2**-20
+    tensors = {"exact": exact, "inexact": inexact, "places": np.arange(64)[::-1].copy()}
+    nodes = [
+        helper.make_node("Gather", ["exact", "places"], ["turned"]),
+        helper.make_node("Add", ["x", "turned"], ["sum"]),
+        helper.make_node("Add", ["sum", "inexact"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [64]) for name in "xy")
+    weights = [numpy_helper.from_array(values, name) for name, values in tensors.items()]
+    opset = [helper.make_opsetid("", 17)]
+    model = helper.make_model(helper.make_graph(nodes, "sums", [x], [y], weights), opset_imports=opset)
+    model.ir_version = 8
+    path = tmp_path / "graph.onnx"
+    onnx.save(model, path)
+    store_half(path)
+    stored = {one.name: one.data_type for one in onnx.load(path).graph.initializer}
+    assert stored == {
+        "exact_half": TensorProto.FLOAT16,
+        "inexact": TensorProto.FLOAT,
+        "places": TensorProto.INT64,
+    }
+    (answer,) = ort.InferenceSession(path).run(None, {"x": np.zeros(64, np.float32)})
+    np.testing.assert_array_equal(answer, exact[::-1] + inexact)

@@ -71,3 +71,19 @@ def test_a_class_that_was_too_close_to_call_may_be_another() -> None:
     pair, allowed = compared([cell(ours=0.52, label="PNN")], [cell(ours=0.52, label="Ly")])
     assert allowed
     assert (pair.close_calls, pair.deviation.classes_differ) == (1, 0)
+
+
+def test_cells_of_another_class_are_counted_apart_by_whether_the_choice_was_clear() -> None:
+    """Clear is more than twice the 0.05 that is tolerated; what is hardly a cell counts in neither."""
+    kinds = {
+        "clear": (0.9, 0.56),
+        "close": (0.9, 0.54),
+        "close too": (0.9, 0.54),
+        "hardly a cell": (0.51, 0.9),
+    }
+    places = range(0, 200 * len(kinds), 200)
+    reference = [cell(x, *numbers, label="M") for x, numbers in zip(places, kinds.values(), strict=True)]
+    found = [cell(x, *numbers, label="PNN") for x, numbers in zip(places, kinds.values(), strict=True)]
+    same = cell(900)
+    pair, _ = compared([*reference, same], [*found, same])
+    assert (pair.deviation.classes_differ, pair.close_calls, pair.unsure) == (1, 2, 2)

@@ -11,7 +11,7 @@ from edge.geometry import LETTERBOX_PAD
 from tests.build_engines.untrained import run, spread_yolox_outputs
 
 
-def field(background: tuple[int, ...], height: int = 64) -> torch.Tensor:
+def field(background: tuple[float, ...], height: int = 64) -> torch.Tensor:
     """A tile with a dark cell on a background and padding below, float32 [1,64,64,3]."""
     tile = torch.full((64, 64, 3), float(LETTERBOX_PAD))
     tile[:height] = torch.tensor(background)
@@ -25,6 +25,17 @@ def test_the_estimate_goes_by_bright_pixels_and_not_by_padding() -> None:
         assert torch.allclose(estimate, torch.tensor([240.0, 200, 180]), rtol=0.02)
     nothing = torch.full((1, 64, 64, 3), float(LETTERBOX_PAD))
     assert WhiteBalance.estimate(nothing).tolist() == [[0, 0, 0]]
+
+
+def test_the_estimate_is_of_the_whole_tile_and_only_what_is_grey_is_padding() -> None:
+    dark_side = field((240, 200, 180))
+    dark_side[:, :, :8] = 20
+    dark_side[:, :8] = 20
+    estimate = WhiteBalance.estimate(dark_side).flatten()
+    assert torch.allclose(estimate, torch.tensor([240.0, 200, 180]), rtol=0.04)
+    one_level = (240.0, 200.0, float(LETTERBOX_PAD))
+    estimate = WhiteBalance.estimate(field(one_level, 32)).flatten()
+    assert torch.allclose(estimate, torch.tensor(one_level), rtol=0.02)
 
 
 def test_brings_tiles_of_other_lamps_to_the_same_colours() -> None:

@@ -33,3 +33,11 @@ def test_its_end_is_told_once_and_a_number_at_the_border_tells_nothing() -> None
 
 def test_few_marked_images_are_no_run() -> None:
     assert told(Drift(), ([DARK] + [LIKE] * 9) * 50) == []
+
+
+def test_what_is_told_counts_the_marked_ones_among_the_recent() -> None:
+    drift = Drift()
+    told(drift, [Unlikeness(1.5, "blurred")] * 10 + [LIKE] * 4 + [DARK] * 12)
+    assert str(drift) == "22 of the last 26 images are unlike the training images (mostly: blurred)"
+    told(drift, [LIKE] * 40)
+    assert str(drift) == "10 of the last 50 images are unlike the training images (mostly: background darker)"

@@ -3,6 +3,8 @@
 On 3,000 random ensembles (11,367 clusters) boxes and scores were the ones of `ensemble-boxes` 1.0.9 to 2e-7.
 """
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 
@@ -75,6 +77,39 @@ def test_a_box_joins_the_cluster_as_it_is_by_then() -> None:
     passes = [found((0, 0, 30, 30, 0.9)), found((5, 0, 35, 30, 0.9)), found((10, 0, 40, 30, 0.8))]
     assert len(fuse(passes, [1, 1, 1], IOU)) == 1
     assert len(fuse([passes[0], passes[2]], [1, 1], IOU)) == 2
+
+
+def test_the_box_of_a_cluster_so_far_is_by_score() -> None:
+    """The second is so unsure that the mean stays at 0.5, which the third overlaps by too little (0.52)."""
+    passes = [found((0, 0, 30, 30, 0.9)), found((5, 0, 35, 30, 0.1)), found((10, 0, 40, 30, 0.05))]
+    fused = fuse(passes, [1, 1, 1], IOU)
+    np.testing.assert_allclose(fused.boxes_xyxy[:, 0], [0.5, 10], rtol=1e-6)
+
+
+def test_the_surer_box_comes_first_whatever_the_order_of_the_networks() -> None:
+    """The two sure ones overlap by a half: two cells, of which the unsure one joins the nearer."""
+    boxes = [(6, 0, 36, 30, 0.5), (0, 0, 30, 30, 0.9), (10, 0, 40, 30, 0.8)]
+    expected = [((10 * 0.8 + 6 * 0.5) / 1.3, 0.65 * 2 / 3), (0, 0.9 / 3)]
+    for order in permutations(boxes):
+        fused = fuse([found(box) for box in order], [1, 1, 1], IOU)
+        np.testing.assert_allclose(rows_of(fused)[:, [0, 4]], expected, rtol=1e-6)
+
+
+def test_classes_and_votes_stay_with_their_cell() -> None:
+    """The surest box is of one network alone, so that its cell is not the surest."""
+    passes = [
+        found((0, 0, 30, 30, 0.9), (50, 0, 80, 30, 0.8), names=[[1, 0], [0.5, 0.5]], votes=1),
+        found((50, 0, 80, 30, 0.8), names=[[0.3, 0.7]], votes=3),
+    ]
+    fused = fuse(passes, [1, 1], IOU)
+    assert fused.probabilities is not None
+    np.testing.assert_allclose(rows_of(fused)[:, [0, 4]], [[50, 0.8], [0, 0.45]], rtol=1e-6)
+    np.testing.assert_allclose(fused.probabilities, [[0.35, 0.65], [1, 0]], rtol=1e-6)
+    assert fused.votes.tolist() == [4, 1]
+    second = fused.take(np.array([False, True]))
+    assert second.probabilities is not None
+    assert (second.boxes_xyxy[:, 0].tolist(), second.votes.tolist()) == ([0], [1])
+    assert second.probabilities.tolist() == [[1, 0]]
 
 
 def test_class_probabilities_are_averaged_by_votes_over_those_who_found_the_cell_and_name_it() -> None:

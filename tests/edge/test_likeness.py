@@ -90,6 +90,15 @@ def test_numbers_that_vary_together_must_do_so_here() -> None:
     assert likeness.judge(against).because  # whatever is the greatest difference
 
 
+def test_without_cells_the_numbers_of_cells_are_unknown_and_not_their_mean() -> None:
+    """Cells vary with the background here: were they at their mean, it would be stranger than it is."""
+    correlation = np.eye(len(NAMES))
+    correlation[0, 8] = correlation[8, 0] = 0.99
+    of_two = source("one", 0.0).model_copy(update={"correlation": tuple(map(tuple, correlation.tolist()))})
+    darker = 3 * (np.arange(WITHOUT_CELLS) == 0)
+    assert Likeness(known(of_two)).judge(darker).ratio == pytest.approx(3 / np.sqrt(WITHOUT_CELLS) / 2)
+
+
 def changed(**update: object) -> TrainingImages:
     return TrainingImages.model_validate({**known(source("one", 0.0)).model_dump(), **update})
 

@@ -46,10 +46,10 @@ def test_samples_are_the_same_each_time_and_many_images_are_drawn_in_batches(
         sizes.append(len(weights))
         return {"first": weights[:, 0]}
 
-    whole = samples_of(sources, first, 30)["first"]
+    whole = samples_of(sources, first, 25)["first"]
     monkeypatch.setattr("training.bootstrap._MOST_WEIGHTS", 100)
-    batches = samples_of(sources, first, 30)["first"]
-    assert sizes == [30, 10, 10, 10]
+    batches = samples_of(sources, first, 25)["first"]
+    assert sizes == [25, 10, 10, 5]
     assert whole.tolist() == batches.tolist()
 
 
@@ -120,6 +120,20 @@ def test_every_source_and_class_has_its_own_interval() -> None:
     assert part.high - part.low > whole.high - whole.low  # of half as many images
 
 
+def test_an_interval_is_of_its_own_source_and_classes() -> None:
+    """One source and class is named rightly nine times of ten, the other once."""
+    cells = [
+        cell(f"{label}{number}", label, label if (number % 10 > 0) == often else "EO", source)
+        for source, label, often in (("good", "LY", True), ("bad", "MO", False))
+        for number in range(100)
+    ]
+    found = intervals(Tally.of(cells, []), ["MO"], 300)
+    low = [found.sources["bad"]["accuracy"], found.classes["MO"], found.measures["macro_f1_covered"]]
+    high = [found.sources["good"]["accuracy"], found.classes["LY"]]
+    assert all(one is not None and 0.02 < one.low < one.high < 0.35 for one in low)
+    assert all(one is not None and 0.8 < one.low < one.high < 1 for one in high)
+
+
 def test_a_clear_difference_is_told_and_none_is_not() -> None:
     generator = np.random.default_rng(0)
     a = generator.random(300) < 0.7
@@ -156,8 +170,8 @@ def test_a_figure_that_one_of_them_has_not_is_not_compared() -> None:
 
 
 def test_mcnemar_counts_the_cells_that_one_of_them_names_rightly() -> None:
-    right_a = [True] * 10 + [False] * 9 + [True]
-    right_b = [True] * 10 + [True] * 9 + [False]
+    right_a = [True] * 10 + [False] * 9 + [True] + [False] * 5  # the last five neither
+    right_b = [True] * 10 + [True] * 9 + [False] + [False] * 5
     only_a, only_b, p = mcnemar(right_a, right_b)
     assert (only_a, only_b) == (1, 9)
     assert p == pytest.approx(2 * (1 + 10) / 2**10)  # 0 or 1 of 10, on either side

@@ -19,6 +19,14 @@ from training.calibrate import main
 from training.calibration import Calibration, calibrate, known_cells, uncalibrated, with_calibration
 from training.errors import AnnotationError
 from training.evaluate import COVERAGE_THRESHOLDS
+from training.metric import calibration_error
+from training.reliability import (
+    coverage_curve,
+    cross_fitted,
+    negative_log_likelihood,
+    recommend,
+    reliability_bins,
+)
 
 CLASSES = ("LY", "MO", "EO")
 
@@ -57,17 +65,64 @@ def test_what_makes_probabilities_too_sharp_is_found_and_undone(found: Calibrati
 
 
 def test_cells_of_a_class_that_the_bundle_does_not_know_are_wrong_and_no_part_of_the_fit() -> None:
-    images, predictions = smears()
-    boxes = np.array([[0, 0, 30, 30]], np.float32)
-    foreign = [AnnotatedImage(f"f{n}", Path(), boxes, ("SS",), "") for n in range(40)]
-    more = {one.name: predictions["0.jpg"] for one in foreign}
-    without = calibrate(known_cells(images, predictions, CLASSES), COVERAGE_THRESHOLDS, 0.8)
-    with_them = calibrate(
-        known_cells([*images, *foreign], predictions | more, CLASSES), COVERAGE_THRESHOLDS, 0.8
-    )
+    without = calibrate(known_cells(*smears(), CLASSES), COVERAGE_THRESHOLDS, 0.8)
+    with_them = calibrate(known_cells(*with_foreign_cells(40), CLASSES), COVERAGE_THRESHOLDS, 0.8)
     assert (with_them.n_cells, with_them.n_unknown) == (439, 40)
     assert with_them.temperature == pytest.approx(without.temperature)
     assert with_them.coverage[0].accuracy == pytest.approx(without.coverage[0].accuracy * 399 / 439)
+
+
+def with_foreign_cells(n: int) -> tuple[list[AnnotatedImage], dict[str, list[Finding]]]:
+    """More cells, found, of a class that the bundle does not know."""
+    images, predictions = smears()
+    boxes = np.array([[0, 0, 30, 30]], np.float32)
+    foreign = [AnnotatedImage(f"f{place}", Path(), boxes, ("SS",), "") for place in range(n)]
+    more = {one.name: predictions[f"{place}.jpg"] for place, one in enumerate(foreign)}
+    return [*foreign, *images], predictions | more
+
+
+def test_each_figure_is_of_the_probabilities_that_it_names() -> None:
+    cells = known_cells(*with_foreign_cells(40), CLASSES)
+    found = calibrate(cells, COVERAGE_THRESHOLDS, 0.8)
+    raw, truth, known = cells.probabilities, cells.truth, cells.truth >= 0
+    after = tempered(raw, found.temperature)
+    of_others = after.copy()
+    names = [name for name, one in zip(cells.images, known, strict=True) if one]
+    of_others[known] = cross_fitted(raw[known], truth[known], names)
+    for told, table in ((found.before, raw), (found.after, after), (found.after_on_others, of_others)):
+        loss = negative_log_likelihood(table[known], truth[known])
+        assert told.negative_log_likelihood == pytest.approx(loss)
+        error = calibration_error(table.max(1), table.argmax(1) == truth)
+        assert told.calibration_error == pytest.approx(error)
+    outcomes = [(table.max(1), table.argmax(1) == truth) for table in (raw, after)]
+    assert [found.bins_before, found.bins_after] == [reliability_bins(*one) for one in outcomes]
+    assert found.coverage == coverage_curve(*outcomes[1], COVERAGE_THRESHOLDS)
+    assert found.recommendation == recommend(*outcomes[1], 0.8)
+
+
+def test_a_finding_where_no_cell_is_does_not_count_and_cells_have_the_name_of_their_image() -> None:
+    images, predictions = smears(100)
+    (first,) = predictions["0.jpg"]
+    second = replace(first, box_xyxy=(50.0, 0.0, 80.0, 30.0))
+    predictions["0.jpg"] = [first, second, replace(first, box_xyxy=(200.0, 0.0, 230.0, 30.0))]
+    both = np.array([first.box_xyxy, second.box_xyxy], np.float32)
+    images[0] = replace(images[0], boxes_xyxy=both, labels=images[0].labels * 2)
+    cells = known_cells(images, predictions, CLASSES)
+    assert cells.images == ("0.jpg", *(f"{number}.jpg" for number in range(99)))
+    assert cells.truth[0] == cells.truth[1] == CLASSES.index(str(images[0].labels[0]))
+
+
+def test_cells_of_classes_that_the_bundle_does_not_know_do_not_make_up_the_number() -> None:
+    images, predictions = with_foreign_cells(40)
+    with pytest.raises(AnnotationError, match="30 cells of classes that the bundle knows were found"):
+        known_cells(images[:70], predictions, CLASSES)
+    right = [
+        one if one.labels == ("SS",) else replace(one, labels=(predictions[one.name][0].label,))
+        for one in images
+        if predictions[one.name]
+    ]
+    with pytest.raises(AnnotationError, match="Of 399 cells 399 were named rightly"):
+        known_cells(right, predictions, CLASSES)
 
 
 def test_too_few_cells_or_none_wrong_are_refused() -> None:

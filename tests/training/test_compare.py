@@ -1,6 +1,7 @@
 """Two reports side by side, and one sentence of what they say."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ from click.testing import CliRunner
 from tests.training.test_tally import cell, false_detection
 from training.bootstrap import Difference, Interval
 from training.compare import main
-from training.comparison import System, compare, score_difference, verdict
+from training.comparison import System, compare, rows, score_difference, verdict
 from training.errors import AnnotationError
+from training.metric import macro_f1
 from training.pairing import CELL_COLUMNS, CELLS_CSV, Cell, read_cells, write_cells
+from training.tally import Tally
 
 
 def cells(share_right: float, n: int = 200, without_class: int = 0) -> list[Cell]:
@@ -65,6 +68,11 @@ def test_the_better_system_is_named_with_its_lead(tmp_path: Path) -> None:
             Difference(0.8, 0.805, Interval(0.001, 0.014), 0.06),
             "A and B are not told apart: B - A is +0.005 (95 % CI +0.001 to +0.014, p = 0.06).",
         ),
+        # nor does p
+        (
+            Difference(0.8, 0.805, Interval(-0.001, 0.014), 0.04),
+            "A and B are not told apart: B - A is +0.005 (95 % CI -0.001 to +0.014, p = 0.04).",
+        ),
         (
             Difference(0.8, 0.8, None, 1.0),
             "A and B are alike: no sample of the images tells one from the other.",
@@ -84,6 +92,52 @@ def test_the_verdict_is_one_sentence(found: Difference, said: str) -> None:
     assert verdict(found, "A", "B") == said
 
 
+def apart() -> tuple[list[Cell], list[Cell]]:
+    """Images of two sources by turns. A names most of lab0 wrongly and misses what the score still pairs
+    rightly; B is wrong once in each, by another class.
+    """
+    right = [cell(f"{n:02d}", "LY" if n % 4 < 2 else "MO", "", f"lab{n % 2}") for n in range(60)]
+    right = [replace(one, nearest=one.truth, found=one.truth) for one in right]
+    a = [
+        replace(one, nearest="EO", found="EO", giou=0.5) if place % 2 == 0 and place % 3 else one
+        for place, one in enumerate(right)
+    ]
+    a[:6] = [replace(one, found=None, class_score=None, detection_score=None) for one in a[:6]]
+    return a, [replace(right[0], nearest="BA"), replace(right[1], nearest="BA"), *right[2:]]
+
+
+def test_every_figure_is_of_its_own_class_and_source(tmp_path: Path) -> None:
+    both = apart()
+    folders = [report(tmp_path / name, one) for name, one in zip("ab", both, strict=True)]
+    found = compare(*map(System.read, folders), 400)
+    for side, own in zip(("a", "b"), both, strict=True):
+        tally, every = Tally.of(own, []), np.ones((1, len(own)))
+        assert {name: getattr(one, side) for name, one in found.measures.items()} == pytest.approx(
+            {name: one[0] for name, one in tally.measures(every).items()}
+        )
+        f1 = dict(zip(tally.labels, (one[0] for one in tally.class_f1(every)), strict=True))
+        assert {label: getattr(one, side) for label, one in found.classes.items()} == pytest.approx(
+            {label: f1.get(label, np.nan) for label in ("BA", "EO", "LY", "MO")}, nan_ok=True
+        )
+        for source, one in found.sources.items():
+            part = [it for it in own if it.source == source]
+            truth, nearest = [str(it.truth) for it in part], [it.nearest for it in part]
+            assert {name: getattr(figure, side) for name, figure in one.items()} == pytest.approx(
+                {
+                    "accuracy": np.mean([it.truth == it.nearest for it in part]),
+                    "macro_f1": macro_f1(truth, nearest, sorted(set(truth))),
+                    "recall": np.mean([it.found is not None for it in part]),
+                }
+            )
+    assert (found.only_a, found.only_b, found.n_cells) == (2, 20, 60)
+    assert found.sources["lab0"]["accuracy"].p == pytest.approx(1 / 401)
+    assert found.sources["lab1"]["accuracy"].p == 1  # one image, which either of them may be right in
+    table = dict(rows(found))
+    for name in ("accuracy", "macro f1", "recall"):
+        of_source = {source: one[name.replace(" ", "_")] for source, one in found.sources.items()}
+        assert table[f"{name} by source"] == of_source
+
+
 def test_the_order_of_the_rows_does_not_matter(tmp_path: Path) -> None:
     a, b = report(tmp_path / "a", cells(0.8)), report(tmp_path / "b", cells(0.8)[::-1])
     assert score_difference(System.read(a), System.read(b), 100).difference == 0
@@ -92,6 +146,15 @@ def test_the_order_of_the_rows_does_not_matter(tmp_path: Path) -> None:
 def test_systems_on_other_annotations_are_not_compared(tmp_path: Path) -> None:
     a, b = report(tmp_path / "a", cells(0.8)), report(tmp_path / "b", cells(0.8, n=199))
     with pytest.raises(AnnotationError, match=r"\(200 cells in 200 images and 199 cells in 199 images\)"):
+        compare(System.read(a), System.read(b))
+
+
+@pytest.mark.parametrize("change", [{"truth": "BA"}, {"box_xyxy": (0, 0, 9, 8)}, {"image": "another"}])
+def test_one_annotation_that_is_another_is_enough(tmp_path: Path, change: dict[str, object]) -> None:
+    one = cells(0.8)
+    a = report(tmp_path / "a", one)
+    b = report(tmp_path / "b", [replace(one[0], **change), *one[1:]])
+    with pytest.raises(AnnotationError, match="were not evaluated on the same annotations"):
         compare(System.read(a), System.read(b))
 
 

@@ -96,6 +96,17 @@ def test_findings_below_the_working_threshold_count_in_the_curve_alone() -> None
     assert (at[0.85].recall, at[0.95].recall) == (0.5, 0.0)
 
 
+def test_a_finding_below_the_working_threshold_does_not_count_however_well_it_lies() -> None:
+    images = [image("1", {A: "LY"})]
+    beside = (0.0, 0.0, 10.0, 8.0)
+    found = evaluate(
+        images, {"1": [finding(beside, "MO", 0.5), finding(A, "LY", 0.49)]}, working_threshold=0.5
+    )
+    assert (found.accuracy, found.score.giou_term) == (0.0, pytest.approx(0.9))
+    assert (found.detection.n_predicted, found.detection.n_matched) == (1, 1)  # from the threshold on
+    assert [one.predicted for one in found.mistakes] == ["MO"]
+
+
 def test_a_cell_without_a_class_counts_in_detection_and_not_in_classes_or_score() -> None:
     images = [image("1", {A: "LY"}), image("2", {A: None, B: None}, source="boxes only")]
     predictions = {"1": [finding(A, "LY")], "2": [finding(A, "BA")]}

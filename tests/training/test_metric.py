@@ -181,6 +181,11 @@ def test_calibration_error_of_bins_worked_out_by_hand() -> None:
     assert error == pytest.approx(0.5 * 0.35 + 0.5 * 0.4)
 
 
+def test_bins_are_closed_on_the_right() -> None:
+    """0.6 is the upper end of the bin (8/15, 9/15], in which 0.55 lies."""
+    assert calibration_error([0.6, 0.55], [True, False]) == pytest.approx(abs(1 - 0.6 - 0.55) / 2)
+
+
 def test_the_first_and_the_last_bin_are_bins_of_their_own() -> None:
     error = calibration_error([0.05, 0.1, 0.9, 1.0], [True, False, True, False])
     assert error == pytest.approx((0.95 + 0.1 + 0.1 + 1) / 4)

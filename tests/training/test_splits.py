@@ -14,6 +14,7 @@ from tests.training.damaged_smears import jpeg, rgb, write_csv, write_images
 from training.annotations import read_beside
 from training.folds import (
     BoxRow,
+    Pair,
     SplitError,
     class_counts,
     groups_of,
@@ -21,6 +22,7 @@ from training.folds import (
     leave_one_source_out,
     shortfalls,
 )
+from training.split_files import summary
 from training.splits import main
 
 
@@ -78,6 +80,37 @@ def test_classes_are_even_where_every_image_can_go_anywhere(
     assert shortfalls(rows, k_folds(rows, n_folds, seed)) == []
 
 
+def test_sources_are_even_within_a_class_and_the_seed_decides_what_goes_where() -> None:
+    rows = [box(f"{source}{place}.jpg", source=source) for source in ("a", "b") for place in range(20)]
+    for seed in range(3):
+        for pair in k_folds(rows, 4, seed):
+            assert Counter(row.source for row in pair.val) == {"a": 5, "b": 5}
+    assert k_folds(rows, 4, 0) != k_folds(rows, 4, 1)
+
+
+def test_a_class_with_as_many_images_as_folds_is_in_each() -> None:
+    rows = [box(f"{label}{place}.jpg", label) for label in ("LY", "MO", "EO") for place in range(4)]
+    for seed in range(3):
+        pairs = k_folds(rows, 4, seed)
+        assert all(class_counts(pair.val) == {"LY": 1, "MO": 1, "EO": 1} for pair in pairs)
+        assert shortfalls(rows, pairs) == []
+
+
+def test_a_rare_class_does_not_unbalance_the_others() -> None:
+    rows = [box(f"{label}{place}.jpg", label) for label in ("LY", "MO", "EO") for place in range(12)]
+    for seed in range(3):
+        for pair in k_folds([box("rare.jpg", "SS"), *rows], 4, seed):
+            counts = class_counts(pair.val)
+            assert [counts[label] for label in ("LY", "MO", "EO")] == [3, 3, 3]
+
+
+def test_a_fold_may_miss_a_fifth_of_the_even_number() -> None:
+    rows = [box(f"{place}.jpg", "EO") for place in range(200)]
+    for first, said in ((81, False), (79, True)):
+        pairs = [Pair("fold-1", (), tuple(rows[:first])), Pair("fold-2", (), tuple(rows[first:]))]
+        assert bool(shortfalls(rows, pairs)) == said
+
+
 @given(st.lists(_BOXES, min_size=1, max_size=40))
 def test_a_source_that_is_left_out_is_judged_whole_and_never_trained_on(rows: list[BoxRow]) -> None:
     try:
@@ -111,11 +144,69 @@ def test_a_class_with_fewer_groups_than_folds_is_said() -> None:
     assert sentence.endswith("cannot judge it.")
 
 
+def test_a_class_that_a_fold_lacks_though_it_need_not_is_said() -> None:
+    rows = [box(f"{place}.jpg", "EO") for place in range(4)]
+    pairs = [Pair(f"fold-{place + 1}", (), (row,)) for place, row in enumerate(rows)]
+    assert shortfalls(rows, pairs) == []
+    pairs = [Pair("fold-1", (), (rows[0], rows[3])), *pairs[1:3], Pair("fold-4", (), ())]
+    assert shortfalls(rows, pairs) == ["EO is absent from fold-4."]
+
+
 def test_a_class_that_one_patient_has_most_of_is_said() -> None:
     rows = [box(f"{place}.jpg", "EO", together=("patient 1",)) for place in range(20)]
     rows += [box(f"x{place}.jpg", "EO") for place in range(8)]
-    (sentence,) = shortfalls(rows, k_folds(rows, 4))
-    assert sentence.startswith("EO should have 7.0 boxes a fold, and has in fold-")
+    pairs = k_folds(rows, 4)
+    (sentence,) = shortfalls(rows, pairs)
+    counts = ", ".join(f"{pair.name} {len(pair.val)}" for pair in pairs)  # also those that have too few
+    assert sentence == f"EO should have 7.0 boxes a fold, and has in {counts}."
+
+
+def test_the_summary_counts_boxes_and_images_to_judge_by() -> None:
+    rows = [box(f"{place}.jpg", label) for place, label in enumerate(["LY", "PNN", "LY", "EO", "LY", "PNN"])]
+    rows.append(box("0.jpg", "LY"))
+    pairs = [
+        Pair("fold-1", (*rows[3:6],), (*rows[:3], rows[6])),
+        Pair("fold-2", (*rows[:3], rows[6]), (*rows[3:6],)),
+    ]
+    text = summary(rows, pairs, ["a.csv", "b.csv"], ["patient"], by_source=False, seed=3)
+    assert (
+        text
+        == """# 2 folds, seed 3
+
+7 boxes on 6 images of a.csv, b.csv. Never parted: the same image, the same patient (6 groups). \
+Near-duplicates are not kept together: no duplicate_group of training.audit was used.
+
+Boxes to judge by, by class:
+
+| class | fold-1 | fold-2 | all |
+|---|---:|---:|---:|
+| PNN | 1 | 1 | 2 |
+| EO | 0 | 1 | 1 |
+| LY | 3 | 1 | 4 |
+| **boxes** | 4 | 3 | 7 |
+| **images** | 3 | 3 | 6 |
+
+## What could not be balanced
+
+- EO is in 1 groups of images, fewer than 2 folds: fold-1 cannot judge it.
+"""
+    )
+
+
+def test_the_summary_of_sources_says_what_a_model_without_one_never_saw() -> None:
+    labels = {"north": ["LY", "EO"], "south": ["LY", "MO", "LY"]}
+    rows = [
+        box(f"{source}{place}.jpg", label, source)
+        for source, own in labels.items()
+        for place, label in enumerate(own)
+    ]
+    text = summary(rows, leave_one_source_out(rows), ["a.csv"], ["duplicate_group"], by_source=True, seed=0)
+    assert "Near-duplicates" not in text
+    assert text.splitlines()[-3:] == [
+        "",
+        "- north judges EO, LY; without it no image to train on has EO.",
+        "- south judges MO, LY; without it no image to train on has MO.",
+    ]
 
 
 def run(*arguments: object) -> Result:
@@ -200,6 +291,29 @@ def test_one_source_is_left_out_at_a_time(data: Path, tmp_path: Path) -> None:
     assert "2 boxes of other sources belong to its images and are left out" in result.output
     assert "west judges MO, LY." in result.output
     assert len(list(out.glob("without-*.csv"))) == 6
+
+
+def test_without_provenance_the_source_is_the_folder(tmp_path: Path) -> None:
+    files = []
+    for place, lab in enumerate(("north", "south")):
+        write_images(tmp_path / lab / "images", **{lab: jpeg(rgb(place))})
+        files.append(write_csv(tmp_path / lab / "boxes.csv", f"{lab}.jpg,10,20,90,100,LY"))
+    result = run(*files, "--out", tmp_path / "out", "--leave-one-source-out")
+    assert result.exit_code == 0, result.output
+    assert names_in(tmp_path / "out/without-north-val.csv") == {"north.jpg"}
+    assert names_in(tmp_path / "out/without-north-train.csv") == {"south.jpg"}
+
+
+def test_two_images_of_one_name_are_not_split_together(tmp_path: Path) -> None:
+    files = []
+    for place, lab in enumerate(("north", "south")):
+        write_images(tmp_path / lab / "images", same=jpeg(rgb(place)), **{lab: jpeg(rgb(2 + place))})
+        rows = [f"{name}.jpg,10,20,90,100,LY" for name in ("same", lab)]
+        files.append(write_csv(tmp_path / lab / "boxes.csv", *rows))
+    result = run(*files, "--out", tmp_path / "out", "--folds", 2)
+    assert result.exit_code == 78
+    assert "are two images of one NAME; rename one of them" in " ".join(result.output.split())
+    assert not list((tmp_path / "out").glob("*.csv"))
 
 
 def test_without_duplicate_groups_the_summary_says_so(tmp_path: Path) -> None:

@@ -49,9 +49,9 @@ def test_the_surest_findings_fill_the_rows_and_the_rest_is_left_out() -> None:
 
 
 def test_where_findings_are_too_few_weak_ones_come_next_and_then_the_surest_again() -> None:
-    reading = Reading(WH, (finding(0, "LY", 0.9), finding(100, "MO", 0.1)))
-    found = fill(expect("a", "a", "a"), {"a": reading}, 0.4)
-    assert [one.label for one in found.rows] == ["LY", "MO", "LY"]
+    reading = Reading(WH, (finding(0, "LY", 0.9), finding(50, "EO", 0.4), finding(100, "MO", 0.1)))
+    found = fill(expect("a", "a", "a", "a"), {"a": reading}, 0.4)
+    assert [one.label for one in found.rows] == ["LY", "EO", "MO", "LY"]
     assert (found.n_weak, found.n_repeated) == (1, 1)
 
 
@@ -70,16 +70,16 @@ def test_rows_keep_the_order_of_the_file_where_images_are_mixed() -> None:
 
 def test_an_image_that_shows_nothing_gets_its_whole_area_and_the_commonest_class() -> None:
     readings = {
-        "a": Reading(WH, (finding(0, "LY", 0.9),)),
+        "a": Reading((352, 357), (finding(0, "LY", 0.9), finding(9, "MO", 0.9), finding(20, "LY", 0.4))),
+        "d": Reading((352, 357), tuple(finding(x, "EO", 0.1) for x in (0, 9, 20))),  # too weak to be counted
         "b": Reading((500, 400), ()),
         "c": Reading(None, (), "truncated"),
-        "d": Reading(WH, (finding(0, "EO", 0.1), finding(9, "EO", 0.1))),  # too weak to be counted
     }
     found = fill(expect("a", "b", "c", "c"), readings, 0.4)
     assert [(one.box_xyxy, one.label) for one in found.rows[1:]] == [
         ((0, 0, 500, 400), "LY"),
-        ((0, 0, *WH), "LY"),
-        ((0, 0, *WH), "LY"),
+        ((0, 0, 352, 357), "LY"),
+        ((0, 0, 352, 357), "LY"),
     ]
     assert found.guessed == {"b": "nothing found", "c": "truncated"}
 
@@ -115,7 +115,7 @@ def test_boxes_are_whole_pixels_inside_the_image(box: tuple, expected: tuple) ->
 
 def test_without_a_count_every_finding_gets_a_row_and_every_image_one() -> None:
     readings = {
-        "a": Reading(WH, (finding(0, "LY", 0.9), finding(1, "MO", 0.8), finding(2, "EO", 0.1))),
+        "a": Reading(WH, (finding(0, "LY", 0.9), finding(1, "MO", 0.4), finding(2, "EO", 0.1))),
         "b": Reading(WH, ()),
     }
     assert expected_from(readings, 0.4) == [Expected("1", "a"), Expected("2", "a"), Expected("3", "b")]

@@ -1,5 +1,6 @@
 """Figures of samples: with every image once they are those of the metric itself."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def smears(n_images: int = 30) -> tuple[list[AnnotatedImage], dict[str, list[Fin
                 tuple(map(float, box + generator.normal(0, 5, 4))),
                 label if label and generator.random() < 0.7 else str(generator.choice(LABELS)),
                 float(generator.uniform(0.3, 1)),
-                0.8,
+                float(generator.uniform(0.3, 1)),
                 {},
             )
             for box, label in zip(boxes, labels, strict=True)
@@ -78,6 +79,33 @@ def test_an_image_drawn_twice_counts_twice_and_one_not_drawn_not_at_all() -> Non
     assert measures["precision"][0] == pytest.approx(again.detection.precision)
 
 
+def test_proportions_are_counted_of_what_the_figures_are_shares_of() -> None:
+    images, predictions = smears()
+    cells, detections = pair(images, predictions, 0.4)
+    false = [one for one in detections if one.detection_score >= 0.4 and not one.matched]
+    labelled = [one for one in cells if one.truth is not None]
+    n_found = sum(one.found is not None for one in cells)
+    tally = Tally.of(cells, false)
+    assert tally.counts() == {
+        "accuracy": (sum(one.nearest == one.truth for one in labelled), len(labelled)),
+        "recall": (n_found, len(cells)),
+        "precision": (n_found, n_found + len(false)),
+    }
+    assert len({n for _, n in tally.counts().values()}) == 3
+    measures = tally.measures(np.ones((1, len(images))))
+    assert {name: right / n for name, (right, n) in tally.counts().items()} == pytest.approx(
+        {name: measures[name][0] for name in tally.counts()}
+    )
+
+
+def test_macro_f1_over_some_classes_is_over_those_of_which_a_sample_has_a_cell() -> None:
+    tally = Tally.of([cell("1", "LY", "LY"), cell("2", "MO", "EO"), cell("3", "BA", "MO")], [])
+    weights = np.array([[1.0, 0, 0], [1, 1, 0], [1, 0, 1], [0, 0, 1]])
+    # LY 1; LY 1 and MO 0; LY 1, MO said and none there; none of these
+    found = tally.macro_f1_over(weights, ("LY", "MO", "EO"))
+    assert found.tolist() == pytest.approx([1, 0.5, 1, np.nan], nan_ok=True)
+
+
 def test_a_foreign_label_is_a_class_with_f1_zero() -> None:
     cells = [cell("1", "LY", "LY"), cell("2", "MO", "another")]
     measures = Tally.of(cells, []).measures(np.array([[1.0, 1.0], [1.0, 0.0]]))
@@ -107,6 +135,8 @@ def test_cells_survive_their_file(tmp_path: Path) -> None:
     assert [(one.image, one.label, one.matched) for one in found[1]] == [
         (one.image, one.label, False) for one in false
     ]
+    for read, written in ((found[0], cells), (found[1], false)):
+        np.testing.assert_allclose(numbers_of(read), numbers_of(written), rtol=1e-5)
 
 
 def test_another_file_is_no_list_of_cells(tmp_path: Path) -> None:
@@ -126,3 +156,9 @@ def cell(image: str, truth: str | None, said: str | None, source: str = "lab") -
 def false_detection(image: str) -> Detection:
     """A finding where no cell is."""
     return Detection(image, "lab", (50, 50, 59, 59), "LY", 0.9, 0.9, matched=False)
+
+
+def numbers_of(found: Sequence[Cell] | Sequence[Detection]) -> np.ndarray:
+    """Boxes and scores, nan for none."""
+    rows = [(*one.box_xyxy, one.class_score, one.detection_score) for one in found]
+    return np.array(rows, dtype=np.float64)
