@@ -9,6 +9,7 @@ import pytest
 
 from edge import watching
 from edge.watching import FolderWatch, Notice, Signal, choose_watch, filesystem_of, mounts_below
+from tests.edge.inbox.bench import few_watches
 
 pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
@@ -162,6 +163,80 @@ def test_without_inotify_watches_the_rest_goes_on(
     assert not watch.is_alive
     assert caplog.text.count("polling it instead") == 1
     watch.close()
+
+
+def test_a_folder_that_is_granted_after_it_was_filled_is_told_and_then_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `cp -a` makes it; the tests may be root, who may read all."""
+    withheld = {str(tmp_path / name).encode() for name in ("s", "t", "gone")}
+    monkeypatch.setattr(watching, "_may_be_watched", lambda path: path not in withheld)
+    seen: queue.SimpleQueue[Notice | Signal] = queue.SimpleQueue()
+
+    def told_until(last: Notice | Signal) -> list[Notice | Signal]:
+        told = []
+        while (one := seen.get(timeout=10)) != last:
+            told.append(one)
+        return told
+
+    (tmp_path / "t").mkdir()
+    watch = FolderWatch(tmp_path, seen.put)
+    try:
+        (tmp_path / "gone").mkdir()
+        (tmp_path / "gone").rmdir()
+        (tmp_path / "s").mkdir()
+        (tmp_path / "s" / "a").touch()
+        (tmp_path / "s").chmod(0o711)  # by which nothing is granted
+        (tmp_path / "b").touch()
+        assert Signal.FOLDER_GRANTED not in told_until(Notice(tmp_path / "b"))
+        watched = watch._observer
+        watch.renew()
+        assert watch._observer is watched
+        withheld.remove(str(tmp_path / "s").encode())
+        (tmp_path / "s").chmod(0o755)
+        told_until(Signal.FOLDER_GRANTED)
+        watch.renew()
+        (tmp_path / "s" / "c").touch()
+        told_until(Notice(tmp_path / "s" / "c"))
+        assert watch.is_whole
+    finally:
+        watch.close()
+
+
+def test_a_watched_folder_that_may_not_be_read_any_more_is_watched_when_it_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: queue.SimpleQueue[Notice | Signal] = queue.SimpleQueue()
+    with monkeypatch.context() as patch:
+        patch.setattr(watching, "_may_be_watched", lambda _: False)
+        watch = FolderWatch(tmp_path, seen.put)
+        assert not watch.is_alive
+    watch.renew()
+    try:
+        assert watch.is_alive
+        (tmp_path / "a").touch()
+        assert seen.get(timeout=10) == Notice(tmp_path / "a")
+    finally:
+        watch.close()
+    assert caplog.text == ""
+
+
+def test_too_few_watches_for_all_folders_are_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    few_watches(monkeypatch, tmp_path)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    watch = FolderWatch(tmp_path, lambda _: None)
+    try:
+        assert watch.is_alive
+        assert not watch.is_whole
+    finally:
+        watch.close()
+    (line,) = caplog.messages
+    assert line.endswith(
+        "(inotify watch limit reached): polling it, too; raise fs.inotify.max_user_watches (sysctl)."
+    )
 
 
 def test_promise_06_a_full_queue_of_the_kernel_is_told(
