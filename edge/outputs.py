@@ -55,5 +55,6 @@ def open_desk(
         )
         closing.callback(desk.close)
         desk.recover()
+        results.tell_of_missing_parts()
         yield desk, journal
         desk.settle()

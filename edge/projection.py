@@ -148,6 +148,17 @@ class CsvFile:
         if not untouched or (self._is_unproven and time.monotonic() >= self._whole_due_s):
             self.mend()
 
+    def tell_of_missing_parts(self) -> None:
+        """Say which parts that were left alone are not there: whoever took one away has its rows."""
+        earlier = (part_name(self._output, number) for number in range(1, part_number(self._name)))
+        for name in earlier:
+            if not os.path.lexists(self._folder / name) and self._journal.bytes_before(name, 1, 1):
+                log.warning(
+                    "%s is missing, and is not written again, since rows go on in %s: put it back, or let "
+                    "`edge-journal rebuild FOLDER` write all rows anew.",
+                    *(name, self._name),
+                )
+
     def plan(self, rows: bytes) -> Write:
         """Where rows will stand: behind those that are planned already."""
         write = Write(self._output, self._name, self._end, rows)
