@@ -5,6 +5,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -151,10 +152,10 @@ class FolderWatch:
     @property
     def is_alive(self) -> bool:
         """Whether events can come."""
-        observer = self._observer
-        if observer is None or self._is_unmounted or not observer.is_alive() or not observer.emitters:
+        observer, kernel_queue = self._observer, self._kernel_queue
+        if observer is None or kernel_queue is None or self._is_unmounted or not observer.emitters:
             return False
-        return all(emitter.is_alive() for emitter in observer.emitters)
+        return all(thread.is_alive() for thread in (observer, kernel_queue, *observer.emitters))
 
     @property
     def is_whole(self) -> bool:
@@ -206,7 +207,7 @@ class FolderWatch:
             FileSystemEventHandler,
         )
         from watchdog.observers.api import BaseObserver
-        from watchdog.observers.inotify import InotifyEmitter
+        from watchdog.observers.inotify import InotifyEmitter, InotifyWatchGroup
         from watchdog.observers.inotify_c import InotifyConstants, InotifyFD
 
         notify, folder = self._notify, self._folder
@@ -251,13 +252,24 @@ class FolderWatch:
                 if event.is_attrib and event.is_directory and watch._is_granted():
                     notify(Signal.FOLDER_GRANTED)
 
+        class WatchGroup(InotifyWatchGroup):
+            def _remove_watch_internally(self, wd: "WatchDescriptor") -> None:
+                # A folder that was moved away keeps its watch, and a path that another may have by now.
+                with suppress(KeyError):
+                    super()._remove_watch_internally(wd)
+
+        class Emitter(InotifyEmitter):
+            def on_thread_start(self) -> None:
+                path, mask = os.fsencode(self.watch.path), self.get_event_mask_from_filter()
+                self._inotify = WatchGroup(self._inotify_fd, path, event_mask=mask, is_recursive=True)
+
         # The watch's own reads (opened, closed without a write) are left out, or each would wake it again.
         kinds: list[type[FileSystemEvent]] = [FileCreatedEvent, FileClosedEvent, FileModifiedEvent]
         kinds += [FileMovedEvent, FileAttribEvent]
         try:
             self._kernel_queue = KernelQueue()
             self._kernel_queue.start()
-            self._observer = observer = BaseObserver(InotifyEmitter, inotify_fd=self._kernel_queue)
+            self._observer = observer = BaseObserver(Emitter, inotify_fd=self._kernel_queue)
             observer.schedule(Handler(), resolved, recursive=True, event_filter=kinds)
             observer.start()
         except PermissionError:  # whoever scans the folder says so

@@ -3,6 +3,9 @@
 import os
 import queue
 import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -237,6 +240,70 @@ def test_too_few_watches_for_all_folders_are_told_once(
     assert line.endswith(
         "(inotify watch limit reached): polling it, too; raise fs.inotify.max_user_watches (sysctl)."
     )
+
+
+@dataclass
+class Watched:
+    """A folder with an archive beside it, its watch, and what that told."""
+
+    root: Path
+    archive: Path
+    watch: FolderWatch
+    seen: queue.SimpleQueue[Notice | Signal]
+
+    def until_told(self) -> None:
+        """Wait until all that happened so far was read from the kernel."""
+        last = self.root / f"last of {time.monotonic_ns()}"
+        last.touch()
+        while self.seen.get(timeout=10) != Notice(last):
+            pass
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Watched]:
+    root, archive = tmp_path / "in", tmp_path / "archive"
+    root.mkdir()
+    archive.mkdir()
+    seen: queue.SimpleQueue[Notice | Signal] = queue.SimpleQueue()
+    watch = FolderWatch(root, seen.put)
+    yield Watched(root, archive, watch, seen)
+    watch.close()
+
+
+@pytest.mark.parametrize("order", ["12", "21"])
+def test_events_go_on_when_folders_of_one_name_that_were_moved_away_are_deleted(
+    watched: Watched, order: str
+) -> None:
+    """With the newest first, watchdog's thread ended with a KeyError, and no event came any more."""
+    for name in "12":
+        (watched.root / "today").mkdir()
+        watched.until_told()
+        (watched.root / "today").rename(watched.archive / name)
+        watched.until_told()
+    for name in order:
+        (watched.archive / name).rmdir()
+        watched.until_told()
+    assert watched.watch.is_alive
+
+
+def test_a_watch_ends_where_a_folder_has_the_name_of_one_that_was_moved_away(watched: Watched) -> None:
+    for name in ("tomorrow", "today"):
+        (watched.root / name).mkdir()
+        watched.until_told()
+    (watched.root / "today").rename(watched.archive / "1")
+    (watched.root / "tomorrow").rename(watched.root / "today")
+    watched.until_told()
+    watched.watch.close()
+    assert not watched.watch.is_alive
+
+
+def test_a_watch_whose_reading_thread_has_ended_is_renewed(watched: Watched) -> None:
+    assert watched.watch._kernel_queue is not None
+    watched.watch._kernel_queue.stop()
+    watched.watch._kernel_queue.join()
+    assert not watched.watch.is_alive
+    watched.watch.renew()
+    watched.until_told()
 
 
 def test_promise_06_a_full_queue_of_the_kernel_is_told(
