@@ -1,6 +1,7 @@
 """The daemon from its settings to its exit code: what it opens, the loop, the signals that end it."""
 
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from edge.settings import Settings
 
 log = logging.getLogger(__name__)
+
+_LONGEST_STEP_S = 300.0
+"""Of a start, as in the unit file: a journal that is made anew is synced and looked through in the end."""
 
 
 def run_station(
@@ -96,6 +100,7 @@ def _desk_when_there_is_space(
                     duplicates=settings.duplicates,
                     detection_threshold=settings.detection_threshold,
                     keep_pixels=keep_pixels,
+                    alive=functools.partial(notifier.starting, _LONGEST_STEP_S),
                 )
             )
         except OutputFullError as error:

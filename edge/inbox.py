@@ -235,6 +235,7 @@ class Inbox:
         if isinstance(signal, Signal):
             if signal is Signal.EVENTS_LOST:
                 log.warning("Events of the inbox are lost: looking through all of it.")
+            if signal is not Signal.WAKE:
                 self.rescan()
             return
         path = signal.path
@@ -299,7 +300,7 @@ class Inbox:
         if self.fault is not None:
             log.warning("The inbox %r can be read again.", str(self.root))
         self.fault, self._back_off_s = None, 1.0
-        watched = self._watch is not None and self._watch.is_alive
+        watched = self._watch is not None and self._watch.is_whole
         # Polling a folder of many files on a slow server takes at most a tenth of the time.
         polling_s = max(_POLL_PERIOD_S, 10 * (now_s - self._scan_began_s))
         period_s = self._rescan_period_s if watched else min(polling_s, self._rescan_period_s)

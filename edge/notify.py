@@ -13,6 +13,7 @@ from edge.records import State
 log = logging.getLogger(__name__)
 
 _LONGEST_NAME = 100
+_LEAST_PAUSE_S = 1.0
 
 
 class StatusLine:
@@ -64,7 +65,7 @@ class Notifier:
 
     def __init__(self, address: str | None = None, watchdog_period_s: float | None = None) -> None:
         self.watchdog_period_s = watchdog_period_s
-        self._fed_s = float("-inf")
+        self._fed_s = self._begun_s = float("-inf")
         # A leading @ stands for the zero byte of Linux's abstract sockets.
         self._address = "\0" + address[1:] if address and address.startswith("@") else address
         self._socket: socket.socket | None = None
@@ -84,13 +85,17 @@ class Notifier:
         self._send("READY=1")
 
     def starting(self, longer_s: float) -> None:
-        """The start goes on, and may take so much longer."""
-        self._send(f"EXTEND_TIMEOUT_USEC={longer_s * 1e6:.0f}")
+        """The start goes on, and may take so much longer; said once a second at most."""
+        now_s = time.monotonic()
+        if now_s - self._begun_s >= _LEAST_PAUSE_S:
+            self._begun_s = now_s
+            self._send(f"EXTEND_TIMEOUT_USEC={longer_s * 1e6:.0f}")
 
     def alive(self) -> None:
         """Feed the watchdog, if it was not fed a moment ago."""
         now_s = time.monotonic()
-        if self.watchdog_period_s is not None and now_s - self._fed_s >= min(1.0, self.watchdog_period_s / 4):
+        period_s = self.watchdog_period_s
+        if period_s is not None and now_s - self._fed_s >= min(_LEAST_PAUSE_S, period_s / 4):
             self._fed_s = now_s
             self._send("WATCHDOG=1")
 

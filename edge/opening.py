@@ -202,10 +202,11 @@ def _read_regular(path: Path, max_bytes: int, alive: Callable[[], None]) -> tupl
         if error.errno in _NOT_REGULAR:
             raise _NotRegularError from error
         raise
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)  # of a folder `fdopen` would raise, and leave it open
+        raise _NotRegularError
     with os.fdopen(handle, "rb") as file:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise _NotRegularError
         stamp = FileStamp.of(status)
         if stamp.size_bytes > max_bytes:
             return None, stamp

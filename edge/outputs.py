@@ -1,7 +1,7 @@
 """Journal, CSV files and the desk that writes them: locked, in agreement, and closed again."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +24,7 @@ def open_desk(
     duplicates: Literal["skip", "again"] = "skip",
     detection_threshold: float | None = None,
     keep_pixels: bool = False,
+    alive: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Desk, Journal]]:
     """A desk, its journal and its CSV files, locked and whole again; for the daemon and for a single run.
 
@@ -32,6 +33,7 @@ def open_desk(
         state: the folder of the journal; None: `.edge` in `out`.
         inbox: the watched folder, without which a damaged journal is not made anew.
         limits, duplicates, detection_threshold, keep_pixels: as `Desk` takes them.
+        alive: called for each image of a journal that is made anew, which may take minutes.
 
     Raises:
         EdgeError: they cannot be used; `exit_code_of` tells the exit code.
@@ -40,7 +42,7 @@ def open_desk(
         state = state or out / ".edge"
         closing.enter_context(locked_folder(state, "journal.lock"))
         closing.enter_context(locked_folder(out, ".results.lock"))
-        journal = closing.enter_context(contextlib.closing(open_journal(state, out, inbox)))
+        journal = closing.enter_context(contextlib.closing(open_journal(state, out, inbox, alive)))
         results = Results(out, journal)
         desk = Desk(
             pipeline,
@@ -53,5 +55,6 @@ def open_desk(
         )
         closing.callback(desk.close)
         desk.recover()
+        results.tell_of_missing_parts()
         yield desk, journal
         desk.settle()

@@ -78,15 +78,17 @@ class CsvFile:
         try:
             is_ours = self._mend_file(last)
         except OSError as error:
-            if error.errno not in _NOT_OURS_TO_WRITE:
+            can_go_on = os.access(self._folder, os.W_OK | os.X_OK, effective_ids=True)  # in a new part
+            if error.errno not in _NOT_OURS_TO_WRITE or not can_go_on:
                 raise self._as_ours(error) from error
             is_ours = False
         if not is_ours:
             self._begin_part(last)
             self._is_unproven = False
         if difference := self._difference_of_columns():
-            left = self._write_part([self._header])
+            left = self._plan_part([self._header])
             log.warning("%s %s: it is left alone, rows go on in %s.", left, difference, self._name)
+            self._write_part()
 
     def _mend_file(self, last: Write) -> bool:
         """Make the current file whole; False if a human's hand was in it."""
@@ -145,6 +147,17 @@ class CsvFile:
         self._is_unproven |= not untouched
         if not untouched or (self._is_unproven and time.monotonic() >= self._whole_due_s):
             self.mend()
+
+    def tell_of_missing_parts(self) -> None:
+        """Say which parts that were left alone are not there: whoever took one away has its rows."""
+        earlier = (part_name(self._output, number) for number in range(1, part_number(self._name)))
+        for name in earlier:
+            if not os.path.lexists(self._folder / name) and self._journal.bytes_before(name, 1, 1):
+                log.warning(
+                    "%s is missing, and is not written again, since rows go on in %s: put it back, or let "
+                    "`edge-journal rebuild FOLDER` write all rows anew.",
+                    *(name, self._name),
+                )
 
     def plan(self, rows: bytes) -> Write:
         """Where rows will stand: behind those that are planned already."""
@@ -269,16 +282,17 @@ class CsvFile:
         Rows that the file before it should have, and has not, move there; see `_missing`.
         """
         if last is None:
-            left = self._write_part([self._header])
+            left = self._plan_part([self._header])
             if left != self._name:
                 log.error("%s is not the station's: it is left alone, rows begin in %s.", left, self._name)
-            return
-        moved = [write.data for write in self._missing(last.file)]
-        left = self._write_part([self._header_of(last.file) if moved else self._header, *moved])
-        log.error(
-            "%s was changed by somebody else, or cannot be opened: it is left alone, rows go on in %s.",
-            *(left, self._name),
-        )
+        else:
+            moved = [write.data for write in self._missing(last.file)]
+            left = self._plan_part([self._header_of(last.file) if moved else self._header, *moved])
+            log.error(
+                "%s was changed by somebody else, or cannot be opened: it is left alone, rows go on in %s.",
+                *(left, self._name),
+            )
+        self._write_part()
 
     def _header_of(self, file: str) -> bytes:
         return next(self._journal.writes_after(file, 0)).data
@@ -290,8 +304,11 @@ class CsvFile:
             return f"of an older version has no column {', '.join(lacking)}"
         return "" if found[: len(ours)] == ours else "has its columns in another order"
 
-    def _write_part(self, parts: list[bytes]) -> str:
-        """Begin the next part with a header and rows, durably; the name of the part before it."""
+    def _plan_part(self, parts: list[bytes]) -> str:
+        """Commit the next part, a header and rows; the name of the part before it.
+
+        Then say so, before `_write_part`: what a fault there leaves is mended like any other file.
+        """
         left = self._name
         names = (part_name(self._output, number) for number in itertools.count(1))
         self._name = next(name for name in names if not self._is_taken(name))
@@ -300,6 +317,9 @@ class CsvFile:
             writes.append(self.plan(data))
         self._journal.record_writes(writes)
         self._left_as = None
+        return left
+
+    def _write_part(self) -> None:
         try:
             handle = self._open()
             try:
@@ -310,7 +330,6 @@ class CsvFile:
         except OSError as error:
             raise self._as_ours(error) from error
         self._written = self._name, self._end
-        return left
 
     def _missing(self, file: str) -> list[Write]:
         """What a file that is not ours any more lacks; see `edge.spreadsheets`.

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from itertools import chain, islice
 from pathlib import Path
@@ -31,7 +31,9 @@ _SUFFIXES = ("-wal", "-shm", "")
 _Image = tuple[Path, bytes | None, Answer | None, list[Write]]
 
 
-def open_journal(state: Path, out: Path, inbox: Path | None) -> Journal:
+def open_journal(
+    state: Path, out: Path, inbox: Path | None, alive: Callable[[], None] = lambda: None
+) -> Journal:
     """Open the journal; make it anew first if the CSV files know more than it does. Both folders are locked.
 
     The old one is kept beside it as `journal.damaged-<time>.sqlite3` or `journal.older-<time>.sqlite3`.
@@ -40,6 +42,7 @@ def open_journal(state: Path, out: Path, inbox: Path | None) -> Journal:
         state: folder of the journal.
         out: folder of the CSV files.
         inbox: the folder whose files the rows are about; None: there is no such one, nothing is made anew.
+        alive: called for each image that is taken over.
 
     Raises:
         JournalError: it cannot be opened, and the CSV files cannot stand in for it.
@@ -53,7 +56,7 @@ def open_journal(state: Path, out: Path, inbox: Path | None) -> Journal:
             if inbox is None or not parts_of(out, "images", FIRST_IMAGE_COLUMNS, strict=True):
                 raise
             log.error("%s", error)
-            _replace(state, out, inbox, "damaged")
+            _replace(state, out, inbox, "damaged", alive)
         return Journal(state)
     with contextlib.ExitStack() as closing:
         closing.callback(journal.close)
@@ -75,7 +78,7 @@ def open_journal(state: Path, out: Path, inbox: Path | None) -> Journal:
         )
     try:
         with _as_output_errors(state):
-            _replace(state, out, inbox, fault)
+            _replace(state, out, inbox, fault, alive)
     except ContradictionError as error:
         if fault == "lost":
             raise
@@ -106,12 +109,12 @@ def _is_behind(journal: Journal, out: Path) -> bool:
     return False  # what may not be read is not ours; `CsvFile.mend` goes on in a new part
 
 
-def _replace(state: Path, out: Path, inbox: Path, fault: str) -> None:
+def _replace(state: Path, out: Path, inbox: Path, fault: str, alive: Callable[[], None]) -> None:
     building = state / ".restoring"
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir()
     with contextlib.closing(Journal(building)) as journal:
-        number = journal.adopt(_images(out, inbox))
+        number = journal.adopt(_images(out, inbox, alive))
         journal.settle()
     with contextlib.closing(Journal(building)) as journal:  # which looks at every page of it
         if sum(journal.counts().values()) != number or (building / f"{JOURNAL_NAME}-wal").stat().st_size:
@@ -147,7 +150,7 @@ def _as_output_errors(folder: Path) -> Iterator[None]:
         raise output_error(error, Path(error.filename or folder)) from error
 
 
-def _images(out: Path, inbox: Path) -> Iterator[_Image]:
+def _images(out: Path, inbox: Path, alive: Callable[[], None]) -> Iterator[_Image]:
     """What both CSV files tell, image by image, and their headers."""
     cells = parts_of(out, "results", RESULT_COLUMNS, strict=True)
     images = parts_of(out, "images", FIRST_IMAGE_COLUMNS, strict=True)
@@ -162,6 +165,7 @@ def _images(out: Path, inbox: Path) -> Iterator[_Image]:
         found = list(islice(cell_rows, count))
         if len(found) < count or any(_origin(cell) != _origin(row) for cell in found):
             raise row.contradiction(f"tells of {count} leukocytes whose rows do not follow in results.csv")
+        alive()
         yield _path_of(row, inbox), row.digest, _answer(row, found), [*_joined(found), row.write]
     for part in begun:
         yield _header(part)

@@ -131,6 +131,11 @@ class Results:
         for file in self._files.values():
             file.mend()
 
+    def tell_of_missing_parts(self) -> None:
+        """At the start, when all else agrees; see `CsvFile.tell_of_missing_parts`."""
+        for file in self._files.values():
+            file.tell_of_missing_parts()
+
     def look(self) -> None:
         """Before `plan`: mend a file that somebody changed since the last write."""
         for file in self._files.values():

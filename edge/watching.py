@@ -1,9 +1,11 @@
 """File-system events of one folder: whether they can be had there, and the watch that gives them."""
 
+import errno
 import logging
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -12,7 +14,14 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from watchdog.events import FileSystemEvent
     from watchdog.observers.api import BaseObserver
-    from watchdog.observers.inotify_c import InotifyEvent, InotifyFD
+    from watchdog.observers.inotify_c import (
+        CallbackId,
+        InotifyEvent,
+        InotifyFD,
+        Mask,
+        WatchCallback,
+        WatchDescriptor,
+    )
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +31,8 @@ WITHOUT_EVENTS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "virti
 """File systems whose changes come from other machines, of which inotify tells nothing; so does fuse*."""
 
 _MOUNTINFO = Path("/proc/self/mountinfo")
+_LACKING = frozenset({errno.ENOSPC, errno.ENOMEM})
+"""Of a watch: this user has as many as the kernel allows, or there is no memory for one."""
 
 
 def read_mountinfo() -> str:
@@ -102,6 +113,8 @@ class Signal(Enum):
     """Somebody wants the waiting thread."""
     EVENTS_LOST = auto()
     """The kernel's queue was full, or its watch has ended: only a scan finds what events would have told."""
+    FOLDER_GRANTED = auto()
+    """A folder can be watched that could not be before: only a scan finds what came into it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,20 +144,30 @@ class FolderWatch:
         self._identity: tuple[int, int] | None = None
         self._has_warned = False
         self._is_unmounted = False
+        self._withheld: set[bytes] = set()
+        """Folders that may not be read yet: `cp -a` makes one for its own user and grants it in the end."""
+        self._has_all_folders = True
         self.renew()
 
     @property
     def is_alive(self) -> bool:
         """Whether events can come."""
-        observer = self._observer
-        if observer is None or self._is_unmounted or not observer.is_alive() or not observer.emitters:
+        observer, kernel_queue = self._observer, self._kernel_queue
+        if observer is None or kernel_queue is None or self._is_unmounted or not observer.emitters:
             return False
-        return all(emitter.is_alive() for emitter in observer.emitters)
+        return all(thread.is_alive() for thread in (observer, kernel_queue, *observer.emitters))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether events can come from all folders that may be read."""
+        return self.is_alive and self._has_all_folders
 
     def renew(self) -> None:
-        """Watch anew if the watch has ended, or if another folder stands in the place of the old one."""
+        """Watch anew if the watch has ended, if another folder stands in the place of the old one, or if a
+        folder below may be read now that might not.
+        """
         identity = folder_identity(self._folder)
-        if identity == self._identity and self.is_alive:
+        if identity == self._identity and self.is_alive and not self._is_granted():
             return
         self.close()
         self._identity = identity
@@ -163,6 +186,17 @@ class FolderWatch:
             kernel_queue.stop()
             kernel_queue.join()
 
+    def _is_granted(self) -> bool:
+        return any(_may_be_watched(path) for path in tuple(self._withheld))
+
+    def _fall_short(self, error: OSError) -> None:
+        if self._has_all_folders:
+            log.warning(
+                "Not all folders below %r give events (%s): polling it, too; raise %s (sysctl).",
+                *(str(self._folder), error.strerror, "fs.inotify.max_user_watches"),
+            )
+        self._has_all_folders = False
+
     def _open(self) -> None:
         from watchdog.events import (
             FileAttribEvent,
@@ -173,12 +207,13 @@ class FolderWatch:
             FileSystemEventHandler,
         )
         from watchdog.observers.api import BaseObserver
-        from watchdog.observers.inotify import InotifyEmitter
+        from watchdog.observers.inotify import InotifyEmitter, InotifyWatchGroup
         from watchdog.observers.inotify_c import InotifyConstants, InotifyFD
 
         notify, folder = self._notify, self._folder
         resolved = os.path.realpath(folder)  # of a link, watchdog watches the link itself
         self._is_unmounted = False
+        self._withheld, self._has_all_folders = set(), True
 
         def named(path: bytes | str) -> Path:
             return folder / Path(os.fsdecode(path)).relative_to(resolved)
@@ -194,12 +229,39 @@ class FolderWatch:
         watch = self
 
         class KernelQueue(InotifyFD):
+            def add_callback(
+                self, path: bytes, mask: "Mask", callback: "WatchCallback", id_: "CallbackId"
+            ) -> "WatchDescriptor":
+                try:
+                    if not _may_be_watched(path) and os.path.lexists(path):
+                        watch._withheld.add(path)
+                        # Which watchdog takes for a watch: no events would come, and nobody would know.
+                        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+                    return super().add_callback(path, mask, callback, id_)
+                except OSError as error:
+                    if error.errno in _LACKING:
+                        watch._fall_short(error)
+                    raise
+
             def handle_event(self, event: "InotifyEvent") -> None:
                 super().handle_event(event)
                 if event.mask & InotifyConstants.IN_UNMOUNT:
                     watch._is_unmounted = True  # what is mounted there next may look like the same folder
                 if event.is_queue_overflow or watch._is_unmounted:
                     notify(Signal.EVENTS_LOST)
+                if event.is_attrib and event.is_directory and watch._is_granted():
+                    notify(Signal.FOLDER_GRANTED)
+
+        class WatchGroup(InotifyWatchGroup):
+            def _remove_watch_internally(self, wd: "WatchDescriptor") -> None:
+                # A folder that was moved away keeps its watch, and a path that another may have by now.
+                with suppress(KeyError):
+                    super()._remove_watch_internally(wd)
+
+        class Emitter(InotifyEmitter):
+            def on_thread_start(self) -> None:
+                path, mask = os.fsencode(self.watch.path), self.get_event_mask_from_filter()
+                self._inotify = WatchGroup(self._inotify_fd, path, event_mask=mask, is_recursive=True)
 
         # The watch's own reads (opened, closed without a write) are left out, or each would wake it again.
         kinds: list[type[FileSystemEvent]] = [FileCreatedEvent, FileClosedEvent, FileModifiedEvent]
@@ -207,14 +269,20 @@ class FolderWatch:
         try:
             self._kernel_queue = KernelQueue()
             self._kernel_queue.start()
-            self._observer = observer = BaseObserver(InotifyEmitter, inotify_fd=self._kernel_queue)
+            self._observer = observer = BaseObserver(Emitter, inotify_fd=self._kernel_queue)
             observer.schedule(Handler(), resolved, recursive=True, event_filter=kinds)
             observer.start()
+        except PermissionError:  # whoever scans the folder says so
+            self.close()
         except OSError as error:
             if not self._has_warned:
                 log.warning("No events for %r (%s): polling it instead.", str(self._folder), error)
             self._has_warned = True
             self.close()
+
+
+def _may_be_watched(folder: bytes) -> bool:
+    return os.access(folder, os.R_OK | os.X_OK, effective_ids=True)
 
 
 def folder_identity(folder: Path) -> tuple[int, int] | None:

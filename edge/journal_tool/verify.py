@@ -243,10 +243,9 @@ def _changed(path: str, entry: ImageEntry, sha256: bytes, stamp: FileStamp) -> s
 
 
 def _sha256_of(path: str) -> tuple[bytes, FileStamp]:
+    if not stat.S_ISREG(os.lstat(path).st_mode):  # something else has taken its place
+        raise FileNotFoundError
     # As the station opens it: nothing is followed, and a FIFO is not waited for.
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(handle, "rb") as file:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise FileNotFoundError
-        return hashlib.file_digest(file, "sha256").digest(), FileStamp.of(status)
+        return hashlib.file_digest(file, "sha256").digest(), FileStamp.of(os.fstat(handle))

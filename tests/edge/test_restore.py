@@ -330,6 +330,27 @@ def test_promise_32_rows_behind_a_missing_part_are_found(station: Station, gap: 
     assert rows.count(b"\n4.png,") == 1
 
 
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_start_without_csv_files_names_those_that_it_does_not_write_again(
+    station: Station, caplog: pytest.LogCaptureFixture, changed: bool
+) -> None:
+    before = station.csv()
+    if changed:
+        results = station.out / "results.csv"
+        results.write_bytes(results.read_bytes().replace(b"double:fp32", b"by hand"))
+        Image.new("RGB", (8, 6), (4, 7, 7)).save(station.inbox / "4.png")
+        assert station.run() == 1
+        assert "is missing" not in caplog.text
+    for path in station.out.glob("*.csv"):
+        path.unlink()
+    assert station.run() == 0
+    if not changed:
+        assert station.csv() == before
+    told = [line for line in caplog.messages if "is missing" in line]
+    assert [line.split()[0] for line in told] == ["results.csv"] * changed
+    assert list(station.csv()) == ["images.csv", "results.2.csv" if changed else "results.csv"]
+
+
 def test_rows_of_the_very_first_image_that_was_not_finished_are_cut_off(tmp_path: Path) -> None:
     station = Station(tmp_path)
     for path in station.inbox.rglob("*.png"):

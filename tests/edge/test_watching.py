@@ -3,12 +3,16 @@
 import os
 import queue
 import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from edge import watching
 from edge.watching import FolderWatch, Notice, Signal, choose_watch, filesystem_of, mounts_below
+from tests.edge.inbox.bench import few_watches
 
 pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
@@ -162,6 +166,144 @@ def test_without_inotify_watches_the_rest_goes_on(
     assert not watch.is_alive
     assert caplog.text.count("polling it instead") == 1
     watch.close()
+
+
+def test_a_folder_that_is_granted_after_it_was_filled_is_told_and_then_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `cp -a` makes it; the tests may be root, who may read all."""
+    withheld = {str(tmp_path / name).encode() for name in ("s", "t", "gone")}
+    monkeypatch.setattr(watching, "_may_be_watched", lambda path: path not in withheld)
+    seen: queue.SimpleQueue[Notice | Signal] = queue.SimpleQueue()
+
+    def told_until(last: Notice | Signal) -> list[Notice | Signal]:
+        told = []
+        while (one := seen.get(timeout=10)) != last:
+            told.append(one)
+        return told
+
+    (tmp_path / "t").mkdir()
+    watch = FolderWatch(tmp_path, seen.put)
+    try:
+        (tmp_path / "gone").mkdir()
+        (tmp_path / "gone").rmdir()
+        (tmp_path / "s").mkdir()
+        (tmp_path / "s" / "a").touch()
+        (tmp_path / "s").chmod(0o711)  # by which nothing is granted
+        (tmp_path / "b").touch()
+        assert Signal.FOLDER_GRANTED not in told_until(Notice(tmp_path / "b"))
+        watched = watch._observer
+        watch.renew()
+        assert watch._observer is watched
+        withheld.remove(str(tmp_path / "s").encode())
+        (tmp_path / "s").chmod(0o755)
+        told_until(Signal.FOLDER_GRANTED)
+        watch.renew()
+        (tmp_path / "s" / "c").touch()
+        told_until(Notice(tmp_path / "s" / "c"))
+        assert watch.is_whole
+    finally:
+        watch.close()
+
+
+def test_a_watched_folder_that_may_not_be_read_any_more_is_watched_when_it_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: queue.SimpleQueue[Notice | Signal] = queue.SimpleQueue()
+    with monkeypatch.context() as patch:
+        patch.setattr(watching, "_may_be_watched", lambda _: False)
+        watch = FolderWatch(tmp_path, seen.put)
+        assert not watch.is_alive
+    watch.renew()
+    try:
+        assert watch.is_alive
+        (tmp_path / "a").touch()
+        assert seen.get(timeout=10) == Notice(tmp_path / "a")
+    finally:
+        watch.close()
+    assert caplog.text == ""
+
+
+def test_too_few_watches_for_all_folders_are_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    few_watches(monkeypatch, tmp_path)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    watch = FolderWatch(tmp_path, lambda _: None)
+    try:
+        assert watch.is_alive
+        assert not watch.is_whole
+    finally:
+        watch.close()
+    (line,) = caplog.messages
+    assert line.endswith(
+        "(inotify watch limit reached): polling it, too; raise fs.inotify.max_user_watches (sysctl)."
+    )
+
+
+@dataclass
+class Watched:
+    """A folder with an archive beside it, its watch, and what that told."""
+
+    root: Path
+    archive: Path
+    watch: FolderWatch
+    seen: queue.SimpleQueue[Notice | Signal]
+
+    def until_told(self) -> None:
+        """Wait until all that happened so far was read from the kernel."""
+        last = self.root / f"last of {time.monotonic_ns()}"
+        last.touch()
+        while self.seen.get(timeout=10) != Notice(last):
+            pass
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Watched]:
+    root, archive = tmp_path / "in", tmp_path / "archive"
+    root.mkdir()
+    archive.mkdir()
+    seen: queue.SimpleQueue[Notice | Signal] = queue.SimpleQueue()
+    watch = FolderWatch(root, seen.put)
+    yield Watched(root, archive, watch, seen)
+    watch.close()
+
+
+@pytest.mark.parametrize("order", ["12", "21"])
+def test_events_go_on_when_folders_of_one_name_that_were_moved_away_are_deleted(
+    watched: Watched, order: str
+) -> None:
+    """With the newest first, watchdog's thread ended with a KeyError, and no event came any more."""
+    for name in "12":
+        (watched.root / "today").mkdir()
+        watched.until_told()
+        (watched.root / "today").rename(watched.archive / name)
+        watched.until_told()
+    for name in order:
+        (watched.archive / name).rmdir()
+        watched.until_told()
+    assert watched.watch.is_alive
+
+
+def test_a_watch_ends_where_a_folder_has_the_name_of_one_that_was_moved_away(watched: Watched) -> None:
+    for name in ("tomorrow", "today"):
+        (watched.root / name).mkdir()
+        watched.until_told()
+    (watched.root / "today").rename(watched.archive / "1")
+    (watched.root / "tomorrow").rename(watched.root / "today")
+    watched.until_told()
+    watched.watch.close()
+    assert not watched.watch.is_alive
+
+
+def test_a_watch_whose_reading_thread_has_ended_is_renewed(watched: Watched) -> None:
+    assert watched.watch._kernel_queue is not None
+    watched.watch._kernel_queue.stop()
+    watched.watch._kernel_queue.join()
+    assert not watched.watch.is_alive
+    watched.watch.renew()
+    watched.until_told()
 
 
 def test_promise_06_a_full_queue_of_the_kernel_is_told(

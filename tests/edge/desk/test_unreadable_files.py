@@ -247,10 +247,13 @@ def test_promise_04_a_file_that_changes_while_it_is_read_is_put_off(
     assert bench.rows() == []
 
 
-def test_promise_27_symlinks_and_fifos_are_neither_opened_nor_recorded(bench: Bench) -> None:
+def test_promise_27_symlinks_fifos_and_folders_are_neither_read_nor_recorded(bench: Bench) -> None:
     bench.path("link.png").symlink_to(bench.put("a.png"))
     os.mkfifo(bench.path("fifo.png"))
-    for name in ("link.png", "fifo.png"):
+    bench.path("folder.png").mkdir()  # in the place of a file that was seen there
+    opened = len(list(Path("/proc/self/fd").iterdir()))
+    for name in ("link.png", "fifo.png", "folder.png"):
         result = bench.process(name)
         assert (result.status, result.reason) == (State.PENDING, "not a regular file")
     assert bench.rows() == []
+    assert len(list(Path("/proc/self/fd").iterdir())) == opened

@@ -1,10 +1,13 @@
 """A journal and a clock for an inbox, and what asks it."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from watchdog.observers.inotify_c import InotifyFD
 
 from edge.inbox import Inbox
 from edge.records import FileStamp
@@ -65,6 +68,18 @@ def not_to_be_entered(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         "edge.walking.os.access",
         lambda path, mode, **how: Path(path).name != name and real(path, mode, **how),
     )
+
+
+def few_watches(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    """As if this user had so many watches already that there is but one more, for the root."""
+    real = InotifyFD.add_callback
+
+    def add(kernel: InotifyFD, path: bytes, *about: Any) -> Any:
+        if path != os.fsencode(root):
+            raise OSError(errno.ENOSPC, "inotify watch limit reached")
+        return real(kernel, path, *about)
+
+    monkeypatch.setattr(InotifyFD, "add_callback", add)
 
 
 def wait_for(inbox: Inbox, is_wanted: Callable[[str], bool]) -> None:

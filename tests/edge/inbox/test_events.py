@@ -11,7 +11,7 @@ import pytest
 from edge import inbox as inbox_module
 from edge.inbox import Inbox
 from edge.watching import Notice, Signal, WatchMode
-from tests.edge.inbox.bench import Clock, Known, drain, take, wait_for
+from tests.edge.inbox.bench import Clock, Known, drain, few_watches, take, wait_for
 
 pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
@@ -75,6 +75,44 @@ def test_events_bring_new_moved_in_and_renamed_files_without_a_scan(
         (root / "b.part").write_bytes(b"3")
         (root / "b.part").rename(root / "b.png")
         wait_for(inbox, "b.png".__eq__)
+    finally:
+        inbox.close()
+
+
+def test_promise_04_files_of_a_folder_that_is_granted_when_it_is_filled_come_at_once(
+    root: Path, known: Known, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = root / "sample"
+    withheld = {os.fsencode(sample)}
+    monkeypatch.setattr("edge.watching._may_be_watched", lambda path: path not in withheld)
+    inbox = Inbox(root, known.knows, watch="events", quiet_period_s=0.05, rescan_period_s=300)
+    inbox.start()
+    try:
+        assert inbox.take() is None
+        sample.mkdir()
+        (sample / "a.png").write_bytes(b"1")
+        (root / "b.png").write_bytes(b"2")
+        assert take(inbox, known, 1) == [("b.png", "", 1)]
+        withheld.clear()
+        sample.chmod(0o755)
+        assert take(inbox, known, 1) == [("a.png", "sample", 1)]
+        (sample / "c.png").write_bytes(b"3")
+        assert take(inbox, known, 1) == [("c.png", "sample", 1)]
+    finally:
+        inbox.close()
+
+
+def test_promise_08_folders_beyond_the_limit_of_watches_are_polled(
+    root: Path, known: Known, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_watches(monkeypatch, root)
+    (root / "sample").mkdir()
+    inbox = Inbox(root, known.knows, watch="events", clock=clock)
+    inbox.start()
+    try:
+        assert drain(inbox, clock) == []
+        (root / "sample" / "a.png").write_bytes(b"1")
+        assert drain(inbox, clock) == [("a.png", "sample")]
     finally:
         inbox.close()
 

@@ -1,9 +1,12 @@
 """`edge-journal verify`: whatever the files and the journal do not agree in is found."""
 
 import hashlib
+import os
 import shutil
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -91,6 +94,17 @@ def test_a_journal_that_contradicts_itself_is_found(busy: Station, change: str, 
         assert db.execute(change).rowcount == 1
         db.commit()
     assert any(said in sentence for sentence in busy.differences())
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to("a.png"), os.mkfifo])
+def test_what_has_taken_the_place_of_an_image_file_is_not_read(
+    busy: Station, make: Callable[[Path], object]
+) -> None:
+    path = busy.folder / "in/z.png"
+    path.unlink()
+    make(path)
+    assert busy.differences("--images") == []
+    assert "5 read, 1 are no longer there" in busy.ask("verify", "--images").stdout
 
 
 def test_a_changed_image_file_is_found(busy: Station) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from edge import projection
 from edge.journal import Journal
-from edge.locks import OutputFullError
+from edge.locks import OutputFullError, OutputUnwritableError
 from tests.edge.projection.bench import Bench, edit, real_pwrite
 
 
@@ -197,6 +197,48 @@ def test_promise_30_a_locked_file_is_left_alone(bench: Bench, monkeypatch: pytes
     monkeypatch.setattr(projection.os, "open", open_)
     bench.answer("b")
     assert bench.names("images.2.csv") == ["NAME", "b"]
+
+
+def test_a_folder_that_is_withheld_begins_no_new_part(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files are not somebody else's: rows go on in them when the rights are back."""
+    bench.answer("a")
+    bench.csv.touch()
+
+    def withheld(path: Path, *_: int) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(projection.os, "open", withheld)
+        patch.setattr(projection.os, "access", lambda path, _, **__: path != bench.folder)
+        with pytest.raises(OutputUnwritableError, match=r"images\.csv' cannot be read or written"):
+            bench.answer("b")
+    bench.restart()
+    bench.answer("b")
+    assert bench.names() == ["NAME", "a", "b"]
+    assert not (bench.folder / "images.2.csv").exists()
+
+
+@pytest.mark.parametrize("while_running", [True, False])
+def test_promise_30_the_log_names_a_new_part_also_where_the_disk_is_full(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, while_running: bool
+) -> None:
+    bench.answer("a")
+    edit(bench.csv, "\na,", "\nz,")
+
+    def no_space(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(projection.os, "pwrite", no_space)
+        with pytest.raises(OutputFullError):
+            bench.answer("b")
+    if while_running:
+        bench.results.mend()
+    else:
+        bench.restart()
+    bench.answer("b")
+    assert bench.names("images.2.csv") == ["NAME", "b"]
+    assert "it is left alone, rows go on in images.2.csv" in caplog.text
 
 
 def test_promise_30_a_file_that_is_locked_between_plan_and_write_is_left_alone(

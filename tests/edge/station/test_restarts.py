@@ -16,7 +16,7 @@ from edge.records import State
 from edge.settings import Settings
 from edge.tasks import ImageResult
 from tests.edge.pipeline_doubles import OneCell
-from tests.edge.station.at_work import names, put, signal_after
+from tests.edge.station.at_work import Listener, names, put, signal_after
 
 pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
@@ -64,6 +64,25 @@ def test_promise_32_a_lost_journal_beside_rows_is_made_anew_and_nothing_is_read_
     put(settings.inbox, "b.png", 2)
     run_station(settings, OneCell(), notifier=Notifier(), on_result=signal_after(1, signal.SIGTERM).append)
     assert names(settings.out) == names(settings.out, "results.csv") == ["a.png", "b.png"]
+
+
+def test_systemd_gives_a_start_more_time_while_a_journal_is_made_anew(
+    settings: Settings, systemd: Listener
+) -> None:
+    for n in range(20):
+        put(settings.inbox, f"{n}.png", n)
+    run_station(settings, OneCell(), notifier=Notifier(), on_result=signal_after(20, signal.SIGTERM).append)
+    put(settings.inbox, "new.png", 30)
+    results = signal_after(1, signal.SIGTERM)
+    run_station(settings, OneCell(), notifier=systemd.notifier(), on_result=results.append)
+    assert not any("EXTEND" in told for told in systemd.heard())
+    shutil.rmtree(settings.state_folder)
+    put(settings.inbox, "newer.png", 31)
+    results = signal_after(1, signal.SIGTERM)
+    run_station(settings, OneCell(), notifier=systemd.notifier(), on_result=results.append)
+    told = systemd.heard()
+    assert told.index("EXTEND_TIMEOUT_USEC=300000000") < told.index("READY=1")
+    assert sum("EXTEND" in one for one in told) < 5  # not for each image
 
 
 RUNNER = """
