@@ -25,10 +25,10 @@ from build_engines.onnx_export import export
 from build_engines.recipe import Recipe
 from build_engines.reference import Image, Reference, gate_images, reference_answers
 from build_engines.replacing import put_in_place
+from edge.backends.base import Outputs
 from edge.bundle import GOLDEN, MANIFEST, Bundle, file_sha256
 from edge.demo.renderer import DrawnSmear, draw_field, draw_tile
 from edge.manifest import ClassifierSpec, DetectorSpec, GateResult, Manifest, Thresholds
-from edge.selftest import Outputs
 
 log = logging.getLogger(__name__)
 
