@@ -133,10 +133,16 @@ def test_a_bundle_whose_file_strays_from_torch_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_no_bundle_is_not_replaced(checkpoints: tuple[Path, Path], tmp_path: Path) -> None:
+def _not_read(folder: Path) -> list[str]:
+    """Options with checkpoints whose reading would end in another sentence."""
+    empty = folder / "empty.pt"
+    empty.touch()
+    return ["--detector", str(empty), "--classifier", str(empty)]
+
+
+def test_a_folder_that_is_no_bundle_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    detector, classifier = map(str, checkpoints)
-    args = ["--detector", detector, "--classifier", classifier, "--out", str(tmp_path)]
+    args = [*_not_read(tmp_path), "--out", str(tmp_path)]
     for manifest in (None, '{"name": "an app"}', "[]", "no JSON"):
         if manifest is not None:
             (tmp_path / "manifest.json").write_text(manifest)
@@ -146,12 +152,9 @@ def test_a_folder_that_is_no_bundle_is_not_replaced(checkpoints: tuple[Path, Pat
     assert (tmp_path / "thesis.txt").exists()
 
 
-def test_the_current_folder_is_not_replaced(
-    checkpoints: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_current_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    detector, classifier = map(str, checkpoints)
-    result = CliRunner().invoke(main, ["--detector", detector, "--classifier", classifier, "--out", "."])
+    result = CliRunner().invoke(main, [*_not_read(tmp_path), "--out", "."])
     assert result.exit_code == 1
     assert "cannot take the place of . itself; give --out a name in it." in result.output
 
