@@ -32,7 +32,6 @@ class Shared:
         answered_s: when each station gave its answers, in seconds since the first of all; ascending.
     """
 
-    way: str
     answered_s: tuple[tuple[float, ...], ...]
 
     @property
@@ -95,14 +94,14 @@ def share(images: Sequence[bytes], suffix: str, rounds: int, scratch: Path) -> d
     for number in range(rounds):
         for place in range(len(names)):
             way = names[(place + number) % len(names)]
-            run = _run(way, ways[way], images, suffix, scratch / "shared")
+            run = _run(ways[way], images, suffix, scratch / "shared")
             rates = " and ".join(f"{rate:.1f}" for rate in run.rates)
             log.info("round %d of %d, %s: %s images a second", number + 1, rounds, way, rates)
             found[way].append(run)
     return found
 
 
-def _run(way: str, cores: Sequence[set[int]], images: Sequence[bytes], suffix: str, scratch: Path) -> Shared:
+def _run(cores: Sequence[set[int]], images: Sequence[bytes], suffix: str, scratch: Path) -> Shared:
     homes = [scratch / str(number) for number in range(len(cores))]
     for home in homes:
         (home / "inbox").mkdir(parents=True)
@@ -122,7 +121,7 @@ def _run(way: str, cores: Sequence[set[int]], images: Sequence[bytes], suffix: s
     finished = [sorted(_finished_s(home / "out")) for home in homes]
     first_s = min(times[0] for times in finished)
     shutil.rmtree(scratch)
-    return Shared(way, tuple(tuple(time - first_s for time in times) for times in finished))
+    return Shared(tuple(tuple(time - first_s for time in times) for times in finished))
 
 
 def _have_come(answers: Answers, wanted: int) -> bool:

@@ -64,12 +64,13 @@ def accept(run: "Run", keep: "Callable[[Report], None]") -> "Report":
         run: what is tried.
         keep: gets the report after every step, so that one is there even if the process dies in the next.
     """
-    from build_engines.acceptance_report import Report, Result, StepReport, machine_facts, project_versions
+    from build_engines.acceptance_report import Report, Result, StepReport, project_versions
+    from edge.bench import machine
 
     amounts = {name.replace("_", " "): value for name, value in asdict(run.amounts).items()}
     subject = {"bundle": run.bundle.id, "target": run.target, **amounts}
     begun_at = datetime.now(UTC).isoformat(timespec="seconds")
-    report = Report(begun_at, subject, project_versions(), machine_facts(), ())
+    report = Report(begun_at, subject, project_versions(), machine(), ())
     done: list[StepReport] = []
     blocked: set[str] = set()
     every = steps()

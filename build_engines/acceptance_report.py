@@ -9,13 +9,12 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from build_engines.acceptance_run import Figure, Outcome
 from build_engines.engine_store import write_whole
-from edge.bench import machine
+from build_engines.preflight import installed_version
 
 STEM = "gpu-acceptance"
 _PACKAGES = (
@@ -153,17 +152,5 @@ def project_versions() -> dict[str, str]:
         ).stdout.strip()  # fmt: skip
     except (OSError, subprocess.CalledProcessError):
         said = "unknown: no git, or not run from its folder"
-    found = {"cytologia-edge": _version("cytologia-edge"), "commit": said}
-    return found | {package: has for package in _PACKAGES if (has := _version(package))}
-
-
-def machine_facts() -> dict[str, Any]:
-    """Processor, system and Python, without the machine's name."""
-    return machine()
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
+    found = {"cytologia-edge": installed_version("cytologia-edge"), "commit": said}
+    return found | {package: has for package in _PACKAGES if (has := installed_version(package))}

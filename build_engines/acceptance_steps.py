@@ -3,7 +3,6 @@
 import shutil
 import time
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from build_engines.acceptance_run import PRECISION, Figure, Outcome, Run, job_of, on_card
@@ -12,6 +11,8 @@ from build_engines.engines_build import try_engines
 from build_engines.errors import EngineError
 from build_engines.gate import cpu_reference, how_far, installed_cpu_backends, strain
 from build_engines.parity import Parity, compare_findings
+from build_engines.preflight import installed_version
+from edge.bundle import Bundle
 from edge.engine_files import ENGINES_FOLDER, engines_of
 from edge.errors import EdgeError
 from edge.geometry import letterbox
@@ -33,7 +34,7 @@ def preflight(run: Run) -> Outcome:
     blocks = bool(reasons[0])
     if found.machine is None:
         return Outcome(why=f"{found.no_card}; docs/gpu.md tells what to install")
-    versions = {package: _version(package) for package in _PACKAGES}
+    versions = {package: installed_version(package) for package in _PACKAGES}
     reasons += [
         f"{package} is not installed; `pip install {package}`"
         for package, has in versions.items()
@@ -106,7 +107,7 @@ def build(run: Run) -> Outcome:
             f"{len(lacking)} of {len(orders)} engines were not built, first that of {lacking[0]}; look at "
             "what the builder said before."
         )
-    run.built = type(run.bundle).load(folder)
+    run.built = Bundle.load(folder)
     rows: list[dict[str, Figure]] = [
         {
             "engine": name,
@@ -224,13 +225,6 @@ def _words(found: Deviation) -> str:
 
 def _figures(found: Deviation) -> dict[str, Figure]:
     return {f"largest difference, {name}": value for name, value in asdict(found).items()}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
 
 
 def _free_memory_bytes() -> int:

@@ -25,10 +25,10 @@ from build_engines.onnx_export import export
 from build_engines.recipe import Recipe
 from build_engines.reference import Image, Reference, gate_images, reference_answers
 from build_engines.replacing import put_in_place
+from edge.backends.base import Outputs
 from edge.bundle import GOLDEN, MANIFEST, Bundle, file_sha256
 from edge.demo.renderer import DrawnSmear, draw_field, draw_tile
 from edge.manifest import ClassifierSpec, DetectorSpec, GateResult, Manifest, Thresholds
-from edge.selftest import Outputs
 
 log = logging.getLogger(__name__)
 
@@ -176,6 +176,8 @@ def build_from_checkpoints(
     threshold: float,
 ) -> Bundle:
     """A bundle from the files of trained networks; see `load_recipe` and `build_bundle`."""
+    with writing(out, BuildError):
+        _require_replaceable(out)  # before minutes of reading networks and images
     networks = load_recipe(recipe, may_blend=may_blend)
     pixels, images_are = gate_images(images, most)
     with writing(out, BuildError):

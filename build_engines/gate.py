@@ -11,14 +11,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from build_engines.reference import Image, Reference, golden_reference, reference_answers
-from edge.backends.base import CPU_BACKEND_NAMES, Backend, Session, find_backend
+from edge.backends.base import CPU_BACKEND_NAMES, Backend, Outputs, Session, find_backend
 from edge.bundle import Bundle, Known
 from edge.errors import BackendError
 from edge.manifest import GateResult, NetworkSpec
 from edge.selftest import (
     TOLERANCES,
     Deviation,
-    Outputs,
     Tolerance,
     compare_answers,
 )

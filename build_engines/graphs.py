@@ -13,6 +13,8 @@ from edge.geometry import SAME_CELL_IOU
 
 Channels = tuple[float, float, float]
 
+_SUPPRESSION_ROUNDS = 24
+
 
 class NonMaximumSuppression(nn.Module):
     """Greedy, class-agnostic non-maximum suppression with fixed shapes and plain tensor arithmetic.
@@ -21,8 +23,8 @@ class NonMaximumSuppression(nn.Module):
     kept", that rule is applied to all boxes at once, a fixed number of times. After n rounds the answer
     is exact for every box that ends no chain (a row of boxes of falling score in which each overlaps the
     next) of more than n + 1 boxes: the first of a chain is right from the start, and each round settles
-    the next. `rounds` = K - 1 is exact for any K boxes. The default of 24 is exact for all but boxes laid
-    out like tiles of a roof in order of score: of 100 boxes crowded at random none needed more than 10.
+    the next. `rounds` = K - 1 is exact for any K boxes. 24 rounds are exact for all but boxes laid out
+    like tiles of a roof in order of score: of 100 boxes crowded at random none needed more than 10.
 
     The only product in it sums zeros and ones and asks whether the sum is less than one, so that it is
     exact in any precision in which an engine may choose to compute it.
@@ -178,7 +180,6 @@ def detector_graph(
     tile_size: int,
     max_detections: int = 100,
     iou_threshold: float = SAME_CELL_IOU,
-    suppression_rounds: int = 24,
     one_to_one: bool | None = None,
     background: Channels | None = None,
     half: bool = False,
@@ -191,7 +192,6 @@ def detector_graph(
         tile_size: S in pixels, a multiple of the network's largest stride (32 for all usual ones).
         max_detections: K.
         iou_threshold: above it two boxes are one object, from 0 to 1.
-        suppression_rounds: see NonMaximumSuppression; more than K - 1 are never needed and never made.
         one_to_one: ultralytics heads with two branches only, see UltralyticsDetector.
         background: to which that of each tile is first brought, see WhiteBalance; None changes no tile.
         half: float16 body between float32 ends.
@@ -214,7 +214,7 @@ def detector_graph(
         _halve(adapted.network)
     suppression = None
     if adapted.needs_suppression:
-        rounds = min(suppression_rounds, max_detections - 1)
+        rounds = min(_SUPPRESSION_ROUNDS, max_detections - 1)  # no more are ever needed
         suppression = NonMaximumSuppression(iou_threshold, max_detections, rounds)
     balance = WhiteBalance(background) if background else None
     return DetectorGraph(adapted, suppression, max_detections, balance).eval()

@@ -9,10 +9,11 @@ from typing import Any
 
 import click
 
-from build_engines.errors import BuildError
+from build_engines.errors import BuildError, writing
 from edge.bundle import MANIFEST, Bundle
 from edge.cells import CELL_CLASSES, cell_class
 from edge.errors import EdgeError
+from edge.locks import fsync_folder
 from edge.manifest import ClassifierSpec, DetectorSpec, Manifest, NetworkSpec
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ def replace_manifest(folder: Path, manifest: Manifest) -> Bundle:
         stream.flush()
         os.fsync(stream.fileno())
     partial.replace(folder / MANIFEST)
+    fsync_folder(folder)
     write_model_card(folder)
     return Bundle.load(folder)
 
@@ -254,7 +256,9 @@ def main(bundle: Path, evaluation: Path, name: str) -> None:
     """Write the figures of an evaluation into a bundle's manifest and model card."""
     logging.basicConfig(format="%(message)s")
     try:
-        changed = add_evaluation(bundle, read_evaluation(evaluation), name)
+        figures = read_evaluation(evaluation)
+        with writing(bundle, BuildError):
+            changed = add_evaluation(bundle, figures, name)
     except EdgeError as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{changed.id}: figures of {name} are in {bundle / CARD}")

@@ -265,6 +265,11 @@ def _class_codes(path: Path, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def is_ultralytics(path: Path) -> bool:
+    """Whether a file is a pickle of ultralytics, told by what it names; nothing of it is run.
+
+    Raises:
+        CheckpointError: it is not there.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]

@@ -32,7 +32,6 @@ def export(
     *,
     input_name: str,
     output_names: Sequence[str],
-    dynamic_batch: bool = True,
 ) -> None:
     """Write a graph with one uint8 input as a single ONNX file, after checking it with `refuse_unportable`.
 
@@ -40,17 +39,15 @@ def export(
 
     Args:
         module: a DetectorGraph, a ClassifierGraph, or any module from one uint8 tensor to its outputs.
-        example_shape: [B,S,S,3]. S is fixed in the file; B is fixed too unless `dynamic_batch`.
+        example_shape: [B,S,S,3]. S is fixed in the file, B is left open.
         path: the file to write; it is replaced if it exists.
         input_name, output_names: names in the file, outputs in the order of what forward returns.
-        dynamic_batch: leave the first dimension open.
 
     Raises:
         ExportError: the file would not run everywhere.
     """
     # torch takes a dynamic dimension of 1 in the example for a constant.
-    batch_size = max(2, example_shape[0]) if dynamic_batch else example_shape[0]
-    example = torch.zeros((batch_size, *example_shape[1:]), dtype=torch.uint8)
+    example = torch.zeros((max(2, example_shape[0]), *example_shape[1:]), dtype=torch.uint8)
     program = torch.onnx.export(
         module,
         (example,),
@@ -58,7 +55,7 @@ def export(
         output_names=list(output_names),
         opset_version=OPSET,
         dynamo=True,
-        dynamic_shapes=({0: torch.export.Dim("batch")},) if dynamic_batch else None,
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
         verbose=False,
     )
     if program is None:

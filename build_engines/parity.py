@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edge.backends.base import Outputs
 from edge.cells import Finding
 from edge.geometry import Letterbox, iou_matrix
-from edge.selftest import Deviation, Outputs, Tolerance, compare_detections
+from edge.selftest import Deviation, Tolerance, compare_detections
 
 _NO_PARTNER = Deviation(float("inf"), 1, 1)
 

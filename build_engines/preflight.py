@@ -27,6 +27,14 @@ _DISK_BYTES = 1_000_000_000
 _PACKAGES = ("pycuda", "cuda-bindings", "openvino", "onnxruntime", "polygraphy", "torch", "onnx")
 
 
+def installed_version(package: str) -> str:
+    """The version of a package, "" where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Library:
     """TensorRT or TensorRT-RTX on this machine.
@@ -144,7 +152,7 @@ def print_preflight(found: Preflight, bundle: Bundle) -> None:
         library = found.libraries[target]
         table.add_row(target, escape(library.version or library.why_not))
     for package in _PACKAGES:
-        table.add_row(package, _version(package))
+        table.add_row(package, installed_version(package) or "not installed")
     table.add_row("disk", f"{found.disk_bytes / 1e9:.1f} GB free")
     table.add_row("bundle", f"{bundle.id} in {escape(str(bundle.path))}")
     table.add_section()
@@ -164,13 +172,6 @@ def print_preflight(found: Preflight, bundle: Bundle) -> None:
         f"no: {' and '.join(lacking)} not installed; pip install '.\\[training]'" if lacking else "yes",
     )
     Console().print(table)
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _engines(bundle: Bundle, target: Target) -> str:

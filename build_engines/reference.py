@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from build_engines.errors import BuildError
+from edge.backends.base import Outputs
 from edge.bundle import Bundle, Golden, Known
 from edge.classification import inputs_of
 from edge.demo.renderer import draw_tile
@@ -16,7 +17,6 @@ from edge.errors import ImageRejected
 from edge.geometry import Boxes, letterbox
 from edge.images import decode
 from edge.manifest import ClassifierSpec, DetectorSpec, NetworkSpec
-from edge.selftest import Outputs
 from edge.walking import images_below
 
 log = logging.getLogger(__name__)

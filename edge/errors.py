@@ -11,8 +11,8 @@
     ├── ArchiveError       the cluster that reads an archive is not there, or cannot go on
     └── BenchError         what is to be measured or compared is not there, or is of another kind
 
-Building and training add their own below EdgeError, beside what raises them: CheckpointError, ExportError and
-BuildError; AnnotationError, SplitError, TrainingError and RecipeError.
+Building and training add their own below EdgeError, beside what raises them: CheckpointError, ExportError,
+BuildError and EngineError; AnnotationError, SplitError, TrainingError and RecipeError.
 
 Every message is one sentence that says what happened, with both values where two disagree, and what
 to do. Errors of other libraries are wrapped in one of these where they cross into the station.

@@ -11,6 +11,9 @@ from edge.errors import StationError
 
 OUT_OF_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
+RESULTS_LOCK = ".results.lock"
+"""In every output folder of a station; see `locked_folder`."""
+
 
 class FolderLockedError(StationError):
     """Another process works in this folder."""
@@ -37,6 +40,15 @@ def output_error(error: OSError, path: Path) -> StationError:
     elif error.errno in (errno.EACCES, errno.EPERM):
         cure = "give the station's user the right to read and write there, or set another folder"
     return OutputUnwritableError(f"{str(path)!r} cannot be read or written ({error.strerror}); {cure}.")
+
+
+@contextmanager
+def as_output_errors(folder: Path) -> Iterator[None]:
+    """Errors of the file system as those of an output; of the folder where they name no file."""
+    try:
+        yield
+    except OSError as error:
+        raise output_error(error, Path(error.filename or folder)) from error
 
 
 @contextmanager
@@ -68,6 +80,7 @@ def locked_folder(folder: Path, lock_name: str) -> Iterator[None]:
 
 
 def fsync_folder(folder: Path) -> None:
+    """Bring the names of the files in a folder to the disk."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(handle)

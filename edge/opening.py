@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 MAX_TRIES = 3
 """How often an image may stop the engine or meet a passing fault before it is `failed`."""
 
-GONE = "gone"
-"""The reason of a pending image whose file was there a moment ago."""
+GONE, CHANGING, NOT_REGULAR = "gone", "still changing", "not a regular file"
+"""Reasons of a pending image: its file was there a moment ago, changed meanwhile, or is a link or device."""
 
 _PIECE_BYTES = 4 << 20
 """Of a large file, read at a time: a share that gives less in a minute is taken for hung."""
@@ -82,10 +82,10 @@ class Opener:
                 return
             task.data, task.stamp = _read_regular(path, self._limits.max_bytes, alive)
         except _ChangingError:
-            task.result = task.pending("still changing")
+            task.result = task.pending(CHANGING)
             return
         except _NotRegularError:
-            task.result = task.pending("not a regular file")
+            task.result = task.pending(NOT_REGULAR)
             return
         except OSError as error:
             self._unreadable(task, error)

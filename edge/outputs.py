@@ -8,7 +8,7 @@ from typing import Literal
 from edge.desk import Desk, Reader
 from edge.images import ImageLimits
 from edge.journal import Journal
-from edge.locks import locked_folder
+from edge.locks import RESULTS_LOCK, locked_folder
 from edge.restore import open_journal
 from edge.results import Results
 
@@ -41,7 +41,7 @@ def open_desk(
     with contextlib.ExitStack() as closing:
         state = state or out / ".edge"
         closing.enter_context(locked_folder(state, "journal.lock"))
-        closing.enter_context(locked_folder(out, ".results.lock"))
+        closing.enter_context(locked_folder(out, RESULTS_LOCK))
         journal = closing.enter_context(contextlib.closing(open_journal(state, out, inbox, alive)))
         results = Results(out, journal)
         desk = Desk(

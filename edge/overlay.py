@@ -95,15 +95,15 @@ def _overlaps(some: NDArray[np.int_], others: NDArray[np.int_]) -> NDArray[np.in
     return areas
 
 
-def encode_jpeg(rgb: Image, quality: int = 90) -> bytes:
-    """JPEG bytes of uint8 [H, W, 3] RGB.
+def encode_jpeg(rgb: Image) -> bytes:
+    """JPEG bytes of uint8 [H, W, 3] RGB, of quality 90.
 
     Raises:
         OSError: a side is longer than libjpeg writes.
     """
     if (side_px := max(rgb.shape)) > _LONGEST_SIDE_PX:  # OpenCV gives no bytes for it, and no error
         raise OSError(errno.EFBIG, f"{side_px} px are more than a JPEG's {_LONGEST_SIDE_PX}")
-    return bytes(cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1])
+    return bytes(cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1])
 
 
 def save_overlay(folder: Path, result: "ImageResult") -> None:

@@ -19,7 +19,7 @@ from edge.csv_parts import ContradictionError, Part, Row, parts_of
 from edge.errors import JournalError
 from edge.journal import Journal
 from edge.journal_file import JOURNAL_NAME, JournalDamagedError
-from edge.locks import fsync_folder, output_error
+from edge.locks import as_output_errors, fsync_folder
 from edge.projection import keep_beside, part_number
 from edge.records import Answer, State, Write
 from edge.results import FIRST_IMAGE_COLUMNS, RESULT_COLUMNS, unescape
@@ -52,7 +52,7 @@ def open_journal(
     try:
         journal = Journal(state)
     except JournalDamagedError as error:
-        with _as_output_errors(out):
+        with as_output_errors(out):
             if inbox is None or not parts_of(out, "images", FIRST_IMAGE_COLUMNS, strict=True):
                 raise
             log.error("%s", error)
@@ -69,7 +69,7 @@ def open_journal(
             return journal
     if inbox is None:
         if not was_there:  # an empty one would be taken for the station's
-            with _as_output_errors(state):
+            with as_output_errors(state):
                 _remove(state)
         raise JournalError(
             f"the journal {str(state / JOURNAL_NAME)!r} is {fault}: the CSV files in {str(out)!r} have rows "
@@ -77,7 +77,7 @@ def open_journal(
             "anew."
         )
     try:
-        with _as_output_errors(state):
+        with as_output_errors(state):
             _replace(state, out, inbox, fault, alive)
     except ContradictionError as error:
         if fault == "lost":
@@ -87,7 +87,7 @@ def open_journal(
 
 
 def _has_rows(out: Path) -> bool:
-    with _as_output_errors(out):
+    with as_output_errors(out):
         outputs = (("images", FIRST_IMAGE_COLUMNS), ("results", RESULT_COLUMNS))
         parts = chain.from_iterable(parts_of(out, *output, strict=True) for output in outputs)
         return any(next(part.rows(), None) for part in parts)
@@ -100,7 +100,7 @@ def _is_behind(journal: Journal, out: Path) -> bool:
     """
     last = journal.last_write("images")
     assert last is not None
-    with _as_output_errors(out), contextlib.suppress(PermissionError):
+    with as_output_errors(out), contextlib.suppress(PermissionError):
         parts = {part.path.name: part for part in parts_of(out, "images", FIRST_IMAGE_COLUMNS)}
         current = parts.get(last.file)
         newer = (part for name, part in parts.items() if part.number > part_number(last.file))
@@ -140,14 +140,6 @@ def _replace(state: Path, out: Path, inbox: Path, fault: str, alive: Callable[[]
 def _remove(state: Path) -> None:
     for suffix in _SUFFIXES:
         (state / f"{JOURNAL_NAME}{suffix}").unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _as_output_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise output_error(error, Path(error.filename or folder)) from error
 
 
 def _images(out: Path, inbox: Path, alive: Callable[[], None]) -> Iterator[_Image]:

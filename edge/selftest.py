@@ -2,17 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edge.backends.base import Session
+from edge.backends.base import Outputs, Session
 from edge.bundle import Golden, Known
 from edge.errors import BackendError
 from edge.geometry import iou_matrix
-
-Outputs = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)

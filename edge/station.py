@@ -13,7 +13,7 @@ from edge.drift import Drift
 from edge.inbox import Inbox, ReadyFile
 from edge.locks import OutputFullError
 from edge.notify import Notifier, StatusLine
-from edge.opening import GONE
+from edge.opening import CHANGING, GONE, NOT_REGULAR
 from edge.records import NAMES_OF_PASSING_FAULTS, State
 from edge.tasks import Arrival, ImageResult
 
@@ -173,9 +173,9 @@ class Station:
     def _put_back(self, ready: ReadyFile, result: ImageResult) -> None:
         if result.reason == GONE:
             self._inbox.missed(ready)
-        elif result.reason == "still changing":
+        elif result.reason == CHANGING:
             self._inbox.put_back(result.path)
-        elif result.reason != "not a regular file":
+        elif result.reason != NOT_REGULAR:
             delay_s = self._back_off_s.get(result.path, _FIRST_BACK_OFF_S)
             self._back_off_s[result.path] = min(4 * delay_s, _LONGEST_BACK_OFF_S)
             self._inbox.put_back(result.path, delay_s)

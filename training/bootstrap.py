@@ -101,10 +101,8 @@ def wilson_interval(n_right: int, n: int, confidence: float = CONFIDENCE) -> Int
     return Interval(float(found.low), float(found.high))
 
 
-def intervals(
-    tally: Tally, covered: Sequence[str], n_resamples: int = N_RESAMPLES, confidence: float = CONFIDENCE
-) -> Intervals:
-    """Of all figures.
+def intervals(tally: Tally, covered: Sequence[str], n_resamples: int = N_RESAMPLES) -> Intervals:
+    """Of all figures, of `CONFIDENCE`.
 
     A recall, precision or accuracy of which no sample differs, 1.000 most often, gets Wilson's interval, as
     if each cell were by itself.
@@ -130,20 +128,16 @@ def intervals(
 
     found: dict[str, dict[str, Interval | None]] = {}
     for (part_name, name), samples in samples_of(tally.sources, figures, n_resamples).items():
-        found.setdefault(part_name, {})[name] = percentile_interval(samples, confidence)
-    sources = {
-        source: _with_wilson(found[f"source {source}"], part, confidence) for source, part in part_of.items()
-    }
-    measures = _with_wilson(found["all"], tally, confidence)
-    return Intervals(confidence, n_resamples, measures, found.get("class", {}), sources)
+        found.setdefault(part_name, {})[name] = percentile_interval(samples)
+    sources = {source: _with_wilson(found[f"source {source}"], part) for source, part in part_of.items()}
+    measures = _with_wilson(found["all"], tally)
+    return Intervals(CONFIDENCE, n_resamples, measures, found.get("class", {}), sources)
 
 
-def _with_wilson(
-    found: dict[str, Interval | None], tally: Tally, confidence: float
-) -> dict[str, Interval | None]:
+def _with_wilson(found: dict[str, Interval | None], tally: Tally) -> dict[str, Interval | None]:
     counts = tally.counts()
     return {
-        name: one or (wilson_interval(*counts[name], confidence) if name in PROPORTIONS else None)
+        name: one or (wilson_interval(*counts[name]) if name in PROPORTIONS else None)
         for name, one in found.items()
     }
 

@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 _CALIBRATION_TILES = 64
 _BACKGROUND_IMAGES = 500
+_RECALL_SCORE = 0.5
 
 
 def train_yolox(
@@ -128,15 +129,14 @@ def train_yolox(
     return folder / "best.pt"
 
 
-def detection_figures(
-    images: Sequence[AnnotatedImage], found: Sequence[tuple[Any, Any]], threshold: float = 0.5
-) -> dict[str, float]:
+def detection_figures(images: Sequence[AnnotatedImage], found: Sequence[tuple[Any, Any]]) -> dict[str, float]:
     """Figures for choosing an epoch: average precision at IoU 0.5, mean IoU, recall of each source.
+
+    A prediction counts in the recall from a score of 0.5 on.
 
     Args:
         images: the truth.
         found: boxes float32 [n, 4] in image pixels and scores float32 [n] of each image.
-        threshold: least score of a prediction that counts in the recall.
     """
     scores: list[float] = []
     right: list[bool] = []
@@ -150,7 +150,7 @@ def detection_figures(
         scores += list(image_scores)
         right += list(matches >= 0)
         overlaps += list(iou_matrix(image.boxes_xyxy, boxes)[matches[matched], matched])
-        of_source[image.source] += int((image_scores[matched] >= threshold).sum())
+        of_source[image.source] += int((image_scores[matched] >= _RECALL_SCORE).sum())
     order = np.argsort(-np.array(scores), kind="stable")
     hits = np.array(right, float)[order]
     boxes_total = sum(total.values())

@@ -12,6 +12,9 @@ from sklearn.model_selection import StratifiedGroupKFold
 from edge.errors import EdgeError
 from training.groups import groups_sharing
 
+_TOLERANCE = 0.2
+"""Part of the even number of boxes by which a fold may miss it; one box is always allowed."""
+
 
 class SplitError(EdgeError):
     """The data cannot be split as asked. The message says why and what to do."""
@@ -153,12 +156,8 @@ def class_counts(rows: Sequence[BoxRow]) -> Counter[str]:
     return Counter(row.label for row in rows)
 
 
-def shortfalls(rows: Sequence[BoxRow], pairs: Sequence[Pair], tolerance: float = 0.2) -> list[str]:
-    """What k folds could not balance, in sentences: classes that a fold lacks, or has much more or less of.
-
-    Args:
-        tolerance: share of the even number of boxes by which a fold may miss it; one box is always allowed.
-    """
+def shortfalls(rows: Sequence[BoxRow], pairs: Sequence[Pair]) -> list[str]:
+    """What k folds could not balance, in sentences: classes that a fold lacks, has too many of or too few."""
     groups_with: dict[str, set[int]] = defaultdict(set)
     for row, group in zip(rows, groups_of(rows).tolist(), strict=True):
         groups_with[row.label].add(group)
@@ -170,7 +169,7 @@ def shortfalls(rows: Sequence[BoxRow], pairs: Sequence[Pair], tolerance: float =
         uneven = [
             f"{name} {count[label]}"
             for name, count in counts.items()
-            if abs(count[label] - even) > max(1.0, tolerance * even)
+            if abs(count[label] - even) > max(1.0, _TOLERANCE * even)
         ]
         n_groups = len(groups_with[label])
         if n_groups < len(pairs):

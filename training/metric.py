@@ -132,24 +132,15 @@ def best_by_giou(true_xyxy: Boxes, predicted_xyxy: Boxes) -> tuple[NDArray[np.in
     return giou.argmax(axis=1), giou.max(axis=1)
 
 
-def challenge_score(
-    truth: Sequence[str],
-    predicted: Sequence[str | None],
-    giou: ArrayLike,
-    *,
-    missing_is_a_class: bool = False,
-) -> ChallengeScore:
+def challenge_score(truth: Sequence[str], predicted: Sequence[str | None], giou: ArrayLike) -> ChallengeScore:
     """The score over all true boxes of all images together.
 
     Args:
         truth: n class codes.
         predicted: the n classes that `best_by_giou` paired with them; None where nothing was predicted.
         giou: float [n] of the same pairing.
-        missing_is_a_class: count "nothing predicted" as one more class, whose F1 is 0. Code of a participant
-            does this by writing None as text; the definition of the score does not.
     """
-    counted = ["None" if label is None else label for label in predicted] if missing_is_a_class else predicted
-    f1 = macro_f1(truth, counted)
+    f1 = macro_f1(truth, predicted)
     term = float((np.asarray(giou, dtype=np.float64).mean() + 1) / 2) if len(truth) else float("nan")
     return ChallengeScore(
         score=F1_WEIGHT * f1 + GIOU_WEIGHT * term,

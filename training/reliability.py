@@ -14,6 +14,8 @@ from training.metric import CALIBRATION_BINS
 TEMPERATURES = (0.05, 20.0)
 """Where a temperature is looked for."""
 
+_FOLDS = 5
+
 Floats = NDArray[np.float64]
 
 
@@ -93,18 +95,20 @@ def fit_temperature(probabilities: NDArray[np.float32], truth: ArrayLike) -> flo
 
 
 def cross_fitted(
-    probabilities: NDArray[np.float32], truth: ArrayLike, groups: Sequence[str], folds: int = 5
+    probabilities: NDArray[np.float32], truth: ArrayLike, groups: Sequence[str]
 ) -> NDArray[np.float32]:
-    """Each cell's probabilities at a temperature fitted without its image, float32 [n, C].
+    """Each cell's probabilities at a temperature fitted on four fifths of the images, without its own.
+
+    Float32 [n, C].
 
     Args:
         groups: n names of images, whose cells stay together.
     """
     column, names = np.asarray(truth), list(dict.fromkeys(groups))
-    fold_of = {name: place % folds for place, name in enumerate(np.random.default_rng(0).permutation(names))}
+    fold_of = {name: place % _FOLDS for place, name in enumerate(np.random.default_rng(0).permutation(names))}
     fold = np.array([fold_of[name] for name in groups])
     answer = probabilities.copy()
-    for own in (fold == number for number in range(folds)):
+    for own in (fold == number for number in range(_FOLDS)):
         if own.any() and not own.all():
             answer[own] = tempered(probabilities[own], fit_temperature(probabilities[~own], column[~own]))
     return answer

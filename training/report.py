@@ -80,6 +80,7 @@ class Evaluation:
 
 
 _WITHIN = "95% interval"
+_MOST_CONFUSIONS = 12
 
 
 class _Sheet(NamedTuple):
@@ -265,7 +266,7 @@ def _curve_sheet(evaluation: Evaluation) -> _Sheet:
     return _Sheet("Detection by threshold", ("Threshold", "precision", "recall", "findings"), rows)
 
 
-def _confusions_sheet(confusion: Confusion, n_most: int = 12) -> _Sheet:
+def _confusions_sheet(confusion: Confusion) -> _Sheet:
     pairs = [
         (count, true, said)
         for true, row in zip(confusion.labels, confusion.counts, strict=False)
@@ -275,7 +276,7 @@ def _confusions_sheet(confusion: Confusion, n_most: int = 12) -> _Sheet:
     rows = [
         (f"{true} → {said}", str(count)) for count, true, said in sorted(pairs, key=lambda pair: -pair[0])
     ]
-    return _Sheet("Most frequent confusions", ("True → predicted", "cells"), rows[:n_most])
+    return _Sheet("Most frequent confusions", ("True → predicted", "cells"), rows[:_MOST_CONFUSIONS])
 
 
 def _number(value: float) -> str:

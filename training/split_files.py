@@ -37,7 +37,6 @@ def read_rows(table: Table, known: Provenance, marks: Sequence[str]) -> list[Box
     Raises:
         AnnotationError: a row has no name, or a class that is none.
     """
-
     paths = find_images((row.name for row in table.rows), table.folders)
     rows = []
     for row, parsed in zip(table.rows, parse_all(table), strict=True):
@@ -68,7 +67,6 @@ def write_pairs(
         AnnotationError: two images have one NAME, or one cannot be linked; nothing was written.
         SplitError: two pairs would have files of one name; nothing was written.
     """
-
     images: dict[str, Path] = {}
     told: dict[str, dict[str, str]] = {}
     for table in tables:
@@ -108,7 +106,12 @@ def summary(
     by_source: bool,
     seed: int,
 ) -> str:
+    """The text of `SUMMARY`: how it was split, boxes by class and pair, and what could not be balanced.
 
+    Args:
+        files: names of the annotation files.
+        marks: columns of provenance.csv whose images were kept together.
+    """
     n_groups = len(set(groups_of(rows).tolist()))
     n_images = len({row.name for row in rows})
     kept = "the same image" + "".join(f", the same {mark}" for mark in marks)
@@ -141,7 +144,6 @@ def summary(
 
 def _source_notes(pairs: Sequence[Pair]) -> list[str]:
     """Per source: what it can judge, and what a model trained without it never saw."""
-
     notes = []
     for pair in pairs:
         judged = count_classes(row.label for row in pair.val)

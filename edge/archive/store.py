@@ -17,8 +17,6 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,7 +26,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edge.errors import StationError
-from edge.locks import fsync_folder, output_error
+from edge.locks import as_output_errors, fsync_folder
 from edge.records import REASONS_THAT_MAY_PASS, State
 
 MANIFEST = "archive.json"
@@ -91,7 +89,7 @@ class ArchiveStore:
             OutputUnwritableError, OutputFullError: the folder cannot be written.
         """
         path = self.out / MANIFEST
-        with self._as_output_errors():
+        with as_output_errors(self.out):
             self._parts.mkdir(parents=True, exist_ok=True)
             self.sweep()
             self._unfinished.mkdir(exist_ok=True)
@@ -143,7 +141,7 @@ class ArchiveStore:
 
     def parts(self) -> list[PartName]:
         """All that are whole, in order."""
-        with self._as_output_errors():
+        with as_output_errors(self.out):
             names = [PartName.of(path.name) for path in self._parts.iterdir()]
         found = [name for name in names if name is not None]
         return sorted(found, key=lambda name: (name.partition, name.number))
@@ -176,7 +174,7 @@ class ArchiveStore:
     def publish(self, part: PartName, images: pa.Table, results: pa.Table, csv_files: list[Path]) -> None:
         """Make a part whole, unless another worker has done so in between."""
         building = self._unfinished / f"{part}.{uuid.uuid4().hex}"
-        with self._as_output_errors():
+        with as_output_errors(self.out):
             building.mkdir()
             try:
                 for name, table in ((IMAGES, images), (RESULTS, results)):
@@ -203,13 +201,6 @@ class ArchiveStore:
                 f"{str(path)!r} cannot be read ({' '.join(str(error).split())}); put it back, or remove the "
                 "whole part and start again."
             ) from error
-
-    @contextmanager
-    def _as_output_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise output_error(error, Path(error.filename or self.out)) from error
 
 
 def version_key(path: str, size_bytes: int | None, mtime_ns: int | None) -> bytes:

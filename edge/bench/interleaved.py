@@ -25,7 +25,6 @@ class Runs:
         answers: what it said of each.
     """
 
-    way: str
     ms: tuple[float, ...]
     answers: tuple[Answer, ...]
 
@@ -82,7 +81,7 @@ def run_interleaved(
                 image_ms, answer = timed_ms(way, second)
             ms[way.name].append(image_ms)
             answers[way.name].append(answer)
-    return {name: Runs(name, tuple(ms[name]), tuple(answers[name])) for name in ms}
+    return {name: Runs(tuple(ms[name]), tuple(answers[name])) for name in ms}
 
 
 def run_in_turn(runs: dict[str, Callable[[], float]], rounds: int, what: str) -> dict[str, tuple[float, ...]]:

@@ -69,7 +69,7 @@ class Offered:
         return FALLS_BEHIND if late > _FEW_LATE else PERHAPS_BEHIND
 
 
-def arrivals_s(rate_per_s: float, seconds: float, kind: Arrivals, seed: int = 0) -> list[float]:
+def arrivals_s(rate_per_s: float, seconds: float, kind: Arrivals) -> list[float]:
     """When images arrive, in ascending seconds from 0 on; at least two.
 
     "exponential" gaps are those of images that know nothing of each other (a Poisson process).
@@ -77,7 +77,7 @@ def arrivals_s(rate_per_s: float, seconds: float, kind: Arrivals, seed: int = 0)
     count = max(round(rate_per_s * seconds), 2)
     if kind == "regular":
         return [number / rate_per_s for number in range(count)]
-    gaps = np.random.default_rng(seed).exponential(1 / rate_per_s, count - 1)
+    gaps = np.random.default_rng(0).exponential(1 / rate_per_s, count - 1)
     # Rescaled, so that the rate is what was asked for also where few images come.
     times = np.concatenate([[0.0], np.cumsum(gaps)])
     return [float(at) for at in times * ((count - 1) / rate_per_s / times[-1])]

@@ -16,11 +16,11 @@ import click
 
 from edge.cli import FOLDER, one_sentence
 from edge.journal_tool.folders import Folders
+from edge.records import State
 
 if TYPE_CHECKING:
     from edge.journal_tool.reader import JournalReader
 
-_STATES = ("pending", "done", "empty", "duplicate", "rejected", "failed", "vanished")
 _BATCH = 500
 _MANY = 10_000
 
@@ -53,7 +53,7 @@ def journal(context: click.Context, state: Path | None, settings: Path | None, o
 
 
 @journal.command("list")
-@click.option("--status", type=click.Choice(_STATES), help="Only these.")
+@click.option("--status", type=click.Choice([state.value for state in State]), help="Only these.")
 @click.option("--since", help="Only those answered since this time, ISO 8601; UTC without an offset.")
 @click.option("--limit", type=click.IntRange(1), help="Only so many, the last ones.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
@@ -67,7 +67,6 @@ def list_images(
     They are in the order in which they were begun.
     """
     from edge.journal_tool.printing import entry_json, entry_line, title_line
-    from edge.records import State
 
     state, time = State(status) if status else None, _as_time(since) if since else None
     with _reading(folders) as reader:
@@ -125,8 +124,6 @@ def retry(folders: Folders, paths: tuple[str, ...], status: str | None) -> None:
     station at work takes them at its next scan, another one at its start, and edge-run when it is run over
     them. A file that was rejected is read again even if it has not changed.
     """
-    from edge.records import State
-
     if bool(paths) == bool(status):
         raise click.UsageError("Give either paths or --status.")
     if status is None:

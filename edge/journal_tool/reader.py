@@ -87,7 +87,6 @@ class Part:
 class StoredWrite:
     """Bytes of a CSV file, and the entry that they belong to; None for headers and rows that moved."""
 
-    write_id: int
     image_id: int | None
     write: Write
 
@@ -182,8 +181,8 @@ class JournalReader:
     def writes(self) -> Iterator[StoredWrite]:
         """All bytes of all CSV files, in the order in which they were committed."""
         query = "SELECT id, image_id, output, file, offset, data FROM writes WHERE id > :after"
-        for write_id, image_id, *write in self._pages(query, {"after": 0}):
-            yield StoredWrite(write_id, image_id, Write(*write))
+        for _, image_id, *write in self._pages(query, {"after": 0}):
+            yield StoredWrite(image_id, Write(*write))
 
     def write_count(self) -> int:
         """About how many writes there are: the number of the last one."""
@@ -205,8 +204,8 @@ class JournalReader:
             "SELECT id, image_id, output, file, offset, data FROM writes "
             "WHERE file = :file AND offset > :after"
         )
-        for write_id, image_id, *write in self._pages(query, {"file": file, "after": -1}, "offset", 4):
-            yield StoredWrite(write_id, image_id, Write(*write))
+        for _, image_id, *write in self._pages(query, {"file": file, "after": -1}, "offset", 4):
+            yield StoredWrite(image_id, Write(*write))
 
     def header(self, output: str) -> bytes | None:
         """The first line of an output, None if nothing was ever written to it."""

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from edge.errors import JournalError
 from edge.journal_tool.reader import JournalReader
-from edge.locks import OUT_OF_SPACE, OutputFullError, OutputUnwritableError, fsync_folder
+from edge.locks import OUT_OF_SPACE, RESULTS_LOCK, OutputFullError, OutputUnwritableError, fsync_folder
 from edge.results import csv_bytes
 
 OUTPUTS = ("results", "images")
-_LOCK_NAME = ".results.lock"  # that of every output folder of a station
 
 
 def rebuild(
@@ -38,7 +37,7 @@ def rebuild(
     """
     headers = {output: _header(reader, output) for output in OUTPUTS}
     names = {output: folder / f"{output}.csv" for output in OUTPUTS}
-    for name in (*names.values(), folder / _LOCK_NAME):
+    for name in (*names.values(), folder / RESULTS_LOCK):
         if os.path.lexists(name):
             raise OutputUnwritableError(f"{str(folder)!r} holds {name.name!r} already; give an empty folder.")
     try:

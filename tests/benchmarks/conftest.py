@@ -18,19 +18,10 @@ from build_engines.families import import_ultralytics
 from build_engines.networks import load_networks
 from edge.demo.renderer import draw_tile
 from edge.geometry import letterbox
-from tests.build_engines.untrained import spread_outputs
+from tests.build_engines.untrained import ULTRALYTICS_LAYERS, spread_outputs
 
 TILE_SIZE, THRESHOLD = 96, 0.25
 CLASSES = ("LY", "MO", "PNN")
-# Three convolutions and a head of two levels: exported in a second.
-_LAYERS = {
-    "backbone": [
-        [-1, 1, "Conv", [8, 3, 4]],
-        [-1, 1, "Conv", [16, 3, 2]],
-        [-1, 1, "Conv", [16, 3, 2]],
-    ],
-    "head": [[[1, 2], 1, "Detect", ["nc"]]],
-}
 
 
 @dataclass(frozen=True)
@@ -63,7 +54,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         torch.manual_seed(2)
         smears = [*golden_smears(), *(draw_tile(seed, size_wh=(180, 160)) for seed in (5, 6, 7))]
         tiles = np.stack([letterbox(smear.rgb, TILE_SIZE, "centre")[0] for smear in smears])
-        network = ultralytics.nn.tasks.DetectionModel({**_LAYERS, "nc": 1}, nc=1, verbose=False)
+        network = ultralytics.nn.tasks.DetectionModel({**ULTRALYTICS_LAYERS, "nc": 1}, nc=1, verbose=False)
         spread_outputs(network, torch.from_numpy(tiles))
         # A bundle rounds its weights to 16 bits; here both sides get the rounded ones of the detector.
         network = with_half_weights(network, torch.zeros(1, 3, TILE_SIZE, TILE_SIZE))

@@ -22,7 +22,6 @@ def runs(times_ms: dict[str, float]) -> dict[str, Runs]:
     """Three images of about a time each; ultralytics on OpenVINO names one cell in another way."""
     return {
         name: Runs(
-            name,
             (ms, ms * 1.01, ms * 0.99),
             (Answer((MO if name == OPENVINO else LY,), {"detect": ms / 2, "commit": ms / 4}),) * 3,
         )

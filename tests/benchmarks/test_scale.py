@@ -61,8 +61,8 @@ def share_with_itself(
     """A double of `share`: one real station, which is its own other one. In so short a time two would be at
     work together only by chance.
     """
-    one = sharing._run(ALONE, [os.sched_getaffinity(0)], images, suffix, scratch)
-    return {ALONE: [one], TWO: [sharing.Shared(TWO, one.answered_s * 2)]}
+    one = sharing._run([os.sched_getaffinity(0)], images, suffix, scratch)
+    return {ALONE: [one], TWO: [sharing.Shared(one.answered_s * 2)]}
 
 
 @pytest.mark.usefixtures("small")

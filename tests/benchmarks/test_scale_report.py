@@ -40,7 +40,7 @@ def measured(
         WholeCost("demo", "openvino:f32", 20.0, 15.0, 10.0, 3),
         Growth(51_000, (stretch,), points, 51_000_000),
         Starts(5_000, *([(ready_s,) * 3] * 6)),
-        {ALONE: [Shared(ALONE, times[:1])], TWO: [Shared(TWO, tuple(times))]},
+        {ALONE: [Shared(times[:1])], TWO: [Shared(tuple(times))]},
     )
 
 

@@ -1,7 +1,9 @@
 """A detector and a classifier with random weights, and the bundle that the command builds of them."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -11,13 +13,14 @@ import torch
 from click.testing import CliRunner
 
 from build_engines.build import main
+from build_engines.bundle_build import golden_smears
 from build_engines.checkpoint import Checkpoint, CropGeometry, TileGeometry, yolox_network
 from edge.bundle import Bundle, embedded_bundle
 from edge.demo.renderer import draw_field, draw_tile
 from edge.geometry import letterbox
-from tests.build_engines.untrained import spread_yolox_outputs
+from tests.build_engines.untrained import ULTRALYTICS_LAYERS, spread_outputs, spread_yolox_outputs
 
-NANO = {"depth": 0.33, "width": 0.25, "depthwise": True}
+TINY = {"depth": 0.1, "width": 0.125, "depthwise": False}
 CLASSES = ("LY", "MO", "PNN")
 
 
@@ -33,13 +36,28 @@ def save_detector(path: Path, architecture: dict[str, Any], tile_size: int) -> N
     Checkpoint("yolox", architecture, (), geometry, network.state_dict(), {"data": "none"}).save(path)
 
 
+def save_ultralytics_detector(
+    ultralytics: ModuleType, path: Path, classes: Sequence[str], tile_size: int
+) -> None:
+    """The same of ultralytics: three convolutions, which are exported in a second."""
+    model = ultralytics.YOLO("yolo11n.yaml", verbose=False)
+    layers = {**ULTRALYTICS_LAYERS, "nc": len(classes)}
+    network = ultralytics.nn.tasks.DetectionModel(layers, nc=len(classes), verbose=False)
+    torch.manual_seed(0)
+    tiles = np.stack([letterbox(smear.rgb, tile_size, "centre")[0] for smear in golden_smears()])
+    spread_outputs(network, torch.from_numpy(tiles))
+    network.names, network.args = dict(enumerate(classes)), {"imgsz": tile_size}
+    model.model = network
+    model.save(path)
+
+
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A detector and a classifier with random weights, small enough for a test."""
     torch.set_num_threads(1)
     torch.manual_seed(3)
     folder = tmp_path_factory.mktemp("checkpoints")
-    save_detector(folder / "detector.pt", NANO, 96)
+    save_detector(folder / "detector.pt", TINY, 96)
     name = "test_efficientnet"
     classifier = timm.create_model(name, num_classes=len(CLASSES))
     cells = {"LY": 60, "MO": 7, "PNN": 51}

@@ -25,11 +25,9 @@ from build_engines.networks import load_networks
 from build_engines.reference import gate_images, spread
 from edge.bundle import Bundle
 from edge.demo.renderer import draw_tile
-from edge.geometry import letterbox
 from edge.overlay import encode_jpeg
 from edge.pipeline import open_pipeline
-from tests.build_engines.small_bundle import CLASSES
-from tests.build_engines.untrained import spread_outputs
+from tests.build_engines.small_bundle import CLASSES, save_ultralytics_detector
 
 pytestmark = pytest.mark.timeout(400)
 """Four exports by torch's own exporter, which takes its time on a busy machine."""
@@ -133,10 +131,16 @@ def test_a_bundle_whose_file_strays_from_torch_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_no_bundle_is_not_replaced(checkpoints: tuple[Path, Path], tmp_path: Path) -> None:
+def _not_read(folder: Path) -> list[str]:
+    """Options with checkpoints whose reading would end in another sentence."""
+    empty = folder / "empty.pt"
+    empty.touch()
+    return ["--detector", str(empty), "--classifier", str(empty)]
+
+
+def test_a_folder_that_is_no_bundle_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    detector, classifier = map(str, checkpoints)
-    args = ["--detector", detector, "--classifier", classifier, "--out", str(tmp_path)]
+    args = [*_not_read(tmp_path), "--out", str(tmp_path)]
     for manifest in (None, '{"name": "an app"}', "[]", "no JSON"):
         if manifest is not None:
             (tmp_path / "manifest.json").write_text(manifest)
@@ -146,12 +150,9 @@ def test_a_folder_that_is_no_bundle_is_not_replaced(checkpoints: tuple[Path, Pat
     assert (tmp_path / "thesis.txt").exists()
 
 
-def test_the_current_folder_is_not_replaced(
-    checkpoints: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_current_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    detector, classifier = map(str, checkpoints)
-    result = CliRunner().invoke(main, ["--detector", detector, "--classifier", classifier, "--out", "."])
+    result = CliRunner().invoke(main, [*_not_read(tmp_path), "--out", "."])
     assert result.exit_code == 1
     assert "cannot take the place of . itself; give --out a name in it." in result.output
 
@@ -278,14 +279,7 @@ def test_the_card_tells_of_which_trainings_a_network_is_the_mean(built: Bundle) 
 def test_a_one_stage_ultralytics_network_becomes_a_bundle_that_names_cells(
     ultralytics: ModuleType, tmp_path: Path
 ) -> None:
-    model = ultralytics.YOLO("yolo11n.yaml", verbose=False)
-    network = ultralytics.nn.tasks.DetectionModel("yolo11n.yaml", nc=len(CLASSES), verbose=False)
-    torch.manual_seed(0)
-    tiles = np.stack([letterbox(smear.rgb, 96, "centre")[0] for smear in golden_smears()])
-    spread_outputs(network, torch.from_numpy(tiles))
-    network.names, network.args = dict(enumerate(CLASSES)), {"imgsz": 96}
-    model.model = network
-    model.save(tmp_path / "one-stage.pt")
+    save_ultralytics_detector(ultralytics, tmp_path / "one-stage.pt", CLASSES, 96)
     (tmp_path / "provenance.json").write_text('{"cells": {"LY": 70}}')
 
     networks = load_networks(tmp_path / "one-stage.pt", None, tile_size=96)

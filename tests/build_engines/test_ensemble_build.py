@@ -31,12 +31,11 @@ from edge.geometry import crop, iou_matrix, letterbox, stretched
 from edge.images import decode
 from edge.overlay import encode_jpeg
 from edge.pipeline import open_pipeline
-from tests.build_engines.small_bundle import CLASSES, save_detector
+from tests.build_engines.small_bundle import CLASSES, save_ultralytics_detector
 from tests.build_engines.untrained import run
 
 pytestmark = pytest.mark.timeout(400)
 
-TINY = {"depth": 0.1, "width": 0.125, "depthwise": False}
 OTHER_CLASSES = ("PNN", "EO", "LY")
 RECIPE = """
 [fusion]
@@ -49,6 +48,7 @@ tta = ["hflip"]
 
 [[detector]]
 checkpoint = "tiny.pt"
+tile_size = 128
 windows = { size_px = 700, overlap_px = 200 }
 
 [[classifier]]
@@ -66,14 +66,16 @@ activation = "sigmoid"
 
 
 @pytest.fixture(scope="module")
-def recipe(checkpoints: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def recipe(
+    checkpoints: tuple[Path, Path], ultralytics: ModuleType, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """Beside the checkpoints that it names."""
     torch.set_num_threads(1)
     torch.manual_seed(4)
     folder = tmp_path_factory.mktemp("ensemble")
     for path in checkpoints:
         shutil.copy(path, folder)
-    save_detector(folder / "tiny.pt", TINY, 128)
+    save_ultralytics_detector(ultralytics, folder / "tiny.pt", ("leukocyte",), 128)
     whole = timm.create_model("test_resnet", num_classes=len(OTHER_CLASSES))
     geometry = CropGeometry(64, shape="stretched", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     Checkpoint(
@@ -126,7 +128,7 @@ def test_a_recipe_becomes_one_bundle_with_known_answers_of_every_network(ensembl
 def test_the_model_card_tells_all_networks_and_what_each_counts(ensemble: Bundle) -> None:
     card = (ensemble.path / "MODEL_CARD.md").read_text()
     assert "Detector: yolox, tiles of 96 px, also seen hflip, weight 2." in card
-    assert "Detector: yolox, tiles of 128 px, fields in windows of 700 px, weight 1." in card
+    assert "Detector: tiny, tiles of 128 px, fields in windows of 700 px, weight 1." in card
     assert "whole tiles of 64 px, only where one cell was found, weight 0.543." in card
     assert "| covered | LY (lymphocyte, 60), PNN (neutrophil, 51), EO (eosinophil, 52) |" in card
     assert "**classifier 2**" in card
@@ -185,14 +187,15 @@ class ByHand:
     def find(self, rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """All fused boxes with scores, the surest first."""
         every = []
-        for index, side, weight, views in ((0, 96, 1.0, (False, True)), (1, 128, 1.0, (False,))):
-            tile, placement = letterbox(rgb, side, "top_left")
+        detectors = ((0, 96, "top_left", (False, True)), (1, 128, "centre", (False,)))
+        for index, side, anchor, views in detectors:
+            tile, placement = letterbox(rgb, side, anchor)
             for is_flipped in views:
                 boxes, scores = self._run(index, (tile[:, ::-1] if is_flipped else tile)[None])[:2]
                 if is_flipped:
                     boxes = boxes[..., [2, 1, 0, 3]] * [-1, 1, -1, 1] + [side, 0, side, 0]
                 boxes = placement.to_image(boxes[0].astype(np.float32))
-                every += [(weight * s, b) for s, b in zip(scores[0], boxes, strict=True) if s >= 0.01]
+                every += [(s, b) for s, b in zip(scores[0], boxes, strict=True) if s >= 0.01]
         clusters: list[list[tuple[float, np.ndarray]]] = []
         for score, box in sorted(every, key=lambda one: -one[0]):
             means = [np.average([b for _, b in c], axis=0, weights=[s for s, _ in c]) for c in clusters]

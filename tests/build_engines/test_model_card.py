@@ -42,6 +42,15 @@ def test_figures_of_a_bundle_of_another_name_go_in_with_a_warning(
     assert "- about: bundle demo-without-bccd" in (folder / "MODEL_CARD.md").read_text()
 
 
+def test_a_bundle_that_cannot_be_written_is_told_in_one_sentence(folder: Path, tmp_path: Path) -> None:
+    (folder / "manifest.json.part").mkdir()  # stands in for what may not be written, which root always may
+    (tmp_path / "report.json").write_text('{"annotations_sha256": "0", "score": {"score": 0.8}}')
+    arguments = [str(folder), "--evaluation", str(tmp_path / "report.json"), "--name", "drawn smears"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1
+    assert f"{folder} cannot be written (" in result.output
+
+
 def test_figures_of_the_bundle_itself_need_no_warning(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     about = {"bundle": "demo", "bundle id": "demo-of-another-manifest"}
     add_evaluation(folder, {"about": about, "accuracy": 0.5}, "drawn smears")

@@ -6,6 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+ULTRALYTICS_LAYERS = {
+    "backbone": [
+        [-1, 1, "Conv", [8, 3, 4]],
+        [-1, 1, "Conv", [16, 3, 2]],
+        [-1, 1, "Conv", [16, 3, 2]],
+    ],
+    "head": [[[1, 2], 1, "Detect", ["nc"]]],
+}
+"""Three convolutions and a head of two levels: exported in a second."""
+
 
 def spread_outputs(network: Any, tiles: Tensor) -> None:
     """Give an untrained ultralytics network boxes and scores that differ from place to place."""

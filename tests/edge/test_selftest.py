@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from edge.backends.base import Outputs
 from edge.bundle import Known
 from edge.errors import BackendError
-from edge.selftest import TOLERANCES, Outputs, compare_detections, deviation_of
+from edge.selftest import TOLERANCES, compare_detections, deviation_of
 from tests.edge.session_doubles import BlobSession, NamingSession
 
 

@@ -21,7 +21,7 @@ from build_engines.networks import load_networks, load_recipe
 from build_engines.recipe import ClassifierEntry, DetectorEntry, Recipe
 from edge.geometry import crop
 from edge.images import decode
-from tests.build_engines.small_bundle import NANO, save_detector
+from tests.build_engines.small_bundle import TINY, save_detector
 from training.annotations import AnnotatedImage, read_pixels
 from training.augment import VARIATIONS, Variation
 from training.base_weights import read_base_weights
@@ -279,7 +279,7 @@ def test_what_a_network_was_trained_for_is_what_a_bundle_shows_it(
     assert 0 <= checkpoint.provenance["validation"]["accuracy"] <= 1
     entry = ClassifierEntry(checkpoint=tmp_path / "run/best.pt")
     detector = DetectorEntry(checkpoint=tmp_path / "detector.pt")
-    save_detector(detector.checkpoint, NANO, 96)
+    save_detector(detector.checkpoint, TINY, 96)
     network = load_recipe(Recipe(detector=(detector,), classifier=(entry,))).classifiers[0]
     assert network.graphs[0].activation == activation
     assert (network.spec.view, network.spec.shape) == (geometry.view, geometry.shape)

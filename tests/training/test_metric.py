@@ -117,14 +117,12 @@ def test_the_other_spelling_of_a_class_costs_two_classes() -> None:
     assert macro_f1(CODES, predicted) == pytest.approx(22 / 24)
 
 
-def test_a_missing_prediction_is_no_class_of_its_own_unless_asked_for() -> None:
+def test_a_missing_prediction_is_no_class_of_its_own() -> None:
     truth = [code for code in CODES for _ in range(1000)]
     predicted = [None, *truth[1:]]
-    as_defined = challenge_score(truth, predicted, np.ones(len(truth)))
-    as_coded = challenge_score(truth, predicted, np.ones(len(truth)), missing_is_a_class=True)
-    assert as_defined.macro_f1 == pytest.approx(1, abs=1e-4)
-    assert as_coded.macro_f1 == pytest.approx(23 / 24, abs=1e-4)
-    assert as_coded.n_without_prediction == as_defined.n_without_prediction == 1
+    score = challenge_score(truth, predicted, np.ones(len(truth)))
+    assert score.macro_f1 == pytest.approx(1, abs=1e-4)
+    assert score.n_without_prediction == 1
 
 
 @pytest.mark.parametrize(("single_cell_images", "expected"), [(True, 0.824), (False, 0.784)])

@@ -41,11 +41,7 @@ def perceptual_hash(thumbnail: NDArray[np.uint8]) -> np.uint64:
     return np.uint64(np.packbits(imagehash.phash(Image.fromarray(thumbnail)).hash).view(">u8")[0])
 
 
-def near_duplicates(
-    thumbnails: Sequence[NDArray[np.uint8]],
-    max_distance: int = MAX_DISTANCE,
-    min_correlation: float = MIN_CORRELATION,
-) -> list[Pair]:
+def near_duplicates(thumbnails: Sequence[NDArray[np.uint8]]) -> list[Pair]:
     """All pairs that look alike, also if one of them was turned by a quarter or mirrored.
 
     An image of one grey level looks like no other. All pairs are compared: 48,417 took a minute on one core.
@@ -60,10 +56,10 @@ def near_duplicates(
     best: dict[tuple[int, int], Pair] = {}
     for turned, seen in _orientations(first):
         turned_hashes = hashes if not turned else np.array([perceptual_hash(one) for one in seen])
-        for i, j, distance in _close(hashes, turned_hashes, max_distance):
+        for i, j, distance in _close(hashes, turned_hashes):
             correlation = _correlation(first[i], seen[j])
             known = best.get((i, j))
-            if correlation >= min_correlation and (known is None or correlation > known.correlation):
+            if correlation >= MIN_CORRELATION and (known is None or correlation > known.correlation):
                 best[i, j] = Pair(i, j, distance, correlation, turned)
     return [best[key] for key in sorted(best)]
 
@@ -75,12 +71,10 @@ def _orientations(thumbnails: NDArray[np.uint8]) -> Iterator[tuple[str, NDArray[
             yield " and ".join(words), np.ascontiguousarray(np.rot90(seen, quarters, axes=(1, 2)))
 
 
-def _close(
-    hashes: NDArray[np.uint64], others: NDArray[np.uint64], max_distance: int
-) -> Iterator[tuple[int, int, int]]:
+def _close(hashes: NDArray[np.uint64], others: NDArray[np.uint64]) -> Iterator[tuple[int, int, int]]:
     for start in range(0, len(hashes), _BLOCK):
         distances = np.bitwise_count(hashes[start : start + _BLOCK, None] ^ others[None, start:])
-        for row, column in np.argwhere(distances <= max_distance):
+        for row, column in np.argwhere(distances <= MAX_DISTANCE):
             if column > row:
                 yield start + int(row), start + int(column), int(distances[row, column])
 

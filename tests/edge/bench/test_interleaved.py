@@ -59,6 +59,6 @@ def test_stages_are_in_the_order_of_the_work_also_where_the_first_image_has_no_c
         Answer((), dict.fromkeys(stages.split(), 1.0))
         for stages in ("read detect commit csv", "read detect crop classify commit csv")
     )
-    runs = Runs("A", (4.0, 6.0), (empty, full))
+    runs = Runs((4.0, 6.0), (empty, full))
     assert " ".join(runs.stage_ms) == "read detect crop classify commit csv"
     assert runs.stage_ms["classify"] == (0.0, 1.0)
