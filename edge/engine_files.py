@@ -5,6 +5,7 @@ An engine is a plan, which nobody can look into without a card, and a record bes
 plan for each batch size.
 """
 
+import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,11 +100,12 @@ class EngineFile:
             BackendError: they are missing or damaged.
         """
         try:
-            if file_sha256(self.plan) == self.record.plan_sha256:
-                return self.plan.read_bytes()
+            data = self.plan.read_bytes()
         except OSError as error:
             raise BackendError(f"{self.plan} cannot be read ({error.strerror}); run {REBUILD}.") from error
-        raise BackendError(f"{self.plan} is not the plan that its record describes; run {REBUILD}.")
+        if hashlib.sha256(data).hexdigest() != self.record.plan_sha256:
+            raise BackendError(f"{self.plan} is not the plan that its record describes; run {REBUILD}.")
+        return data
 
 
 def engines_of(bundle_path: Path, target: Target) -> list[EngineFile]:
