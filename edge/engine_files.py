@@ -109,9 +109,22 @@ class EngineFile:
 
 
 def engines_of(bundle_path: Path, target: Target) -> list[EngineFile]:
-    """All engines of a target in a bundle, in the order of their names; an unreadable record is none."""
+    """All engines of a target in a bundle, in the order of their names; an unreadable record is none.
+
+    Raises:
+        BackendError: their folder may not be read.
+    """
     found = []
-    for path in sorted((bundle_path / ENGINES_FOLDER / target).glob("*.json")):
+    folder = bundle_path / ENGINES_FOLDER / target
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.suffix == ".json")
+    except (FileNotFoundError, NotADirectoryError):
+        paths = []
+    except OSError as error:
+        raise BackendError(
+            f"{folder} cannot be read ({error.strerror}); give the station's user the right to read it."
+        ) from error
+    for path in paths:
         try:
             record = EngineRecord.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:

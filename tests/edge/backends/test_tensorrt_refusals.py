@@ -1,5 +1,6 @@
 """Engines that do not fit, and files that are no plans, on the double of TensorRT."""
 
+import errno
 import json
 from dataclasses import replace
 from hashlib import sha256
@@ -113,6 +114,18 @@ def test_a_library_that_does_not_start_is_told_with_its_reason(
 
     monkeypatch.setattr(fake_tensorrt, "Runtime", no_runtime)
     sentence = r"10\.16\.1\.11 does not start \(CUDA initialization failure with error: 35\.\); update the"
+    with pytest.raises(BackendError, match=sentence):
+        classifier_on(card, equipped)
+
+
+def test_engines_that_may_not_be_read_are_told(
+    card: FakeCard, equipped: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def may_not(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", may_not)
+    sentence = r"engines/tensorrt cannot be read \(Permission denied\); give the station's user the right"
     with pytest.raises(BackendError, match=sentence):
         classifier_on(card, equipped)
 
