@@ -5,6 +5,7 @@ what that is. With checkpoints it builds a bundle; torch is imported only then.
 """
 
 import logging
+import os
 import re
 import time
 from pathlib import Path
@@ -121,6 +122,7 @@ def main(
     target: str | None, detector: tuple[Path, ...], recipe: Path | None, out: Path | None, **options: Any
 ) -> None:
     """Build what the station runs on this machine, and hold it against the FP32 reference."""
+    os.umask(os.umask(0o077) & ~0o055)  # the station's user reads what root has built, whatever root's umask
     logging.basicConfig(format="%(message)s")
     logging.getLogger("build_engines").setLevel(logging.INFO)  # the exporter's own lines are many
     building_bundle = bool(detector) or recipe is not None or target == "onnx"

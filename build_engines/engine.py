@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from build_engines.engine_network import Order, read_network
 from build_engines.engine_store import write_whole
 from build_engines.errors import EngineError
-from edge.backends.tensorrt_log import library_logger
+from edge.backends.tensorrt_log import library_logger, starting
 from edge.engine_files import EngineRecord, Machine, Target
 
 log = logging.getLogger(__name__)
@@ -66,6 +66,7 @@ def build_engine(
 
     Raises:
         EngineError: the graph, the library or the machine is in the way.
+        BackendError: the library does not start.
     """
     with _interrupt_kept() as is_interrupted:
         return _build(trt, order, machine, progress, is_interrupted)
@@ -97,7 +98,8 @@ def _build(
             "none; build there, or give `--target tensorrt-rtx`."
         )
     logger = library_logger(trt)
-    builder = trt.Builder(logger)
+    with starting(trt):
+        builder = trt.Builder(logger)
     read = read_network(trt, builder, logger, order)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, order.workspace_bytes)

@@ -4,6 +4,8 @@ import contextlib
 import logging
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -12,9 +14,11 @@ from build_engines.engine_network import Order
 from build_engines.errors import EngineError, writing
 from edge.bundle import file_sha256
 from edge.engine_files import ENGINES_FOLDER, EngineFile, EngineRecord, Machine, Target, engines_of
-from edge.locks import fsync_folder
+from edge.locks import FolderLockedError, fsync_folder, locked_folder
 
 log = logging.getLogger(__name__)
+
+_LOCK = ".build.lock"
 
 
 def plan_name(target: Target, order: Order, machine: Machine | None) -> str:
@@ -32,6 +36,24 @@ def plan_name(target: Target, order: Order, machine: Machine | None) -> str:
 def gpu_slug(gpu: str) -> str:
     """A card's name as a part of a file name."""
     return re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
+
+
+@contextmanager
+def building_in(folder: Path) -> Iterator[None]:
+    """Keep other builds out of a folder of engines meanwhile: two would write into the same files.
+
+    Raises:
+        EngineError: another build is under way there, or the folder cannot be written.
+    """
+    with writing(folder, EngineError):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked_folder(folder, _LOCK):
+            yield
+    except FolderLockedError as error:
+        raise EngineError(
+            f"Another build is under way in {folder}; wait for its end, or give another folder with --out."
+        ) from error
 
 
 def write_engine(path: Path, plan: bytes, record: EngineRecord) -> EngineFile:

@@ -1,8 +1,8 @@
 """All engines of a bundle: which there are, built, held to the gate, and put where the station finds them."""
 
-import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,13 @@ from rich.console import Console
 
 from build_engines.engine import build_engine
 from build_engines.engine_network import Order
-from build_engines.engine_store import plan_name, remove_unreadable, unchanged_engine, write_engine
+from build_engines.engine_store import (
+    building_in,
+    plan_name,
+    remove_unreadable,
+    unchanged_engine,
+    write_engine,
+)
 from build_engines.errors import EngineError, writing
 from build_engines.gate import Verdict, how_far, print_verdicts, verdict
 from build_engines.job import Job
@@ -20,6 +26,10 @@ from build_engines.reference import Reference
 from edge.backends.base import Backend, Session, find_backend
 from edge.bundle import Bundle
 from edge.engine_files import ENGINES_FOLDER, EngineFile, EngineRecord, Target, engines_of
+from edge.errors import EdgeError
+
+_STAGED = ".build"
+"""Below the folder of engines: what is built and not yet tried."""
 
 
 def build_untried(job: Job, console: Console) -> list[EngineFile]:
@@ -29,19 +39,20 @@ def build_untried(job: Job, console: Console) -> list[EngineFile]:
         EngineError: what could not be built, after all that could.
     """
     folder = job.out / ENGINES_FOLDER / job.target
-    remove_unreadable(job.out, job.target)
     engines, errors = [], []
-    for order in job.orders():
-        engine = _unchanged(job, order, console)
-        if engine is None:
-            try:
-                plan, record = _build(job, order, console)
-            except EngineError as error:
-                console.print(f"{order}: not built", style="red", soft_wrap=True)
-                errors.append(str(error))
-                continue
-            engine = write_engine(folder / plan_name(job.target, order, job.machine), plan, record)
-        engines.append(engine)
+    with building_in(job.out / ENGINES_FOLDER):
+        remove_unreadable(job.out, job.target)
+        for order in job.orders():
+            engine = _unchanged(job, order, console)
+            if engine is None:
+                try:
+                    plan, record = _build(job, order, console)
+                except EngineError as error:
+                    console.print(f"{order}: not built", style="red", soft_wrap=True)
+                    errors.append(str(error))
+                    continue
+                engine = write_engine(folder / plan_name(job.target, order, job.machine), plan, record)
+            engines.append(engine)
     print_engines(engines)
     if errors:
         total = len(engines) + len(errors)
@@ -57,16 +68,15 @@ def build_on_card(job: Job, reference: Reference, console: Console) -> list[Engi
     Raises:
         EngineError: an engine could not be built or did not pass; then none is put there.
     """
-    remove_unreadable(job.out, job.target)
     engines_folder = job.out / ENGINES_FOLDER
     orders = job.orders()
     finished: list[EngineFile] = []
-    with ExitStack() as staging:
-        with writing(engines_folder, EngineError):
-            engines_folder.mkdir(parents=True, exist_ok=True)
-            # Like the bundle, so that the backend can open from it what the station must not see yet.
-            name = staging.enter_context(tempfile.TemporaryDirectory(prefix=".build-", dir=engines_folder))
-            staged = Path(name)
+    # Like the bundle, so that the backend can open from it what the station must not see yet.
+    staged = engines_folder / _STAGED
+    with building_in(engines_folder), _gone_at_the_end(staged):
+        remove_unreadable(job.out, job.target)
+        with writing(staged, EngineError):
+            staged.mkdir()
             for graph in {order.onnx_path for order in orders}:
                 (staged / graph.name).symlink_to(graph.resolve())
         for order in orders:
@@ -77,12 +87,27 @@ def build_on_card(job: Job, reference: Reference, console: Console) -> list[Engi
             plan, record = (engine.read(), engine.record) if engine else _build(job, order, console)
             file = plan_name(job.target, order, job.machine)
             write_engine(staged / ENGINES_FOLDER / job.target / file, plan, record)
-        built = gate_engines(job.bundle, staged, find_backend(job.target), job.target, reference)
+        try:
+            built = gate_engines(job.bundle, staged, find_backend(job.target), job.target, reference)
+        except EdgeError:
+            if job.timing_cache is not None:  # the next build would choose the same kernels by it
+                job.timing_cache.unlink(missing_ok=True)
+            raise
         for engine in built:
             path = engines_folder / job.target / engine.plan.name
             finished.append(write_engine(path, engine.read(), engine.record))
     print_engines(finished)
     return finished
+
+
+@contextmanager
+def _gone_at_the_end(folder: Path) -> Iterator[None]:
+    """Remove a folder in the end, and what a build that was killed has left of it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def gate_engines(

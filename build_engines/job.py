@@ -66,7 +66,7 @@ class Job:
                 batch,
                 capabilities,
                 workspace_bytes=workspace,
-                timing_cache=self._timing_cache(),
+                timing_cache=self.timing_cache,
             )
             for capabilities in self._groups()
             for graph in self._graphs()
@@ -89,7 +89,8 @@ class Job:
         )
         return [group for group in (newer, (_TURING,) if _TURING in self.capabilities else ()) if group]
 
-    def _timing_cache(self) -> Path | None:
+    @property
+    def timing_cache(self) -> Path | None:
         """What TensorRT measured, for each of its versions and each card; TensorRT-RTX measures nothing."""
         if self.target != "tensorrt" or self.machine is None:
             return None

@@ -1,6 +1,7 @@
 """What this machine can build, and why not; nothing is changed by looking."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -126,9 +127,9 @@ class Preflight:
             )
         return "; ".join(reasons)
 
-    def best_target(self) -> Target | None:
-        """What is built on this machine's card: TensorRT, else TensorRT-RTX; None where neither can be."""
-        return next((target for target in TARGETS if not self.why_not(target)), None)
+    def best_target(self, among: Sequence[Target] = TARGETS) -> Target | None:
+        """What is built on this machine's card: TensorRT, else TensorRT-RTX; None where none can be."""
+        return next((target for target in among if not self.why_not(target)), None)
 
 
 def _is_seen(path: Path) -> bool:

@@ -108,13 +108,12 @@ def _target(
     if target is None:
         if capabilities:
             raise EngineError("--compute-capability is for `--target tensorrt-rtx` only; give that too.")
-        if station.backend in ("auto", *TARGETS):
-            best = found.best_target()
-            if best is None:
-                for name in TARGETS:
-                    click.echo(f"No engine of {name} is built: {found.why_not(name)}.")
-            return best
-        return None
+        among = [name for name in TARGETS if station.backend in ("auto", name)]
+        best = found.best_target(among)
+        if best is None:
+            for name in among:
+                click.echo(f"No engine of {name} is built: {found.why_not(name)}.")
+        return best
     wanted: Target = "tensorrt_rtx" if target == "tensorrt-rtx" else "tensorrt"
     if capabilities and wanted == "tensorrt":
         raise EngineError(

@@ -5,6 +5,7 @@ An engine is a plan, which nobody can look into without a card, and a record bes
 plan for each batch size.
 """
 
+import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,17 +100,31 @@ class EngineFile:
             BackendError: they are missing or damaged.
         """
         try:
-            if file_sha256(self.plan) == self.record.plan_sha256:
-                return self.plan.read_bytes()
+            data = self.plan.read_bytes()
         except OSError as error:
             raise BackendError(f"{self.plan} cannot be read ({error.strerror}); run {REBUILD}.") from error
-        raise BackendError(f"{self.plan} is not the plan that its record describes; run {REBUILD}.")
+        if hashlib.sha256(data).hexdigest() != self.record.plan_sha256:
+            raise BackendError(f"{self.plan} is not the plan that its record describes; run {REBUILD}.")
+        return data
 
 
 def engines_of(bundle_path: Path, target: Target) -> list[EngineFile]:
-    """All engines of a target in a bundle, in the order of their names; an unreadable record is none."""
+    """All engines of a target in a bundle, in the order of their names; an unreadable record is none.
+
+    Raises:
+        BackendError: their folder may not be read.
+    """
     found = []
-    for path in sorted((bundle_path / ENGINES_FOLDER / target).glob("*.json")):
+    folder = bundle_path / ENGINES_FOLDER / target
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.suffix == ".json")
+    except (FileNotFoundError, NotADirectoryError):
+        paths = []
+    except OSError as error:
+        raise BackendError(
+            f"{folder} cannot be read ({error.strerror}); give the station's user the right to read it."
+        ) from error
+    for path in paths:
         try:
             record = EngineRecord.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:

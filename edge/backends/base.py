@@ -43,9 +43,12 @@ class Session(ABC):
     Attributes:
         lanes: how many threads may use it at once.
         build: sha256 of what was built ahead for this machine; "" where opening compiles the graph.
+        built_for: sizes of batches for each of which something of its own was built ahead; empty where one
+            graph takes any.
     """
 
     build: str = ""
+    built_for: Sequence[int] = ()
 
     def __init__(self, name: str, side_px: int, lanes: int = 1) -> None:
         self.name = name

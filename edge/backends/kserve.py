@@ -142,6 +142,7 @@ class _KServeSession(Session):
         self._looked_s = float("-inf")
         self._models, self.build, self.served_by = server.ask(self._look, _START_PATIENCE_S)
         self._looked_s = server.clock()
+        self.built_for = [model.largest for model in self._models if model.is_static and model.largest]
 
     def _look(self) -> tuple[list[Model], str, str]:
         """The models, the smallest first; a hash of all that is told; the server in words."""

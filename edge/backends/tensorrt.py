@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edge.backends.base import Backend, BackendAbsent, Outputs, Session
 from edge.backends.cuda import Buffer, CudaMemory, DeviceMemory, probe
-from edge.backends.tensorrt_log import library_logger, one_line
+from edge.backends.tensorrt_log import library_logger, one_line, starting
 from edge.engine_files import REBUILD, EngineFile, Machine, Target, TensorSpec, fitting_engines
 from edge.errors import BackendError, EngineAway
 from edge.manifest import NetworkSpec
@@ -101,10 +101,12 @@ class _TensorRtSession(Session):
         super().__init__(name, side_px)
         digests = "".join(file.record.plan_sha256 for file in files)
         self.build = hashlib.sha256(digests.encode()).hexdigest()
+        self.built_for = [file.record.batch for file in files]
         self._memory = memory
         self._plans: list[_Plan] = []
         try:
-            runtime = trt.Runtime(library_logger(trt))
+            with starting(trt):
+                runtime = trt.Runtime(library_logger(trt))
             for file in files:
                 self._plans.append(_Plan(trt, runtime, file, side_px, memory))
             for plan in self._plans:

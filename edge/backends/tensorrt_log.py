@@ -1,13 +1,14 @@
 """The one logger of a process that TensorRT or TensorRT-RTX gets, whether it builds engines or runs them."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-log = logging.getLogger(__name__)
+from edge.errors import BackendError
 
-_NO_DRIVER = "CUDA driver version is insufficient"
-"""TensorRT-RTX says it on a machine without a card, whatever it is asked."""
+log = logging.getLogger(__name__)
 
 
 @cache  # the library keeps a pointer to the first logger that it is given, so that one must never go
@@ -31,7 +32,7 @@ def library_logger(trt: Any) -> Any:
             self.errors: list[str] = []
 
         def log(self, severity: Any, msg: str) -> None:
-            level = logging.DEBUG if _NO_DRIVER in msg else levels.get(severity, logging.DEBUG)
+            level = levels.get(severity, logging.DEBUG)
             line = one_line(msg)
             if level >= logging.ERROR:
                 self.errors.append(line)
@@ -42,6 +43,25 @@ def library_logger(trt: Any) -> Any:
             return errors
 
     return Logger()
+
+
+@contextmanager
+def starting(trt: Any) -> Iterator[None]:
+    """Make a builder or a runtime of a module meanwhile, with the logger of `library_logger`.
+
+    Raises:
+        BackendError: the library gives none, as it does where the driver is older than its CUDA.
+    """
+    logger = library_logger(trt)
+    logger.take_errors()
+    try:
+        yield
+    except TypeError as error:  # pybind11's answer to a null pointer
+        said = f" ({errors[-1]})" if (errors := logger.take_errors()) else ""
+        raise BackendError(
+            f"{trt.__name__} {trt.__version__} does not start{said}; update the NVIDIA driver, or install "
+            "what fits the CUDA that it knows."
+        ) from error
 
 
 def one_line(text: str) -> str:

@@ -80,7 +80,7 @@ class Fault:
 
     def an_engine_that_strays_in_a_batch_of_four(self) -> Options:
         def damage(inputs: list[Buffer], outputs: list[Buffer]) -> None:
-            for buffer in outputs:
+            for buffer in outputs if self.step == "GATE" else ():
                 if buffer.host.shape[0] == 4 and buffer.host.shape[-1] == 4:
                     buffer.host[-1] += 30
 

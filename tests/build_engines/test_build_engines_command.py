@@ -1,10 +1,13 @@
 """`python build_engines/build.py` for engines: what it finds, builds and says, with and without a card."""
 
 import errno
+import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,8 +17,9 @@ from click.testing import CliRunner
 
 from build_engines import build, preflight, station_build
 from build_engines.preflight import Library, Preflight, find_library
+from build_engines.station_build import Station
 from edge.bundle import Bundle, embedded_bundle
-from edge.engine_files import Machine
+from edge.engine_files import Machine, Target
 from edge.errors import EngineAway
 from tests.build_engines.test_engines_build import CARD, CardDouble, rtx
 
@@ -76,6 +80,34 @@ def test_the_settings_say_which_bundle_and_engine(folder: Path, tmp_path: Path) 
     assert "No engine of" not in said
     settings.write_text('bundel = "x"\n')
     assert "'bundel' in" in run("--settings", settings, code=1)
+
+
+@pytest.mark.parametrize(
+    ("backend", "has", "target", "said"),
+    [
+        ("auto", ("tensorrt", "tensorrt_rtx"), "tensorrt", ""),
+        ("auto", ("tensorrt_rtx",), "tensorrt_rtx", ""),
+        ("tensorrt", ("tensorrt", "tensorrt_rtx"), "tensorrt", ""),
+        ("tensorrt", ("tensorrt_rtx",), None, "No engine of tensorrt is built: tensorrt is missing.\n"),
+        ("tensorrt_rtx", ("tensorrt", "tensorrt_rtx"), "tensorrt_rtx", ""),
+        ("tensorrt_rtx", ("tensorrt",), None, "No engine of tensorrt_rtx is built: rtx is missing.\n"),
+        ("openvino", ("tensorrt", "tensorrt_rtx"), None, ""),
+    ],
+)
+def test_a_backend_that_is_set_is_what_is_built_for(
+    backend: str,
+    has: tuple[Target, ...],
+    target: str | None,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(preflight, "find_spec", lambda name: object())
+    libraries = {**NOTHING, **{name: Library(rtx) for name in has}}
+    found = Preflight(CARD, "", libraries, 9_000_000_000)  # type: ignore[arg-type]
+    station = Station(Bundle.load(embedded_bundle()), backend, "auto", None, None)
+    assert station_build._target(station, found, None, ()) == target
+    assert capsys.readouterr().out == said
 
 
 def test_the_settings_say_which_server(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,12 +211,25 @@ def test_a_folder_that_this_user_may_not_look_into_has_the_disk_of_the_one_above
     assert Preflight.look(tmp_path / "closed" / "engines" / "new").disk_bytes > 0
 
 
-def test_engines_for_other_cards_go_where_they_are_told(folder: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def nothing_for_others() -> Iterator[None]:
+    """The umask of a root who lets nobody else read."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("nothing_for_others")
+def test_engines_for_other_cards_go_where_they_are_told_and_all_may_read_them(
+    folder: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "release"
     said = run(
         "--bundle", folder, "--target", "tensorrt-rtx", "--compute-capability", "8.6", "--batch", 1,
         "--gate-images", 1, "--out", out,
     )  # fmt: skip
+    for path in (out / "engines" / "tensorrt_rtx").iterdir():
+        assert [stat.S_IMODE(one.stat().st_mode) for one in (out, path.parent, path)] == [0o755, 0o755, 0o644]
     assert {path.name for path in (out / "engines" / "tensorrt_rtx").glob("*.plan")} == {
         "detector.fp16-b1-sm86.plan",
         "classifier.fp16-b1-sm86.plan",

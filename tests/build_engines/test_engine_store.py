@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from build_engines.engine_network import Order
-from build_engines.engine_store import plan_name, remove_unreadable, unchanged_engine, write_engine
+from build_engines.engine_store import (
+    building_in,
+    plan_name,
+    remove_unreadable,
+    unchanged_engine,
+    write_engine,
+)
 from build_engines.errors import EngineError
 from edge.bundle import file_sha256
 from edge.engine_files import EngineFile, EngineRecord, Machine, engines_of
@@ -65,6 +71,21 @@ def test_what_was_written_is_what_the_station_reads(order: Order) -> None:
     assert engine.read() == b"plan"
     assert engine.record == record_of(order, b"plan")
     assert sorted(path.suffix for path in engine.plan.parent.iterdir()) == [".json", ".plan"]
+
+
+def test_two_builds_do_not_write_into_one_folder(tmp_path: Path) -> None:
+    with building_in(tmp_path / "engines"):
+        with building_in(tmp_path / "other"):
+            pass
+        with (
+            pytest.raises(
+                EngineError, match=r"^Another build is under way in .*engines; wait for its end, or"
+            ),
+            building_in(tmp_path / "engines"),
+        ):
+            pass
+    with building_in(tmp_path / "engines"):
+        pass
 
 
 KILLED = """

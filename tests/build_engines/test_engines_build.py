@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from build_engines import engines_build
+from build_engines.engine_store import building_in
 from build_engines.engines_build import build_on_card, build_untried
 from build_engines.errors import EngineError
 from build_engines.gate import cpu_reference, gate, judge
@@ -159,6 +161,7 @@ def test_every_engine_answers_at_its_own_batch_before_the_station_sees_it(
     card = CardDouble(bundle)
     monkeypatch.setattr(engines_build, "find_backend", lambda name: card)
     job = Job(rtx, bundle, bundle.path, CARD)
+    (bundle.path / "engines" / ".build" / "engines").mkdir(parents=True)  # left by a build that was killed
     build_on_card(job, reference, lines)
     assert names_in(bundle) == ALL_SIZES
     assert card.batches == {"detector.fp16.onnx": {1, 4}, "classifier.fp16.onnx": {1, 4, 16}}
@@ -170,11 +173,20 @@ def test_every_engine_answers_at_its_own_batch_before_the_station_sees_it(
         assert (engine.record.gpu, engine.record.driver) == (CARD.gpu, CARD.driver)
         assert (gate.box_px > 0) == engine.plan.name.startswith("detector")
         assert engine.read()
-    assert {path.name for path in (bundle.path / "engines").iterdir()} == {"tensorrt_rtx"}
+    assert {path.name for path in (bundle.path / "engines").iterdir()} == {"tensorrt_rtx", ".build.lock"}
     card.batches.clear()
     build_on_card(job, reference, lines)
     assert text_of(lines).count("unchanged, not built again") == 5
     assert card.batches == {}
+
+
+def test_a_second_build_of_a_bundle_is_refused(bundle: Bundle, lines: Console, reference: Reference) -> None:
+    with building_in(bundle.path / "engines"):
+        with pytest.raises(EngineError, match="Another build is under way"):
+            build_on_card(Job(rtx, bundle, bundle.path, CARD), reference, lines)
+        with pytest.raises(EngineError, match="Another build is under way"):
+            build_untried(Job(rtx, bundle, bundle.path, None, ("8.6",)), lines)
+    assert text_of(lines) == ""
 
 
 def test_a_bundle_that_cannot_be_written_is_told_in_one_sentence(
@@ -250,7 +262,21 @@ def test_an_engine_that_answers_otherwise_never_comes_to_the_station(
     with pytest.raises(EngineError, match=said):
         build_on_card(Job(rtx, bundle, bundle.path, CARD, batches=(1,), rebuild=True), reference, lines)
     assert {engine.plan: engine.record for engine in engines_of(bundle.path, "tensorrt_rtx")} == before
-    assert {path.name for path in (bundle.path / "engines").iterdir()} == {"tensorrt_rtx"}
+    assert {path.name for path in (bundle.path / "engines").iterdir()} == {"tensorrt_rtx", ".build.lock"}
+
+
+@pytest.mark.parametrize("damage", [None, lose_cells])
+def test_what_was_measured_for_an_engine_that_fails_is_not_used_again(
+    damage: Any, bundle: Bundle, lines: Console, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next build would choose the same kernels."""
+    cache = bundle.path / "timing.cache"
+    cache.write_bytes(b"of this build")
+    monkeypatch.setattr(Job, "timing_cache", cache)
+    monkeypatch.setattr(engines_build, "find_backend", lambda name: CardDouble(bundle, damage))
+    with nullcontext() if damage is None else pytest.raises(EngineError, match="did not pass its gate"):
+        build_on_card(Job(rtx, bundle, bundle.path, CARD, batches=(1,)), reference, lines)
+    assert cache.exists() == (damage is None)
 
 
 def test_the_gate_names_the_image_that_strays_most(reference: Reference) -> None:

@@ -5,6 +5,7 @@
    against what is allocated. All else that pycuda is linked to is made by build.py.
 
    LIBCUDA_DOUBLE_CARDS    how many cards there are (1)
+   LIBCUDA_DOUBLE_CUDA     the CUDA that the driver knows (13000)
    LIBCUDA_DOUBLE_FAIL     FUNCTION:CODE:N lets the Nth call of a function, and all that follow, fail
 */
 #define _GNU_SOURCE
@@ -251,9 +252,10 @@ int cuGraphLaunch(const Queue *executable, Stream *stream)
 int cuGraphExecDestroy(Queue *executable) { return cuGraphDestroy(executable); }
 
 /* The card and its primary context */
-static int card_count(void) { const char *cards = getenv("LIBCUDA_DOUBLE_CARDS"); return cards ? atoi(cards) : 1; }
+static int told(const char *name, int usual) { const char *text = getenv(name); return text ? atoi(text) : usual; }
+static int card_count(void) { return told("LIBCUDA_DOUBLE_CARDS", 1); }
 int cuInit(unsigned flags) { BEGIN; is_initialised = 1; return card_count() ? OK : NO_DEVICE; }
-int cuDriverGetVersion(int *version) { *version = 13000; return OK; }
+int cuDriverGetVersion(int *version) { *version = told("LIBCUDA_DOUBLE_CUDA", 13000); return OK; }
 int cuDeviceGetCount(int *count) { BEGIN; *count = card_count(); return is_initialised ? OK : NOT_INITIALIZED; }
 int cuDeviceGet(int *device, int index) { BEGIN; *device = 0; return index ? INVALID_DEVICE : OK; }
 int cuDeviceGetName(char *name, int bytes, int device) { BEGIN; snprintf(name, bytes, "Double of a card"); return OK; }

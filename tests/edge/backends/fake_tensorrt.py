@@ -85,7 +85,7 @@ def plan_of(onnx_path: Path, batch: int, **faults: Any) -> bytes:
     Args:
         faults: what is wrong with it: `types`, `shapes` or `names` of tensors that the graph has not,
             `context`=False (none can be made), `refuses` (a name whose address is not taken), `fails_at` (the
-            number of the execution that is refused).
+            number of the execution that is refused), `reverses` (a name whose values come backwards).
     """
     return b"plan" + json.dumps({"onnx": str(onnx_path), "batch": batch, "faults": faults}).encode()
 
@@ -195,7 +195,8 @@ class IExecutionContext:
                 feeds[self._engine.onnx_names[name]] = data.reshape(shape)
         outputs = [n for n, (mode, *_) in self._engine.tensors.items() if mode is TensorIOMode.OUTPUT]
         answers = self._engine.session.run([self._engine.onnx_names[name] for name in outputs], feeds)
-        for name, values in zip(outputs, answers, strict=True):
+        for name, right in zip(outputs, answers, strict=True):
+            values = right[..., ::-1] if self._engine.faults.get("reverses") == name else right
             self._card.write(self._addresses[name], np.ascontiguousarray(values).tobytes())
 
     def _refuse(self, why: str) -> bool:

@@ -119,6 +119,21 @@ def test_the_self_test_finds_out_another_model(
         pipeline_of(bundle, double, monkeypatch)
 
 
+@pytest.mark.parametrize("wrong", ["classifier", "classifier-b4", "classifier-b16"])
+def test_the_self_test_finds_out_another_model_of_any_size(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    double = ServerDouble(bundle, static={"classifier": (1, 4, 16)})
+
+    def rolled(answer: dict[str, Any]) -> dict[str, Any]:
+        turns = double.batches[-1][0] == wrong
+        return {name: np.roll(values, turns, axis=-1) for name, values in answer.items()}
+
+    double.change = rolled
+    with pytest.raises(BackendError, match=r"^classifier on .* does not give the known answers"):
+        pipeline_of(bundle, double, monkeypatch)
+
+
 @pytest.mark.parametrize("precision", ["int8", ""])
 def test_an_unknown_precision_is_refused(bundle: Bundle, double: ServerDouble, precision: str) -> None:
     double.parameters[PRECISION] = precision

@@ -205,6 +205,29 @@ def test_the_library_s_messages_go_to_the_log(caplog: pytest.LogCaptureFixture) 
     assert logger.take_errors() == ["broken"]
 
 
+@pytest.mark.parametrize(
+    ("graph", "batch", "output"),
+    [
+        *((CLASSIFIER, batch, "probabilities") for batch in (1, 4, 16)),
+        *(("detector.fp16.onnx", batch, "boxes") for batch in (1, 4)),
+    ],
+)
+def test_an_engine_that_answers_otherwise_at_any_size_of_batch_is_found_out_at_the_start(
+    card: FakeCard,
+    bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    graph: str,
+    batch: int,
+    output: str,
+) -> None:
+    equipped = with_engines(bundle, tmp_path / "bundle")
+    add_engine(equipped.path, graph, batch, reverses=output)
+    with pytest.raises(BackendError, match=f"^{graph} on tensorrt in f16 does not give the known answers"):
+        pipeline_on(card, equipped, monkeypatch)
+    assert not card.blocks
+
+
 def test_stage_times_come_from_the_card(card: FakeCard, equipped: Bundle) -> None:
     session = classifier_on(card, equipped)
     session.run(crops(1))

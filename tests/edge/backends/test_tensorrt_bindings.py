@@ -50,11 +50,11 @@ def library_of_nulls(module: Path, folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def hold(tmp_path_factory: pytest.TempPathFactory) -> Hold:
-    """Holds files against the bindings of a version, in a process of its own: uses, and faults."""
+def bindings(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[str, dict[str, str]]]:
+    """The module of a version, and the environment of a process that can import it."""
     libraries: dict[str, Path] = {}
 
-    def held(version: str, files: list[Path]) -> tuple[set[str], list[str]]:
+    def found(version: str) -> tuple[str, dict[str, str]]:
         module, variables = "tensorrt_rtx", {}
         if version == "rtx":
             if find_spec(module) is None:
@@ -68,10 +68,19 @@ def hold(tmp_path_factory: pytest.TempPathFactory) -> Hold:
                 library_of_nulls(folder / "tensorrt_bindings" / "tensorrt.so", libraries[version])
             module = "tensorrt_bindings"
             variables = {"PYTHONPATH": str(folder), "LD_LIBRARY_PATH": str(libraries[version])}
+        return module, os.environ | variables
+
+    return found
+
+
+@pytest.fixture(scope="session")
+def hold(bindings: Callable[[str], tuple[str, dict[str, str]]]) -> Hold:
+    """Holds files against the bindings of a version, in a process of its own: uses, and faults."""
+
+    def held(version: str, files: list[Path]) -> tuple[set[str], list[str]]:
+        module, environment = bindings(version)
         command = [sys.executable, "-m", "tests.edge.backends.tensorrt_uses", module, *map(str, files)]
-        done = subprocess.run(
-            command, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, timeout=60
-        )
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
         assert version == "rtx" or found["version"].startswith(version)
@@ -102,6 +111,43 @@ def test_all_that_is_used_of_tensorrt_is_there(hold: Hold, version: str) -> None
         "Builder.build_serialized_network",
         "IBuilderConfig.set_memory_pool_limit",
     }
+
+
+NO_START = """
+import tensorrt_bindings as trt
+from build_engines.engine import build_engine
+from edge.backends.tensorrt import _TensorRtSession
+from edge.errors import BackendError
+from tests.edge.backends.engines import CARD
+from tests.edge.backends.fake_card import FakeCard, FakeMemory
+
+for start in (
+    lambda: build_engine(trt, None, CARD, None),
+    lambda: _TensorRtSession("graph", 64, trt, FakeMemory(FakeCard()), []),
+):
+    try:
+        start()
+    except BackendError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("version", ["10.16", "11.4"])
+def test_a_library_that_does_not_start_is_told_in_one_sentence(
+    bindings: Callable[[str], tuple[str, dict[str, str]]], version: str
+) -> None:
+    """As it does where the driver is older than its CUDA: builder and runtime are null pointers then."""
+    _, environment = bindings(version)
+    command = [sys.executable, "-c", NO_START]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert len(said) == 2
+    for line in said:
+        assert line.startswith(f"tensorrt_bindings {version}.")
+        assert line.endswith(
+            " does not start; update the NVIDIA driver, or install what fits the CUDA that it knows."
+        )
 
 
 WRONG = [

@@ -1,5 +1,6 @@
 """Engines that do not fit, and files that are no plans, on the double of TensorRT."""
 
+import errno
 import json
 from dataclasses import replace
 from hashlib import sha256
@@ -10,8 +11,9 @@ import pytest
 
 from edge.backends.tensorrt import has_ultralytics_header
 from edge.bundle import Bundle
-from edge.engine_files import TensorSpec
+from edge.engine_files import TensorSpec, engines_of
 from edge.errors import BackendError
+from tests.edge.backends import fake_tensorrt
 from tests.edge.backends.engines import add_engine, classifier_on, with_engines
 from tests.edge.backends.fake_card import FakeCard
 
@@ -101,6 +103,56 @@ def test_a_file_that_is_no_plan_is_refused(
     with pytest.raises(BackendError, match=sentence):
         classifier_on(card, equipped)
     assert not card.blocks
+
+
+def test_a_library_that_does_not_start_is_told_with_its_reason(
+    card: FakeCard, equipped: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_runtime(logger: fake_tensorrt.ILogger) -> None:
+        logger.log(fake_tensorrt.ILogger.Severity.ERROR, "CUDA initialization failure with error: 35.")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(fake_tensorrt, "Runtime", no_runtime)
+    sentence = r"10\.16\.1\.11 does not start \(CUDA initialization failure with error: 35\.\); update the"
+    with pytest.raises(BackendError, match=sentence):
+        classifier_on(card, equipped)
+
+
+def test_engines_that_may_not_be_read_are_told(
+    card: FakeCard, equipped: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def may_not(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", may_not)
+    sentence = r"engines/tensorrt cannot be read \(Permission denied\); give the station's user the right"
+    with pytest.raises(BackendError, match=sentence):
+        classifier_on(card, equipped)
+
+
+def test_a_plan_that_is_replaced_while_it_is_read_is_what_its_record_describes_or_refused(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`build.py` may put another one there at any moment."""
+    equipped = with_engines(bundle, tmp_path / "bundle")
+    engine = engines_of(equipped.path, "tensorrt")[0]
+    real, opened = engine.plan.read_bytes(), []
+
+    def replaced_after(path: Path, *args: Any, **options: Any) -> Any:
+        stream = real_open(path, *args, **options)
+        if path == engine.plan:
+            opened.append(path)
+            path.unlink()
+            with real_open(path, "wb") as other:
+                other.write(b"another plan")
+        return stream
+
+    real_open = Path.open
+    monkeypatch.setattr(Path, "open", replaced_after)
+    assert engine.read() == real
+    with pytest.raises(BackendError, match="is not the plan that its record describes"):
+        engine.read()
+    assert len(opened) == 2
 
 
 def test_a_plain_plan_is_not_taken_for_one_of_ultralytics() -> None:
