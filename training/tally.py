@@ -86,7 +86,7 @@ class Tally:
             weights: float64 [b, n], how many times each of b samples has each image.
         """
         n_labelled = weights @ self.truth.sum(axis=1)
-        f1 = np.array(self.class_f1(weights)).T
+        f1 = self._f1(weights)
         macro = _share(np.nansum(f1, axis=1), (~np.isnan(f1)).sum(axis=1))
         giou_term = (_share(weights @ self.giou, n_labelled) + 1) / 2
         n_found = weights @ self.n_found
@@ -101,8 +101,10 @@ class Tally:
 
     def class_f1(self, weights: Floats) -> list[Floats]:
         """F1 of each of `labels`, float64 [b] each; nan where a sample has none, true or predicted."""
-        f1 = _share(2 * (weights @ self.right), weights @ self.truth + weights @ self.said)
-        return [*f1.T]
+        return [*self._f1(weights).T]
+
+    def _f1(self, weights: Floats) -> Floats:
+        return _share(2 * (weights @ self.right), weights @ self.truth + weights @ self.said)
 
     def macro_f1_over(self, weights: Floats, codes: Sequence[str]) -> Floats:
         """Macro F1 over those of `codes` of which a sample has a true cell, float64 [b]."""

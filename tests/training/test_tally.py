@@ -1,6 +1,7 @@
 """Figures of samples: with every image once they are those of the metric itself."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,17 @@ def test_of_every_image_once_the_figures_are_those_of_the_metric() -> None:
         every_own = np.ones((1, source.n_images))
         assert part.measures(every_own)["accuracy"][0] == pytest.approx(source.accuracy)
         assert part.macro_f1_over(every_own, part.labels)[0] == pytest.approx(source.macro_f1)
+
+
+def test_images_of_which_no_cell_has_a_class_are_judged_by_their_detections() -> None:
+    images, predictions = smears()
+    unnamed = [replace(one, labels=(None,) * len(one.labels)) for one in images]
+    found = evaluate(unnamed, predictions, working_threshold=0.4, covered=("LY",))
+    measures = found.intervals.measures
+    assert measures["accuracy"] is None
+    recall = measures["recall"]
+    assert recall is not None
+    assert recall.low < found.detection.recall < recall.high
 
 
 def test_an_image_drawn_twice_counts_twice_and_one_not_drawn_not_at_all() -> None:
