@@ -114,7 +114,7 @@ class Signal(Enum):
     EVENTS_LOST = auto()
     """The kernel's queue was full, or its watch has ended: only a scan finds what events would have told."""
     FOLDER_GRANTED = auto()
-    """A folder can be watched that could not be before: only a scan finds what came into it."""
+    """A folder is watched that could not be before: only a scan finds what came into it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,12 +190,17 @@ class FolderWatch:
         return any(_may_be_watched(path) for path in tuple(self._withheld))
 
     def _fall_short(self, error: OSError) -> None:
-        if self._has_all_folders:
-            log.warning(
-                "Not all folders below %r give events (%s): polling it, too; raise %s (sysctl).",
-                *(str(self._folder), error.strerror, "fs.inotify.max_user_watches"),
-            )
         self._has_all_folders = False
+        self._warn(
+            "Not all folders below %r give events (%s): polling it, too; raise fs.inotify.max_user_watches "
+            "(sysctl), then start again.",
+            error.strerror,
+        )
+
+    def _warn(self, sentence: str, error: object) -> None:
+        if not self._has_warned:  # a watch that fails is tried again at every scan
+            log.warning(sentence, str(self._folder), error)
+        self._has_warned = True
 
     def _open(self) -> None:
         from watchdog.events import (
@@ -239,7 +244,7 @@ class FolderWatch:
                         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
                     return super().add_callback(path, mask, callback, id_)
                 except OSError as error:
-                    if error.errno in _LACKING:
+                    if error.errno in _LACKING and path != os.fsencode(resolved):
                         watch._fall_short(error)
                     raise
 
@@ -249,10 +254,21 @@ class FolderWatch:
                     watch._is_unmounted = True  # what is mounted there next may look like the same folder
                 if event.is_queue_overflow or watch._is_unmounted:
                     notify(Signal.EVENTS_LOST)
-                if event.is_attrib and event.is_directory and watch._is_granted():
-                    notify(Signal.FOLDER_GRANTED)
 
         class WatchGroup(InotifyWatchGroup):
+            def on_event(self, event: "InotifyEvent") -> None:
+                super().on_event(event)
+                if not (event.is_attrib and event.is_directory):
+                    return
+                with self._lock:
+                    path = self._build_event_source_path(event)
+                    # That one alone: of thousands that stay private each gives an event.
+                    if path not in watch._withheld or not _may_be_watched(path):
+                        return
+                    watch._withheld.discard(path)
+                    self._add_all_callbacks(path)
+                notify(Signal.FOLDER_GRANTED)
+
             def _remove_watch_internally(self, wd: "WatchDescriptor") -> None:
                 # A folder that was moved away keeps its watch, and a path that another may have by now.
                 with suppress(KeyError):
@@ -272,12 +288,9 @@ class FolderWatch:
             self._observer = observer = BaseObserver(Emitter, inotify_fd=self._kernel_queue)
             observer.schedule(Handler(), resolved, recursive=True, event_filter=kinds)
             observer.start()
-        except PermissionError:  # whoever scans the folder says so
-            self.close()
         except OSError as error:
-            if not self._has_warned:
-                log.warning("No events for %r (%s): polling it instead.", str(self._folder), error)
-            self._has_warned = True
+            if os.fsencode(resolved) not in self._withheld:  # of which the scan tells
+                self._warn("No events for %r (%s): polling it instead.", error)
             self.close()
 
 

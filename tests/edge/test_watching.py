@@ -1,5 +1,6 @@
 """Events where there are any, and a watch that comes back."""
 
+import errno
 import os
 import queue
 import subprocess
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from watchdog.observers.inotify_c import InotifyFD
 
 from edge import watching
 from edge.watching import FolderWatch, Notice, Signal, choose_watch, filesystem_of, mounts_below
@@ -168,6 +170,20 @@ def test_without_inotify_watches_the_rest_goes_on(
     watch.close()
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EPERM])
+def test_without_a_watch_of_the_folder_itself_one_sentence_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(InotifyFD, "add_callback", refuse)
+    watch = FolderWatch(tmp_path, lambda _: None)
+    watch.renew()
+    assert not watch.is_alive
+    assert caplog.messages == [f"No events for {str(tmp_path)!r} ([Errno {number}] no): polling it instead."]
+
+
 def test_a_folder_that_is_granted_after_it_was_filled_is_told_and_then_watched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,10 +214,42 @@ def test_a_folder_that_is_granted_after_it_was_filled_is_told_and_then_watched(
         withheld.remove(str(tmp_path / "s").encode())
         (tmp_path / "s").chmod(0o755)
         told_until(Signal.FOLDER_GRANTED)
-        watch.renew()
         (tmp_path / "s" / "c").touch()
         told_until(Notice(tmp_path / "s" / "c"))
+        watch.renew()
+        assert watch._observer is watched
+        withheld.remove(str(tmp_path / "t").encode())  # of which no event comes
+        watch.renew()
+        (tmp_path / "t" / "d").touch()
+        told_until(Notice(tmp_path / "t" / "d"))
         assert watch.is_whole
+    finally:
+        watch.close()
+
+
+def test_of_many_folders_that_stay_private_each_event_looks_at_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All were looked at for each: of 6000 the events came two minutes late."""
+    folders = [tmp_path / str(number) for number in range(20)]
+    for folder in folders:
+        folder.mkdir()
+    looked: list[bytes] = []
+
+    def may_be_watched(path: bytes) -> bool:
+        looked.append(path)
+        return path == os.fsencode(tmp_path)
+
+    monkeypatch.setattr(watching, "_may_be_watched", may_be_watched)
+    seen: queue.SimpleQueue[Notice | Signal] = queue.SimpleQueue()
+    watch = FolderWatch(tmp_path, seen.put)
+    try:
+        looked.clear()
+        for folder in folders:
+            folder.chmod(0o710)
+        (tmp_path / "last").touch()
+        assert seen.get(timeout=10) == Notice(tmp_path / "last")
+        assert sorted(looked) == sorted(map(os.fsencode, folders))
     finally:
         watch.close()
 
@@ -238,7 +286,8 @@ def test_too_few_watches_for_all_folders_are_told_once(
         watch.close()
     (line,) = caplog.messages
     assert line.endswith(
-        "(inotify watch limit reached): polling it, too; raise fs.inotify.max_user_watches (sysctl)."
+        "(inotify watch limit reached): polling it, too; raise fs.inotify.max_user_watches (sysctl), then "
+        "start again."
     )
 
 
