@@ -242,7 +242,9 @@ class FolderWatch:
                         watch._withheld.add(path)
                         # Which watchdog takes for a watch: no events would come, and nobody would know.
                         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-                    return super().add_callback(path, mask, callback, id_)
+                    descriptor = super().add_callback(path, mask, callback, id_)
+                    watch._withheld.discard(path)
+                    return descriptor
                 except OSError as error:
                     if error.errno in _LACKING and path != os.fsencode(resolved):
                         watch._fall_short(error)
@@ -265,7 +267,6 @@ class FolderWatch:
                     # That one alone: of thousands that stay private each gives an event.
                     if path not in watch._withheld or not _may_be_watched(path):
                         return
-                    watch._withheld.discard(path)
                     self._add_all_callbacks(path)
                 notify(Signal.FOLDER_GRANTED)
 

@@ -223,6 +223,18 @@ def test_a_folder_that_is_granted_after_it_was_filled_is_told_and_then_watched(
         (tmp_path / "t" / "d").touch()
         told_until(Notice(tmp_path / "t" / "d"))
         assert watch.is_whole
+        watched = watch._observer
+        (tmp_path / "gone").mkdir()
+        (tmp_path / "gone" / "e").touch()
+        (tmp_path / "f").touch()
+        assert Notice(tmp_path / "gone" / "e") not in told_until(Notice(tmp_path / "f"))
+        (tmp_path / "gone").rename(tmp_path / "private")
+        withheld.clear()
+        (tmp_path / "gone").mkdir()  # another of that name, which is watched
+        (tmp_path / "gone" / "e").touch()
+        told_until(Notice(tmp_path / "gone" / "e"))
+        watch.renew()
+        assert watch._observer is watched
     finally:
         watch.close()
 
