@@ -250,6 +250,15 @@ class FolderWatch:
                         watch._fall_short(error)
                     raise
 
+            def _add_callback(
+                self, path: bytes, mask: "Mask", callback: "WatchCallback", id_: "CallbackId"
+            ) -> "WatchDescriptor":
+                # A folder of a tree that is copied is found by its event and by the look into its parent, of
+                # which watchdog warns on standard error.
+                watched = self._get_or_create_watch(path, mask)
+                watched.callbacks[id_] = callback
+                return watched.wd
+
             def handle_event(self, event: "InotifyEvent") -> None:
                 super().handle_event(event)
                 if event.mask & InotifyConstants.IN_UNMOUNT:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from watchdog.observers.inotify_c import InotifyFD
@@ -301,6 +302,31 @@ def test_too_few_watches_for_all_folders_are_told_once(
         "(inotify watch limit reached): polling it, too; raise fs.inotify.max_user_watches (sysctl), then "
         "start again."
     )
+
+
+def test_a_folder_that_is_found_twice_is_no_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made when its parent has a watch and was not looked into yet."""
+    parent, folder = tmp_path / "parent", tmp_path / "parent" / "folder"
+    real = InotifyFD.add_callback
+
+    def add(kernel: InotifyFD, path: bytes, *about: Any) -> Any:
+        descriptor = real(kernel, path, *about)
+        if path == os.fsencode(parent):
+            folder.mkdir()
+        return descriptor
+
+    monkeypatch.setattr(InotifyFD, "add_callback", add)
+    seen: queue.SimpleQueue[Notice | Signal] = queue.SimpleQueue()
+    watch = FolderWatch(tmp_path, seen.put)
+    try:
+        parent.mkdir()
+        for path in (tmp_path / "a", folder / "b"):
+            path.touch()
+            while seen.get(timeout=10) != Notice(path):
+                pass
+        assert watch.is_alive
+    finally:
+        watch.close()
 
 
 @dataclass
