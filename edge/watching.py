@@ -289,6 +289,11 @@ class FolderWatch:
                 path, mask = os.fsencode(self.watch.path), self.get_event_mask_from_filter()
                 self._inotify = WatchGroup(self._inotify_fd, path, event_mask=mask, is_recursive=True)
 
+            def on_thread_stop(self) -> None:
+                # It stays in `_inotify`: of an event that comes meanwhile watchdog would log an error.
+                if self._inotify is not None:
+                    self._inotify.deactivate()
+
         # The watch's own reads (opened, closed without a write) are left out, or each would wake it again.
         kinds: list[type[FileSystemEvent]] = [FileCreatedEvent, FileClosedEvent, FileModifiedEvent]
         kinds += [FileMovedEvent, FileAttribEvent]

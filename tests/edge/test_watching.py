@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from watchdog.observers.inotify import InotifyWatchGroup
 from watchdog.observers.inotify_c import InotifyFD
 
 from edge import watching
@@ -327,6 +328,28 @@ def test_a_folder_that_is_found_twice_is_no_warning(tmp_path: Path, monkeypatch:
         assert watch.is_alive
     finally:
         watch.close()
+
+
+def test_an_event_that_comes_while_a_watch_ends_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    watch = FolderWatch(tmp_path, lambda _: None)
+    assert watch._observer is not None
+    (emitter,) = watch._observer.emitters
+    real = InotifyWatchGroup.read_event
+
+    def read_event(group: InotifyWatchGroup) -> Any:
+        event = real(group)
+        emitter.stop()
+        return event
+
+    monkeypatch.setattr(InotifyWatchGroup, "read_event", read_event)
+    for name in "ab":  # the first may be waited for already
+        (tmp_path / name).touch()
+    emitter.join(10)
+    watch.close()
+    assert not emitter.is_alive()
+    assert caplog.messages == []
 
 
 @dataclass
