@@ -55,13 +55,16 @@ def ended_by_exit() -> Iterator[None]:
     """SIGTERM and SIGHUP end the process as `sys.exit` does meanwhile: what was begun is closed and removed.
 
     By themselves they end it at once, and its children and temporary folders stay. One that is ignored
-    (nohup) or has its handler keeps that. Outside the main thread this does nothing.
+    (nohup) or has its handler keeps that. After the first all are ignored. Outside the main thread this does
+    nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def leave(number: int, frame: FrameType | None) -> None:
+        for other in taken:  # who ends a session sends both, the second into the middle of the cleaning
+            signal.signal(other, signal.SIG_IGN)
         sys.exit(128 + number)
 
     ending = (signal.SIGTERM, signal.SIGHUP)

@@ -114,7 +114,7 @@ class Signal(Enum):
     EVENTS_LOST = auto()
     """The kernel's queue was full, or its watch has ended: only a scan finds what events would have told."""
     FOLDER_GRANTED = auto()
-    """A folder can be watched that could not be before: only a scan finds what came into it."""
+    """A folder is watched that could not be before: only a scan finds what came into it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,12 +190,17 @@ class FolderWatch:
         return any(_may_be_watched(path) for path in tuple(self._withheld))
 
     def _fall_short(self, error: OSError) -> None:
-        if self._has_all_folders:
-            log.warning(
-                "Not all folders below %r give events (%s): polling it, too; raise %s (sysctl).",
-                *(str(self._folder), error.strerror, "fs.inotify.max_user_watches"),
-            )
         self._has_all_folders = False
+        self._warn(
+            "Not all folders below %r give events (%s): polling it, too; raise fs.inotify.max_user_watches "
+            "(sysctl), then start again.",
+            error.strerror,
+        )
+
+    def _warn(self, sentence: str, error: object) -> None:
+        if not self._has_warned:  # a watch that fails is tried again at every scan
+            log.warning(sentence, str(self._folder), error)
+        self._has_warned = True
 
     def _open(self) -> None:
         from watchdog.events import (
@@ -237,11 +242,22 @@ class FolderWatch:
                         watch._withheld.add(path)
                         # Which watchdog takes for a watch: no events would come, and nobody would know.
                         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-                    return super().add_callback(path, mask, callback, id_)
+                    descriptor = super().add_callback(path, mask, callback, id_)
+                    watch._withheld.discard(path)
+                    return descriptor
                 except OSError as error:
-                    if error.errno in _LACKING:
+                    if error.errno in _LACKING and path != os.fsencode(resolved):
                         watch._fall_short(error)
                     raise
+
+            def _add_callback(
+                self, path: bytes, mask: "Mask", callback: "WatchCallback", id_: "CallbackId"
+            ) -> "WatchDescriptor":
+                # A folder of a tree that is copied is found by its event and by the look into its parent, of
+                # which watchdog warns on standard error.
+                watched = self._get_or_create_watch(path, mask)
+                watched.callbacks[id_] = callback
+                return watched.wd
 
             def handle_event(self, event: "InotifyEvent") -> None:
                 super().handle_event(event)
@@ -249,10 +265,20 @@ class FolderWatch:
                     watch._is_unmounted = True  # what is mounted there next may look like the same folder
                 if event.is_queue_overflow or watch._is_unmounted:
                     notify(Signal.EVENTS_LOST)
-                if event.is_attrib and event.is_directory and watch._is_granted():
-                    notify(Signal.FOLDER_GRANTED)
 
         class WatchGroup(InotifyWatchGroup):
+            def on_event(self, event: "InotifyEvent") -> None:
+                super().on_event(event)
+                if not (event.is_attrib and event.is_directory):
+                    return
+                with self._lock:
+                    path = self._build_event_source_path(event)
+                    # That one alone: of thousands that stay private each gives an event.
+                    if path not in watch._withheld or not _may_be_watched(path):
+                        return
+                    self._add_all_callbacks(path)
+                notify(Signal.FOLDER_GRANTED)
+
             def _remove_watch_internally(self, wd: "WatchDescriptor") -> None:
                 # A folder that was moved away keeps its watch, and a path that another may have by now.
                 with suppress(KeyError):
@@ -263,6 +289,11 @@ class FolderWatch:
                 path, mask = os.fsencode(self.watch.path), self.get_event_mask_from_filter()
                 self._inotify = WatchGroup(self._inotify_fd, path, event_mask=mask, is_recursive=True)
 
+            def on_thread_stop(self) -> None:
+                # It stays in `_inotify`: of an event that comes meanwhile watchdog would log an error.
+                if self._inotify is not None:
+                    self._inotify.deactivate()
+
         # The watch's own reads (opened, closed without a write) are left out, or each would wake it again.
         kinds: list[type[FileSystemEvent]] = [FileCreatedEvent, FileClosedEvent, FileModifiedEvent]
         kinds += [FileMovedEvent, FileAttribEvent]
@@ -272,12 +303,9 @@ class FolderWatch:
             self._observer = observer = BaseObserver(Emitter, inotify_fd=self._kernel_queue)
             observer.schedule(Handler(), resolved, recursive=True, event_filter=kinds)
             observer.start()
-        except PermissionError:  # whoever scans the folder says so
-            self.close()
         except OSError as error:
-            if not self._has_warned:
-                log.warning("No events for %r (%s): polling it instead.", str(self._folder), error)
-            self._has_warned = True
+            if os.fsencode(resolved) not in self._withheld:  # of which the scan tells
+                self._warn("No events for %r (%s): polling it instead.", error)
             self.close()
 
 

@@ -18,13 +18,19 @@ def ready(process, *_):
     print(process.pid, flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
 child._await_ready = ready
+wait = child.subprocess.Popen.wait
+def told_again(*given):
+    os.kill(os.getpid(), signal.SIGHUP)  # as logind tells a session to end
+    return wait(*given)
+child.subprocess.Popen.wait = told_again
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may be under nohup
 with child.watching(*(Path(sys.argv[1], name) for name in ("inbox", "out", "log"))):
     pass
 """
 
 
 def test_a_station_that_a_command_started_ends_with_the_command(tmp_path: Path) -> None:
-    """In a process of its own, which the signal ends."""
+    """In a process of its own, which the signal ends; a second one does not end what it cleans up."""
     ended = subprocess.run(
         [sys.executable, "-c", _CODE, tmp_path],
         env=os.environ | {"TMPDIR": str(tmp_path)},

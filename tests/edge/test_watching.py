@@ -1,5 +1,6 @@
 """Events where there are any, and a watch that comes back."""
 
+import errno
 import os
 import queue
 import subprocess
@@ -7,8 +8,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from watchdog.observers.inotify import InotifyWatchGroup
+from watchdog.observers.inotify_c import InotifyFD
 
 from edge import watching
 from edge.watching import FolderWatch, Notice, Signal, choose_watch, filesystem_of, mounts_below
@@ -168,6 +172,20 @@ def test_without_inotify_watches_the_rest_goes_on(
     watch.close()
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EPERM])
+def test_without_a_watch_of_the_folder_itself_one_sentence_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(InotifyFD, "add_callback", refuse)
+    watch = FolderWatch(tmp_path, lambda _: None)
+    watch.renew()
+    assert not watch.is_alive
+    assert caplog.messages == [f"No events for {str(tmp_path)!r} ([Errno {number}] no): polling it instead."]
+
+
 def test_a_folder_that_is_granted_after_it_was_filled_is_told_and_then_watched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,10 +216,54 @@ def test_a_folder_that_is_granted_after_it_was_filled_is_told_and_then_watched(
         withheld.remove(str(tmp_path / "s").encode())
         (tmp_path / "s").chmod(0o755)
         told_until(Signal.FOLDER_GRANTED)
-        watch.renew()
         (tmp_path / "s" / "c").touch()
         told_until(Notice(tmp_path / "s" / "c"))
+        watch.renew()
+        assert watch._observer is watched
+        withheld.remove(str(tmp_path / "t").encode())  # of which no event comes
+        watch.renew()
+        (tmp_path / "t" / "d").touch()
+        told_until(Notice(tmp_path / "t" / "d"))
         assert watch.is_whole
+        watched = watch._observer
+        (tmp_path / "gone").mkdir()
+        (tmp_path / "gone" / "e").touch()
+        (tmp_path / "f").touch()
+        assert Notice(tmp_path / "gone" / "e") not in told_until(Notice(tmp_path / "f"))
+        (tmp_path / "gone").rename(tmp_path / "private")
+        withheld.clear()
+        (tmp_path / "gone").mkdir()  # another of that name, which is watched
+        (tmp_path / "gone" / "e").touch()
+        told_until(Notice(tmp_path / "gone" / "e"))
+        watch.renew()
+        assert watch._observer is watched
+    finally:
+        watch.close()
+
+
+def test_of_many_folders_that_stay_private_each_event_looks_at_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All were looked at for each: of 6000 the events came two minutes late."""
+    folders = [tmp_path / str(number) for number in range(20)]
+    for folder in folders:
+        folder.mkdir()
+    looked: list[bytes] = []
+
+    def may_be_watched(path: bytes) -> bool:
+        looked.append(path)
+        return path == os.fsencode(tmp_path)
+
+    monkeypatch.setattr(watching, "_may_be_watched", may_be_watched)
+    seen: queue.SimpleQueue[Notice | Signal] = queue.SimpleQueue()
+    watch = FolderWatch(tmp_path, seen.put)
+    try:
+        looked.clear()
+        for folder in folders:
+            folder.chmod(0o710)
+        (tmp_path / "last").touch()
+        assert seen.get(timeout=10) == Notice(tmp_path / "last")
+        assert sorted(looked) == sorted(map(os.fsencode, folders))
     finally:
         watch.close()
 
@@ -238,8 +300,56 @@ def test_too_few_watches_for_all_folders_are_told_once(
         watch.close()
     (line,) = caplog.messages
     assert line.endswith(
-        "(inotify watch limit reached): polling it, too; raise fs.inotify.max_user_watches (sysctl)."
+        "(inotify watch limit reached): polling it, too; raise fs.inotify.max_user_watches (sysctl), then "
+        "start again."
     )
+
+
+def test_a_folder_that_is_found_twice_is_no_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made when its parent has a watch and was not looked into yet."""
+    parent, folder = tmp_path / "parent", tmp_path / "parent" / "folder"
+    real = InotifyFD.add_callback
+
+    def add(kernel: InotifyFD, path: bytes, *about: Any) -> Any:
+        descriptor = real(kernel, path, *about)
+        if path == os.fsencode(parent):
+            folder.mkdir()
+        return descriptor
+
+    monkeypatch.setattr(InotifyFD, "add_callback", add)
+    seen: queue.SimpleQueue[Notice | Signal] = queue.SimpleQueue()
+    watch = FolderWatch(tmp_path, seen.put)
+    try:
+        parent.mkdir()
+        for path in (tmp_path / "a", folder / "b"):
+            path.touch()
+            while seen.get(timeout=10) != Notice(path):
+                pass
+        assert watch.is_alive
+    finally:
+        watch.close()
+
+
+def test_an_event_that_comes_while_a_watch_ends_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    watch = FolderWatch(tmp_path, lambda _: None)
+    assert watch._observer is not None
+    (emitter,) = watch._observer.emitters
+    real = InotifyWatchGroup.read_event
+
+    def read_event(group: InotifyWatchGroup) -> Any:
+        event = real(group)
+        emitter.stop()
+        return event
+
+    monkeypatch.setattr(InotifyWatchGroup, "read_event", read_event)
+    for name in "ab":  # the first may be waited for already
+        (tmp_path / name).touch()
+    emitter.join(10)
+    watch.close()
+    assert not emitter.is_alive()
+    assert caplog.messages == []
 
 
 @dataclass
