@@ -73,7 +73,7 @@ runs/recipes/embedded/report/bench.json: edge/demo/bundle/manifest.json
 benchmarks-scale: $(VENV)/developer ## Measure how the station scales, for docs/performance.md (ten minutes)
 	$(BIN)/python -m benchmarks.scale --images $(CYTOLOGIA_DATA)/pool/images
 
-benchmark-bundle: $(VENV)/developer ## Train and build the second pair of the benchmarks (half an hour on two cores)
+benchmark-bundle: $(VENV)/developer ## Train and build the second pair of the benchmarks (under an hour on two cores)
 	$(ULTRALYTICS_ENV) PATH=$(abspath $(BIN)):$$PATH benchmarks/bundle.sh runs/benchmark
 
 runs/benchmark/bundle/manifest.json:
