@@ -18,18 +18,11 @@ from itertools import islice
 from pathlib import Path
 
 from edge.errors import StationError
+from edge.mounts import WatchChoice, WatchMode, choose_watch
 from edge.quiet import QuietFiles
 from edge.records import FileStamp
 from edge.walking import is_ignored, require_entry, stamp_of, walk
-from edge.watching import (
-    FolderWatch,
-    Notice,
-    Signal,
-    WatchChoice,
-    WatchMode,
-    choose_watch,
-    folder_identity,
-)
+from edge.watching import FolderWatch, Notice, Signal, folder_identity
 
 log = logging.getLogger(__name__)
 

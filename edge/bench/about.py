@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from edge.watching import filesystem_of, read_mountinfo
+from edge.mounts import filesystem_of, read_mountinfo
 
 _PACKAGES = (
     *("cytologia-edge", "numpy", "opencv-python-headless", "pillow", "simplejpeg"),

@@ -10,7 +10,8 @@ import pytest
 
 from edge import inbox as inbox_module
 from edge.inbox import Inbox
-from edge.watching import Notice, Signal, WatchMode
+from edge.mounts import WatchMode
+from edge.watching import Notice, Signal
 from tests.edge.inbox.bench import Clock, Known, drain, few_watches, take, wait_for
 
 pytestmark = pytest.mark.usefixtures("no_thread_is_left")
@@ -84,7 +85,7 @@ def test_promise_04_files_of_a_folder_that_is_granted_when_it_is_filled_come_at_
 ) -> None:
     sample = root / "sample"
     withheld = {os.fsencode(sample)}
-    monkeypatch.setattr("edge.watching._may_be_watched", lambda path: path not in withheld)
+    monkeypatch.setattr("edge.folder_events._may_be_watched", lambda path: path not in withheld)
     inbox = Inbox(root, known.knows, watch="events", quiet_period_s=0.05, rescan_period_s=300)
     inbox.start()
     try:

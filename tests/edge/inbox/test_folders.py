@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge import watching
 from edge.errors import StationError
 from edge.inbox import Inbox
 from tests.edge.inbox.bench import Clock, Known, drain, not_to_be_entered, two_that_are_ready, wait_for
@@ -168,7 +167,7 @@ def mounts(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What stands for the kernel's table of mounts."""
     table = root.parent / "mountinfo"
     table.write_text("22 1 254:0 / / rw - ext4 x rw\n")
-    monkeypatch.setattr(watching, "_MOUNTINFO", table)
+    monkeypatch.setattr("edge.mounts._MOUNTINFO", table)
     return table
 
 
