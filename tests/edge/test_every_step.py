@@ -31,7 +31,7 @@ from edge.locks import OutputFullError
 from edge.outputs import open_desk
 from edge.tasks import Arrival
 from tests.edge.pipeline_doubles import AsManyAsBright
-from tests.edge.test_restore import Station, damage, lose
+from tests.edge.restore.bench import Station, damage, lose
 
 Call = Callable[..., object]
 Prepare = Callable[[Station], None]
