@@ -60,6 +60,7 @@ def open_file(path: Path) -> sqlite3.Connection:
         JournalDamagedError: the file holds no journal.
         JournalError: it cannot be opened, or was written by a newer version.
         OutputFullError: there is no space for it.
+        OutputUnwritableError: its folder cannot be brought to the disk.
     """
     _read_through(path)
     with as_journal_errors(path):
