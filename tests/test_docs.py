@@ -2,6 +2,7 @@
 
 import re
 import sqlite3
+import tomllib
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
@@ -12,7 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from build_engines import acceptance
-from build_engines.recipe import ClassifierEntry, DetectorEntry, Recipe
+from build_engines.recipe import ClassifierEntry, DetectorEntry, Recipe, read_recipe
 from edge import cli, manifest
 from edge.archive.command import archive
 from edge.archive.tables import IMAGES_SCHEMA, RESULTS_SCHEMA
@@ -21,10 +22,12 @@ from edge.exit_codes import ExitCode
 from edge.images import _ADVICE
 from edge.journal_file import MIGRATIONS
 from edge.journal_tool.command import journal
+from edge.manifest import Fusion
 from edge.records import State
 from edge.results import IMAGE_COLUMNS
 from edge.walking import IGNORED_NAMES
 from tests.error_texts import raised_in, says, texts_of
+from training.recipe_keys import TrainingRecipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("training/**/*.md")])
@@ -174,6 +177,27 @@ def test_every_key_of_a_manifest_and_of_a_recipe_is_explained(part: type[BaseMod
     text = (ROOT / "docs" / "bundle.md").read_text()
     explained = set(re.findall(r"`\[*(\w+)\]*`", text))
     assert keys - explained == set()
+
+
+def test_the_example_of_a_recipe_is_understood_and_says_what_is_so_without_it(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "bundle.md").read_text()
+    (example,) = re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "ensemble.toml").write_text(example)
+    assert len(read_recipe(tmp_path / "ensemble.toml").detector) == 2
+    for name, field in Fusion.model_fields.items():
+        assert f"| `{name}` | {field.default} |" in text
+
+
+def test_every_key_of_a_training_recipe_is_explained() -> None:
+    text = (ROOT / "training" / "recipes" / "README.md").read_text().split("\n## The file\n")[1]
+    assert TrainingRecipe.model_fields.keys() - set(re.findall(r"`\[?(\w+)", text)) == set()
+
+
+def test_every_extra_that_is_named_exists() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"].keys()
+    for page in PAGES:
+        named = re.findall(r"EXTRAS=([a-z,]+)|(?:'\.|cytologia-edge)\[([a-z,]+)\]", page.read_text())
+        assert {extra for one in named for extra in "".join(one).split(",")} <= extras, page.name
 
 
 SAID_BY = [ROOT / "edge" / name for name in ("card_state.py", "engine_files.py", "selftest.py")]
