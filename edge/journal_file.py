@@ -107,7 +107,11 @@ def _migrate(db: sqlite3.Connection, path: Path) -> None:
 
 @contextmanager
 def as_journal_errors(path: Path) -> Iterator[None]:
-    """Errors of SQLite as those of the station."""
+    """Errors of SQLite as those of the station.
+
+    Raises:
+        JournalDamagedError, JournalError, OutputFullError: in place of sqlite3.Error.
+    """
     try:
         yield
     except sqlite3.Error as error:
