@@ -148,7 +148,12 @@ def spread(count: int, most: int) -> list[int]:
 
 
 def gate_images(folder: Path | None, most: int) -> tuple[dict[str, Image], str]:
-    """Up to `most` images spread over a folder by name, or drawn smears without one; and what they are."""
+    """Up to `most` images spread over a folder by name, or drawn smears without one; and what they are.
+
+    Raises:
+        BuildError: the folder holds no image that can be read.
+        StationError: a folder in it may not be read.
+    """
     if folder is None:
         seeds = range(100, 100 + most)
         return {f"drawn smear {seed}": draw_tile(seed).rgb for seed in seeds}, f"{most} drawn smears"

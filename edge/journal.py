@@ -23,7 +23,7 @@ class Journal:
     """The ledger in a folder. For one thread, and one process at a time: its opener has locked the folder.
 
     Raises:
-        JournalError, OutputFullError: as `edge.journal_file.open_file`.
+        JournalError, OutputFullError, OutputUnwritableError: as `edge.journal_file.open_file`.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -60,6 +60,7 @@ def open_file(path: Path) -> sqlite3.Connection:
         JournalDamagedError: the file holds no journal.
         JournalError: it cannot be opened, or was written by a newer version.
         OutputFullError: there is no space for it.
+        OutputUnwritableError: its folder cannot be brought to the disk.
     """
     _read_through(path)
     with as_journal_errors(path):
@@ -106,7 +107,11 @@ def _migrate(db: sqlite3.Connection, path: Path) -> None:
 
 @contextmanager
 def as_journal_errors(path: Path) -> Iterator[None]:
-    """Errors of SQLite as those of the station."""
+    """Errors of SQLite as those of the station.
+
+    Raises:
+        JournalDamagedError, JournalError, OutputFullError: in place of sqlite3.Error.
+    """
     try:
         yield
     except sqlite3.Error as error:

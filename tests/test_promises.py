@@ -24,6 +24,10 @@ def test_every_promise_is_proved_by_the_tests_that_the_page_names() -> None:
     assert page == promises_in_tests()
 
 
+def test_the_readme_counts_the_promises() -> None:
+    assert f" {COUNT} promises" in (TESTS.parent / "README.md").read_text()
+
+
 def test_every_promise_has_a_fast_proof() -> None:
     slow_only = [
         number

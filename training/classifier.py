@@ -81,7 +81,7 @@ def _of_timm(_context: click.Context, _option: click.Parameter, model: str) -> s
     type=click.FloatRange(0, 0.4),
     default=0.15,
     show_default=True,
-    help="Margin of a crop on each side, as a part of the box.",
+    help="Margin of a crop on each side, as a part of the box's longer side.",
 )
 @click.option(
     "--margin-px",

@@ -26,8 +26,9 @@ _LIKE = ("family", "architecture", "classes", "geometry", "activation")
 def main(checkpoints: tuple[Path, ...], out: Path) -> None:
     """Write the mean of the weights of several trainings that began from the same weights.
 
-    They may differ in seed, variation and learning rate. One network comes out of it, which takes no longer
-    than one of them; measure it as any other.
+    They may differ in images, variation and learning rate; in the seed only if those weights are of an
+    earlier training. One network comes out of it, which takes no longer than one of them; measure it as any
+    other.
     """
     best = out / "best.pt"
     soup = mean_of(checkpoints)

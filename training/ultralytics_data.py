@@ -31,7 +31,11 @@ LEUKOCYTE = "leukocyte"
 
 
 def classes_of(images: Sequence[AnnotatedImage]) -> tuple[str, ...]:
-    """Codes of the classes of the images that can be used, in the order of a differential count."""
+    """Codes of the classes of the images that can be used, in the order of a differential count.
+
+    Raises:
+        TrainingError: there are fewer than two.
+    """
     present = {label for image in images if None not in image.labels for label in image.labels}
     classes = tuple(one.code for one in CELL_CLASSES if one.code in present)
     if len(classes) < 2:
@@ -45,7 +49,11 @@ def classes_of(images: Sequence[AnnotatedImage]) -> tuple[str, ...]:
 def usable_images(
     images: Sequence[AnnotatedImage], classes: tuple[str, ...], what: str
 ) -> list[AnnotatedImage]:
-    """The images of which every leukocyte can be named; all of them for a detector that only finds."""
+    """The images of which every leukocyte can be named; all of them for a detector that only finds.
+
+    Raises:
+        TrainingError: there is none.
+    """
     if classes == (LEUKOCYTE,):
         usable = list(images)
     else:

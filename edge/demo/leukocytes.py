@@ -103,7 +103,7 @@ RECIPES = {
 }
 # fmt: on
 DRAWN_CLASSES: tuple[str, ...] = tuple(RECIPES)
-"""The codes of the classes that can be drawn, in the order of the demo model's classes."""
+"""The codes of the classes that can be drawn; a seed chooses by their order."""
 
 
 def _nucleus(rng: np.random.Generator, recipe: Recipe, radius_px: float, size: int) -> FloatImage:
