@@ -16,6 +16,8 @@ class ExitCode(IntEnum):
     """As asked, by SIGTERM or SIGINT."""
     UNFORESEEN = 1
     """An error that nobody thought of; its traceback is in the log."""
+    USAGE = 2
+    """A flag is unknown or has no sense, as all commands of click tell it."""
     ENGINE_FAULT = 70
     """The inference engine failed, or its card or server is away: start again, the image is tried again."""
     OUTPUT = 74

@@ -74,7 +74,7 @@ def test_promise_33_a_failing_station_is_started_again_and_given_up_after_five_i
         "Type": "notify",
         "NotifyAccess": "main",
         "Restart": "on-failure",
-        "RestartPreventExitStatus": "78",
+        "RestartPreventExitStatus": f"{ExitCode.USAGE} {ExitCode.CONFIGURATION}",
         "StartLimitIntervalSec": "300",
         "StartLimitBurst": "5",
         "WatchdogSec": "60",
