@@ -22,11 +22,11 @@ def training_bytes(model: str, side_px: int, batch_size: int, *, bf16: bool) -> 
     """Bytes of activations, and of weights with all that belongs to them.
 
     Args:
-        model: a name of timm.
+        model: a name of timm or ultralytics.
         side_px: of the square input.
         bf16: whether the network is computed in mixed precision, as by --bf16.
     """
-    network = build_network("timm", architecture_of(model, side_px), len(CELL_CLASSES)).train()
+    network = build_network(*architecture_of(model, side_px), len(CELL_CLASSES)).train()
     without_contents = FakeTensorMode()
     tensors: dict[str, torch.Tensor] = {
         name: without_contents.from_tensor(tensor)
@@ -59,7 +59,7 @@ def training_bytes(model: str, side_px: int, batch_size: int, *, bf16: bool) -> 
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--bf16", is_flag=True)
 def main(model: str, crop_size: int, batch_size: int, bf16: bool) -> None:
-    """Tell what training the classifier MODEL of timm holds in memory; options as of training.classifier."""
+    """Tell what training the classifier MODEL holds in memory; options as of training.classifier."""
     activations, weights = (
         count / 2**30 for count in training_bytes(model, crop_size, batch_size, bf16=bf16)
     )

@@ -14,11 +14,12 @@ import timm
 import torch
 from torch import nn
 
+from build_engines.families import UltralyticsClassifier
 from edge.errors import EdgeError
 from edge.geometry import Anchor, CropShape
 from edge.locks import OutputUnwritableError
 
-Family = Literal["yolox", "timm"]
+Family = Literal["yolox", "timm", "ultralytics"]
 View = Literal["crop", "tile"]
 Activation = Literal["softmax", "sigmoid"]
 FORMAT = "cytologia-edge checkpoint 1"
@@ -182,13 +183,15 @@ def build_network(family: Family, architecture: dict[str, Any], class_count: int
     """An untrained network of a family.
 
     Args:
-        family: "yolox" (`depth`, `width`, `depthwise` in `architecture`) or "timm" (`name`, and
-            `img_size` where that is fixed in the network).
+        family: "yolox" (`depth`, `width`, `depthwise` in `architecture`), "timm" (`name`, and `img_size`
+            where that is fixed in the network) or "ultralytics" (`name`), a classifier.
         architecture: the builder's arguments.
         class_count: 0 for a detector that only finds, which then has the one class "leukocyte".
     """
     if family == "yolox":
         return yolox_network(**architecture, class_count=max(class_count, 1))
+    if family == "ultralytics":
+        return UltralyticsClassifier.untrained(architecture["name"], class_count)
     name, options = architecture["name"], {key: own for key, own in architecture.items() if key != "name"}
     network: nn.Module = timm.create_model(name, pretrained=False, num_classes=class_count, **options)
     return network

@@ -8,6 +8,7 @@ import copy
 import os
 import sys
 from abc import ABC, abstractmethod
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -252,14 +253,41 @@ class _StridedStem(nn.Module):
         return torch.as_tensor(self.act(self.conv(rgb)))
 
 
+def classifies(model: str) -> bool:
+    """Whether a name is that of an architecture of ultralytics that classifies, as yolo11l-cls.yaml."""
+    import_ultralytics()
+    from ultralytics.nn.tasks import guess_model_task, yaml_model_load
+
+    try:
+        return Path(model).name == model and guess_model_task(yaml_model_load(model)) == "classify"
+    except (OSError, ValueError):
+        return False
+
+
 class UltralyticsClassifier(nn.Module):
     """An ultralytics classification network as the classifier graph takes one: from pixels to logits."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Any) -> None:
+        """Args:
+        network: a ClassificationModel.
+        """
         super().__init__()
         self.network = network.float().eval()
 
+    @classmethod
+    def untrained(cls, model: str, class_count: int) -> "UltralyticsClassifier":
+        """A new network of an architecture by its name, as yolo11l-cls.yaml."""
+        import_ultralytics()
+        from ultralytics.nn.tasks import ClassificationModel
+
+        return cls(ClassificationModel(model, nc=class_count, verbose=False))
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer, as models of timm give theirs."""
+        last: nn.Module = self.network.model[-1].linear
+        return last
+
     def forward(self, rgb: Tensor) -> Tensor:
         """float [N,3,S,S] RGB 0 to 1 → logits [N,C]."""
-        _, logits = self.network(rgb)  # probabilities first, when it is not training
-        return torch.as_tensor(logits)
+        answer = self.network(rgb)
+        return torch.as_tensor(answer if self.training else answer[1])  # probabilities before the logits

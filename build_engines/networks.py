@@ -29,6 +29,11 @@ from edge.manifest import ClassifierSpec, DetectorSpec, Fusion, GraphFiles, Netw
 _STRIDE = 32
 """Of the coarsest level of every supported detector."""
 
+_FRAMEWORK = {"framework": "ultralytics (AGPL-3.0)"}
+
+_A_CLASS_OF_IT = b"cultralytics."
+"""In a pickle of torch: its code for a class (c), and the module of that. Texts may name ultralytics, too."""
+
 Graph = DetectorGraph | ClassifierGraph
 
 
@@ -156,8 +161,11 @@ def _load_classifier(entry: ClassifierEntry, index: int) -> Network:
         checkpoint = Checkpoint.load(path)
         if not isinstance(checkpoint.geometry, CropGeometry):
             raise BuildError(f"{path} is a detector's checkpoint; give a classifier's.")
-        network, crops, name = checkpoint.network(), checkpoint.geometry, checkpoint.architecture["name"]
+        network, crops = checkpoint.network(), checkpoint.geometry
+        name = checkpoint.architecture["name"].removesuffix(".yaml")
         classes, facts, activation = checkpoint.classes, checkpoint.provenance, checkpoint.activation
+        if checkpoint.family == "ultralytics":
+            facts = _FRAMEWORK | facts
     activation, view = entry.activation or activation, entry.view or crops.view
     network = with_half_weights(network, torch.zeros(1, 3, crops.crop_size, crops.crop_size))
     with _refused_as_build(path):
@@ -181,7 +189,7 @@ def _load_classifier(entry: ClassifierEntry, index: int) -> Network:
 def _ultralytics_classifier(
     path: Path,
 ) -> tuple[nn.Module, tuple[str, ...], CropGeometry, str, dict[str, Any]]:
-    model = _ultralytics_model(path)
+    model = ultralytics_model(path)
     if model.task != "classify":
         raise BuildError(f"{path} is a network for {model.task!r} and no classifier; give a classifier's.")
     # Its own resizing of the shorter side and cutting of the longer one is nearest to a stretched square.
@@ -191,8 +199,8 @@ def _ultralytics_classifier(
     return UltralyticsClassifier(model.model), classes, crops, path.stem, _ultralytics_facts(path)
 
 
-def _ultralytics_model(path: Path) -> Any:
-    """A model of ultralytics with its network.
+def ultralytics_model(path: Path) -> Any:
+    """A model of ultralytics with its network, from its pickle, which can run code.
 
     Raises:
         CheckpointError: ultralytics does not read the file.
@@ -209,13 +217,13 @@ def _ultralytics_model(path: Path) -> Any:
 
 
 def _ultralytics_facts(path: Path) -> dict[str, Any]:
-    return {"model": path.name, "framework": "ultralytics (AGPL-3.0)", **provenance_beside(path)}
+    return {"model": path.name, **_FRAMEWORK, **provenance_beside(path)}
 
 
 def _load_detector(entry: DetectorEntry, index: int) -> Network:
     path = entry.checkpoint
     if is_ultralytics(path):
-        model = _ultralytics_model(path)
+        model = ultralytics_model(path)
         if model.task != "detect":
             raise BuildError(f"{path} is a network for {model.task!r} and no detector; give a detector's.")
         names = tuple(model.names.values())
@@ -273,7 +281,7 @@ def is_ultralytics(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            return any(b"ultralytics" in archive.read(name) for name in pickles)
+            return any(_A_CLASS_OF_IT in archive.read(name) for name in pickles)
     except FileNotFoundError:
         raise CheckpointError(f"There is no checkpoint {path}; check the path.") from None
     except (OSError, zipfile.BadZipFile):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from build_engines.checkpoint import FORMAT, provenance_beside
 from build_engines.graph_weights import weights_of_graph
+from build_engines.networks import is_ultralytics, ultralytics_model
 from edge.bundle import Bundle
 from edge.manifest import ClassifierSpec
 from training.loop import TrainingError
@@ -72,11 +73,11 @@ def require_elsewhere(base: Path, *written: Path) -> None:
         )
 
 
-def begin_from(path: Path | None, left_out: Sequence[str]) -> BaseWeights | None:
+def begin_from(path: Path | None, left_out: Sequence[str], *, pickles: bool = False) -> BaseWeights | None:
     """Read base weights, if there are any, and make sure that they never saw what the training leaves out.
 
     Args:
-        path: as for `read_base_weights`.
+        path, pickles: as for `read_base_weights`.
         left_out: names of sources.
 
     Raises:
@@ -84,7 +85,7 @@ def begin_from(path: Path | None, left_out: Sequence[str]) -> BaseWeights | None
     """
     if path is None:
         return None
-    base = _without_seeing(left_out, read_base_weights(path))
+    base = _without_seeing(left_out, read_base_weights(path, pickles=pickles))
     return replace(base, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
 
 
@@ -125,19 +126,25 @@ def _without_seeing(left_out: Sequence[str], base: BaseWeights) -> BaseWeights:
     return base
 
 
-def read_base_weights(path: Path) -> BaseWeights:
+def read_base_weights(path: Path, *, pickles: bool = False) -> BaseWeights:
     """A state dict of PyTorch (plain, or as "model" or "weights"), a checkpoint of this project, or a graph.
 
     Args:
         path: what its name ends with tells a graph, `BUNDLE/classifier.onnx`; its bundle lies about it.
+        pickles: whether a classifier of ultralytics may be read, which is a pickle and can run code.
 
     Raises:
         TrainingError: the file holds something else.
+        CheckpointError: it is ultralytics' and the one that is installed does not read it.
         BuildError: a graph does not hold its weights by name.
         BundleError: what lies about a graph is no bundle.
     """
     if path.suffix == ".onnx":
         return _of_graph(path)
+    if pickles and is_ultralytics(path):
+        tensors = ultralytics_model(path).model.float().state_dict()
+        named = {f"network.{name}": tensor for name, tensor in tensors.items()}  # as in UltralyticsClassifier
+        return BaseWeights(path, named, provenance=provenance_beside(path))
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the unpickler meets

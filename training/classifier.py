@@ -11,11 +11,12 @@ import click
 import timm
 
 from build_engines.checkpoint import CropGeometry
+from build_engines.families import classifies
 from edge.cli import one_sentence
 from training.annotations import AnnotatedImage
 from training.augment import VARIATIONS
 from training.base_weights import begin_from
-from training.classifying import train_classifier
+from training.classifying import constants_of, is_of_ultralytics, train_classifier
 from training.crops import cells_of
 from training.loop import memory_that_suffices
 from training.objective import LOSSES, Objective
@@ -33,9 +34,18 @@ from training.whole_images import alone, whole_images_of
 log = logging.getLogger(__name__)
 
 
-def _of_timm(_context: click.Context, _option: click.Parameter, model: str) -> str:
-    if not timm.is_model(model):
-        raise click.BadParameter(f"{model!r} is no model of timm; choose one that timm.list_models() gives.")
+def _that_classifies(_context: click.Context, _option: click.Parameter, model: str) -> str:
+    if is_of_ultralytics(model):
+        if not classifies(model):
+            raise click.BadParameter(
+                f"{model!r} is no classifier of ultralytics; give a name such as yolo11l-cls.yaml, and base "
+                "weights as --pretrained yolo11l-cls.pt."
+            )
+    elif not timm.is_model(model):
+        raise click.BadParameter(
+            f"{model!r} is no model of timm; choose one that timm.list_models() gives, or a classifier of "
+            "ultralytics such as yolo11l-cls.yaml."
+        )
     return model
 
 
@@ -45,15 +55,15 @@ def _of_timm(_context: click.Context, _option: click.Parameter, model: str) -> s
 @data_options
 @click.option(
     "--model",
-    callback=_of_timm,
+    callback=_that_classifies,
     default="tf_efficientnet_lite0",
     show_default=True,
-    help="Any model name of timm.",
+    help="Any model name of timm, or a classifier of ultralytics (yolo11l-cls.yaml).",
 )
 @click.option(
     "--pretrained",
     type=click.Path(exists=True, path_type=Path),
-    help="Base weights: a state dict of timm, a checkpoint, or BUNDLE/classifier.onnx.",
+    help="Base weights: a state dict of timm, a checkpoint, BUNDLE/classifier.onnx, or ultralytics' .pt.",
 )
 @click.option(
     "--view",
@@ -150,7 +160,7 @@ def main(model: str, pretrained: Path | None, variation: str, hue: float, batch_
     start_logging()
     refuse_idle_options({**options, "soft_labels": soft_labels}, options_given())
     soft = None if soft_labels is None else SoftLabels.read(soft_labels)
-    base = begin_from(pretrained, options["exclude_source"])
+    base = begin_from(pretrained, options["exclude_source"], pickles=is_of_ultralytics(model))
     training, validation, schedule = read_data(options, mixed_precision=bf16)
     geometry = _geometry(model, options)
     several = options["loss"] == "multi_label"
@@ -209,7 +219,7 @@ def refuse_idle_options(values: Mapping[str, Any], given: Collection[str]) -> No
 
 
 def _geometry(model: str, options: dict[str, Any]) -> CropGeometry:
-    config = timm.get_pretrained_cfg(model) if options["normalise_by"] == "model" else None
+    mean, std = constants_of(model) if options["normalise_by"] == "model" else (None, None)
     is_crop = options["view"] == "crop"
     return CropGeometry(
         options["crop_size"],
@@ -217,8 +227,8 @@ def _geometry(model: str, options: dict[str, Any]) -> CropGeometry:
         margin_fraction=options["margin"] if is_crop else 0.0,
         shape=options["shape"],
         view=options["view"],
-        mean=config and tuple(config.mean),
-        std=config and tuple(config.std),
+        mean=mean,
+        std=std,
     )
 
 

@@ -14,7 +14,8 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 
-from build_engines.checkpoint import Checkpoint, CropGeometry, build_network
+from build_engines.checkpoint import Checkpoint, CropGeometry, Family, build_network
+from build_engines.graphs import Channels
 from edge.cells import CELL_CLASSES
 from training.annotations import digests_of
 from training.augment import Variation
@@ -95,8 +96,8 @@ def train_classifier(
             f"No class has {_LEAST_VALIDATION_CELLS} validation cells (the largest has {most}); "
             "give more of them."
         )
-    architecture = architecture_of(model, geometry.crop_size)
-    network = build_network("timm", architecture, len(classes)).to(memory_format=torch.channels_last)
+    family, architecture = architecture_of(model, geometry.crop_size)
+    network = build_network(family, architecture, len(classes)).to(memory_format=torch.channels_last)
     targets = targets_of(samples, classes, soft, soft_weight)
     training_set = _dataset(samples, targets, geometry, variation, schedule.seed)
     validation_set = _dataset(known, targets_of(known, classes), geometry)
@@ -145,7 +146,7 @@ def train_classifier(
 
     def keep(network: nn.Module, figures: dict[str, float]) -> None:
         Checkpoint(
-            family="timm",
+            family=family,
             architecture=architecture,
             classes=classes,
             geometry=geometry,
@@ -181,10 +182,25 @@ def _dataset(
     return kind(samples, targets, geometry, variation, seed)
 
 
-def architecture_of(model: str, crop_size: int) -> dict[str, Any]:
-    """What builds a model of timm; one with a fixed input size, as a ViT, for that of the crop."""
+def architecture_of(model: str, crop_size: int) -> tuple[Family, dict[str, Any]]:
+    """What `build_network` makes a model from; a ViT, whose input size is fixed, for that of the crop."""
+    if is_of_ultralytics(model):
+        return "ultralytics", {"name": model}
     config = timm.get_pretrained_cfg(model)
-    return {"name": model, **({"img_size": crop_size} if config and config.fixed_input_size else {})}
+    return "timm", {"name": model, **({"img_size": crop_size} if config and config.fixed_input_size else {})}
+
+
+def is_of_ultralytics(model: str) -> bool:
+    """Whether a model's name is that of an architecture of ultralytics (`yolo11l-cls.yaml`), not of timm."""
+    return model.endswith(".yaml")
+
+
+def constants_of(model: str) -> tuple[Channels | None, Channels | None]:
+    """Mean and deviation of RGB, 0 to 1, that a model's base weights were trained with; None if unknown."""
+    if is_of_ultralytics(model):
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    config = timm.get_pretrained_cfg(model)
+    return (tuple(config.mean), tuple(config.std)) if config else (None, None)
 
 
 def load_base_weights(
@@ -196,7 +212,7 @@ def load_base_weights(
     input size is resampled to this network's.
 
     Args:
-        network: any model of timm.
+        network: any model of timm, or a classifier of ultralytics.
         classes: of this network, in the order of its outputs.
         calibrate: as in `training.base_weights.take_over`.
 
@@ -231,7 +247,7 @@ def load_base_weights(
 
 
 def _names_of_last_layer(network: Any) -> list[str]:
-    last = network.get_classifier()  # of every model of timm
+    last = network.get_classifier()
     return [
         f"{name}.{own}"
         for name, module in network.named_modules()

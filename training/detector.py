@@ -60,12 +60,14 @@ def train_yolox(
     folder: Path,
     provenance: dict[str, Any],
     options: Mapping[str, Any],
+    box_loss: str = "iou",
     workers: int = 2,
     resume: bool = False,
 ) -> Path:
     """Train a one-class YOLOX and keep the best network as `best.pt` in `folder`; returns its path.
 
     Args:
+        box_loss: "iou" or "giou", as YOLOX knows both.
         options: of the command, with which alone a run goes on, as of `training.options.defining_options`.
 
     Raises:
@@ -76,6 +78,7 @@ def train_yolox(
     torch.manual_seed(schedule.seed)
     network: Any = build_network("yolox", architecture, 0)
     network.head.initialize_biases(1e-2)
+    network.head.iou_loss.loss_type = box_loss
     dataset = TileDataset(training, geometry, variation, schedule.seed)
     weights = source_weights(training)
     some = np.random.default_rng(0).permutation(len(training))[:_BACKGROUND_IMAGES]
@@ -116,6 +119,7 @@ def train_yolox(
                 **facts_of(base),
                 "model": "YOLOX",
                 "background": [round(level) for level in background],
+                "box_loss": box_loss,
                 "schedule": asdict(schedule),
                 "validation": figures,
             },
@@ -166,7 +170,7 @@ def detection_figures(images: Sequence[AnnotatedImage], found: Sequence[tuple[An
 _LARGEST_STRIDE = 32
 _LEAST_TILE = 96
 """A bundle gives 100 boxes at most; a smaller tile has fewer places for them."""
-_ONLY_YOLOX = ("pretrained", "tiles_per_epoch", "ema_decay")
+_ONLY_YOLOX = ("pretrained", "tiles_per_epoch", "ema_decay", "box_loss")
 """Parameters of the command that ultralytics' training has no use for."""
 _ONLY_ULTRALYTICS = ("one_stage", "device")
 
@@ -237,6 +241,13 @@ def refuse_foreign_options(values: Mapping[str, Any], given: Collection[str]) ->
 @click.option(
     "--tiles-per-epoch", type=click.IntRange(1), default=2000, show_default=True, help="For YOLOX only."
 )
+@click.option(
+    "--box-loss",
+    type=click.Choice(["iou", "giou"]),
+    default="iou",
+    show_default=True,
+    help="What YOLOX learns of boxes: 1 - IoU², or 1 - GIoU.",
+)
 @click.option("--one-stage", is_flag=True, help="The detector also names the class (ultralytics models).")
 @click.option("--bf16", is_flag=True, help="Mixed precision in bfloat16.")
 @click.option(
@@ -245,8 +256,8 @@ def refuse_foreign_options(values: Mapping[str, Any], given: Collection[str]) ->
     help="Cards to train on, for models of ultralytics; without it the first card, or the CPU.",
 )
 def main(model: str, pretrained: Path | None, tile_size: int, variation: str, hue: float,
-         batch_size: int, tiles_per_epoch: int, one_stage: bool, bf16: bool, device: str | None,
-         **data: Any) -> None:  # fmt: skip
+         batch_size: int, tiles_per_epoch: int, box_loss: str, one_stage: bool, bf16: bool,
+         device: str | None, **data: Any) -> None:  # fmt: skip
     """Train a detector of leukocytes on the boxes of CytologIA CSV files."""
     start_logging()
     refuse_foreign_options({"model": model}, options_given())
@@ -282,6 +293,7 @@ def main(model: str, pretrained: Path | None, tile_size: int, variation: str, hu
             schedule=schedule,
             batch_size=batch_size,
             tiles_per_epoch=tiles_per_epoch,
+            box_loss=box_loss,
             folder=data["out"],
             provenance=provenance,
             options=defining_options(),

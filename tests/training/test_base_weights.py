@@ -186,8 +186,8 @@ class TestAStateDict:
         assert take_over(network, weights, lambda: None) == []
 
     def test_positions_that_cannot_be_resampled_stay_new(self) -> None:
-        base = build_network("timm", architecture_of("pit_ti_224", 64), 2)
-        network = build_network("timm", architecture_of("pit_ti_224", 96), 2)
+        base = build_network(*architecture_of("pit_ti_224", 64), 2)
+        network = build_network(*architecture_of("pit_ti_224", 96), 2)
         positions = network.pos_embed.detach().clone()
         weights = BaseWeights(Path("pit.pth"), base.state_dict())
         load_base_weights(network, weights, ("PNN", "LY"), lambda: None)

@@ -134,7 +134,7 @@ def test_base_weights_of_another_model_are_refused(tmp_path: Path) -> None:
 def test_a_vit_is_built_for_the_crop_and_takes_base_weights_of_another_input_size(tmp_path: Path) -> None:
     base = timm.create_model("test_vit", pretrained=False)  # for 160 px, in patches of 16
     torch.save(base.state_dict(), tmp_path / "base.pth")
-    network = build_network("timm", architecture_of("test_vit", 64), 3).eval()
+    network = build_network(*architecture_of("test_vit", 64), 3).eval()
     assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 3)
     load_base_weights(network, read_base_weights(tmp_path / "base.pth"), (), lambda: None)
     assert network.pos_embed.shape == (1, 1 + 4 * 4, 64)
@@ -149,6 +149,17 @@ def test_a_model_that_timm_does_not_have_is_refused(smears_csv: Path, tmp_path: 
     result = CliRunner().invoke(main, [*files, "--model", "nosuch"])
     assert result.exit_code == 2
     assert "'nosuch' is no model of timm; choose" in " ".join(result.output.split())
+
+
+@pytest.mark.usefixtures("ultralytics_imported")
+@pytest.mark.parametrize("model", ["yolo11n.yaml", "yolo99n-cls.yaml", "./yolo11n-cls.yaml"])
+def test_what_is_no_classifier_of_ultralytics_is_refused(
+    model: str, smears_csv: Path, tmp_path: Path
+) -> None:
+    files = ["--csv", str(smears_csv), "--validation-csv", str(smears_csv), "--out", str(tmp_path)]
+    result = CliRunner().invoke(main, [*files, "--model", model], env={"COLUMNS": "300"})
+    assert result.exit_code == 2
+    assert f"'{model}' is no classifier of ultralytics; give a name such as yolo11l-cls.yaml" in result.output
 
 
 @pytest.fixture
@@ -286,6 +297,58 @@ def test_what_a_network_was_trained_for_is_what_a_bundle_shows_it(
     assert (network.spec.margin_px, network.spec.margin_fraction) == (
         geometry.margin_px, geometry.margin_fraction,
     )  # fmt: skip
+
+
+@pytest.fixture
+def yolo_weights(ultralytics_imported: None, tmp_path: Path) -> Path:
+    """Base weights of a YOLO11n-cls of 1000 classes as ultralytics gives them, a pickle."""
+    from ultralytics import YOLO
+
+    model = YOLO("yolo11n-cls.yaml", verbose=False)
+    model.ckpt = {"train_args": {"imgsz": 224, "task": "classify"}}
+    model.save(tmp_path / "yolo11n-cls.pt")
+    return tmp_path / "yolo11n-cls.pt"
+
+
+@pytest.mark.filterwarnings("ignore:distutils Version classes:DeprecationWarning")
+def test_a_classifier_of_ultralytics_is_trained_with_our_losses_and_goes_into_a_bundle(
+    yolo_weights: Path, many: Path, tmp_path: Path
+) -> None:
+    options = ["--model", "yolo11n-cls.yaml", "--pretrained", yolo_weights, "--normalise-by", "model"]
+    options += ["--view", "tile", "--loss", "focal", "--learning-rate", 1e-12, "--epochs", 1]
+    options += ["--data-note", "boxes by ultralytics"]  # which makes no pickle of the checkpoint
+    result = command(many, tmp_path / "run", *options)
+    assert result.exit_code == 0, result.output
+    checkpoint = Checkpoint.load(tmp_path / "run/best.pt")
+    base = read_base_weights(yolo_weights, pickles=True)
+    first = "network.model.0.conv.weight"
+    assert torch.allclose(checkpoint.weights[first], base.tensors[first], atol=1e-6)
+    assert checkpoint.provenance["base_weights_sha256"]
+    assert checkpoint.provenance["objective"]["loss"] == "focal"
+    save_detector(tmp_path / "detector.pt", TINY, 96)
+    (built_of,) = load_networks(tmp_path / "detector.pt", tmp_path / "run/best.pt").classifiers
+    assert (built_of.spec.name, built_of.spec.view, built_of.classes) == (
+        "yolo11n-cls",
+        "tile",
+        ("PNN", "LY"),
+    )
+    assert "AGPL-3.0" in built_of.facts["framework"]
+    tiles = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        expected = checkpoint.network()(tiles.permute(0, 3, 1, 2) / 255).softmax(1)
+        assert torch.allclose(built_of.graphs[0](tiles), expected, atol=1e-3)
+    further = build_network(checkpoint.family, checkpoint.architecture, 2)
+    load_base_weights(further, read_base_weights(tmp_path / "run/best.pt"), ("LY", "PNN"), lambda: None)
+    last = "network.model.10.linear.weight"
+    assert torch.equal(further.state_dict()[last], checkpoint.weights[last].flip(0))
+
+
+def test_a_pickle_is_not_opened_for_a_network_of_timm(yolo_weights: Path, many: Path, tmp_path: Path) -> None:
+    result = command(many, tmp_path / "run", "--pretrained", yolo_weights)
+    assert result.exit_code == 78
+    assert "yolo11n-cls.pt cannot be read as weights (UnpicklingError); give" in " ".join(
+        result.output.split()
+    )
 
 
 @pytest.mark.parametrize(

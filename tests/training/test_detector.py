@@ -63,6 +63,24 @@ class TestTraining:
         assert [line["epoch"] for line in history(tmp_path)] == [1, 2]
         assert history(tmp_path)[0].keys() >= {"score", "ap50", "mean_iou", "recall_lab0"}
 
+    def test_learns_boxes_by_the_loss_that_is_asked_for(
+        self, smears: Smears, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of two boxes apart, 20 and 10 px wide in one of 40 x 20: GIoU is (400 + 100 - 800) / 800."""
+        boxes = torch.tensor([[10.0, 10, 20, 20]]), torch.tensor([[35.0, 5, 10, 10]])  # centre, sides
+        losses: list[float] = []
+
+        def loss(network: Any, *batch: Any) -> torch.Tensor:
+            losses.append(network.head.iou_loss(*boxes).item())
+            return real(network, *batch)
+
+        real = yolox.loss
+        monkeypatch.setattr(yolox, "loss", loss)
+        for box_loss, expected in (("iou", 1.0), ("giou", 1 + 300 / 800)):
+            best = train(smears, tmp_path, box_loss=box_loss, schedule=Schedule(1, 1e-3), tiles_per_epoch=4)
+            assert losses.pop() == pytest.approx(expected)
+            assert Checkpoint.load(best).provenance["box_loss"] == box_loss
+
     def test_learns_one_smear_by_heart(self, smears: Smears, tmp_path: Path) -> None:
         best = train(
             smears[:1] * 8, tmp_path, variation=VARIATIONS["none"], tiles_per_epoch=32,
@@ -79,7 +97,8 @@ def command_run(smears_csv: Path, copied_csv: Path, tmp_path_factory: pytest.Tem
     for epochs, more in ((1, []), (2, ["--resume"])):
         arguments = [
             "--csv", smears_csv, "--validation-csv", copied_csv, "--tile-size", TILE_SIZE, "--batch-size", 4,
-            "--tiles-per-epoch", 8, "--out", out, "--epochs", epochs, "--data-note", "drawn", *more,
+            "--tiles-per-epoch", 8, "--box-loss", "giou", "--out", out, "--epochs", epochs,
+            "--data-note", "drawn", *more,
         ]  # fmt: skip
         result = CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
         assert result.exit_code == 0, result.output
@@ -99,7 +118,7 @@ def test_the_command_does_not_go_on_with_other_images(
     fewer.write_text("\n".join(copied_csv.read_text().splitlines()[:-2]) + "\n")
     arguments = [
         "--csv", smears_csv, "--validation-csv", fewer, "--tile-size", TILE_SIZE, "--batch-size", 4,
-        "--tiles-per-epoch", 8, "--out", command_run, "--epochs", 3, "--resume",
+        "--tiles-per-epoch", 8, "--box-loss", "giou", "--out", command_run, "--epochs", 3, "--resume",
     ]  # fmt: skip
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert result.exit_code == 78
@@ -114,7 +133,7 @@ def test_the_command_does_not_go_on_with_other_options(
 ) -> None:
     arguments = [
         "--csv", smears_csv, "--validation-csv", copied_csv, "--tile-size", 128, "--batch-size", 2,
-        "--tiles-per-epoch", 8, "--out", command_run, "--epochs", 3, "--resume",
+        "--tiles-per-epoch", 8, "--box-loss", "giou", "--out", command_run, "--epochs", 3, "--resume",
     ]  # fmt: skip
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert result.exit_code == 78
@@ -152,6 +171,7 @@ def test_its_checkpoint_answers_and_says_where_it_comes_from(command_run: Path, 
     np.testing.assert_allclose(background, np.percentile(norms, 50, axis=0, method="lower"), rtol=0.02)
     assert checkpoint.provenance["background"] == [round(level) for level in background]
     assert checkpoint.provenance["data"] == ["drawn"]
+    assert checkpoint.provenance["box_loss"] == "giou"
     assert checkpoint.provenance["base_weights"] == "none"
     assert checkpoint.provenance["variation"] == "strong"
     pixels = decode(smears[0].path.read_bytes())
@@ -172,6 +192,8 @@ def test_its_checkpoint_answers_and_says_where_it_comes_from(command_run: Path, 
         (["--model", "yolo11n.yaml", "--tiles-per-epoch", "8"], "does not take --tiles-per-epoch; leave"),
         (["--model", "yolo11n.yaml", "--ema-decay", "0.995"], "does not take --ema-decay; leave"),
         (["--model", "yolo11n.yaml", "--pretrained", "."], "does not take --pretrained; leave"),
+        (["--model", "yolo11n.yaml", "--box-loss", "giou"], "does not take --box-loss; leave"),
+        (["--box-loss", "ciou"], "'ciou' is not one of 'iou', 'giou'"),
         (["--one-stage"], "yolox-nano only finds cells; choose a model of ultralytics"),
         (["--device", "0"], "--device is for models of ultralytics"),
         (["--hue", "1.5"], "1.5 is not in the range 0<=x<=1"),

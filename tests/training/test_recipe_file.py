@@ -33,9 +33,12 @@ def empty_base_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_shipped_recipe_is_understood_once_its_base_weights_are_there(
     path: Path, size: str, empty_base_weights: Path
 ) -> None:
-    for name in re.findall(r"\$CYTOLOGIA_WEIGHTS/([\w.]+)", path.read_text()):
+    for name in re.findall(r"\$CYTOLOGIA_WEIGHTS/([\w.-]+)", path.read_text()):
         (empty_base_weights / name).touch()
-    assert read_recipe(path, size).about
+    recipe = read_recipe(path, size)
+    assert recipe.about
+    for name, own in recipe.networks("detector"):
+        assert own.bundle["windows"]["size_px"] >= 608, f"{name} reads tiles of the challenge in pieces"
 
 
 def test_a_size_is_laid_over_what_both_share_key_by_key(tmp_path: Path) -> None:
