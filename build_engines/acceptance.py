@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from edge.cli import FOLDER
+from edge.cli import FOLDER, NumberRange, show_any_name
 from edge.errors import EdgeError
 
 if TYPE_CHECKING:
@@ -150,12 +150,13 @@ def _tell(step: "StepReport") -> None:
 @click.option("--count", type=click.IntRange(1), default=10_000, show_default=True,
               help="Images of the memory run.")  # fmt: skip
 @click.option("--pauses", type=click.IntRange(1), default=5, show_default=True, help="Idle pauses.")
-@click.option("--idle-s", type=click.FloatRange(0), default=60.0, show_default=True,
+@click.option("--idle-s", type=NumberRange(0), default=60.0, show_default=True,
               help="Seconds of an idle pause.")  # fmt: skip
 @click.option("--out", type=FOLDER, default="gpu-acceptance", show_default=True, help="Folder of the report.")
 def main(target: str | None, bundle: Path | None, images: Path | None, count: int, pauses: int, idle_s: float,
          out: Path) -> None:  # fmt: skip
     """Build, load, try and measure the engines of a bundle on this machine's card, and write a report."""
+    show_any_name()
     logging.basicConfig(format="%(message)s")
     try:
         report = _accept_here(target, bundle, images, count, pauses, idle_s, out)

@@ -14,7 +14,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from edge.cli import FOLDER
+from edge.cli import FOLDER, NumberRange, show_any_name
 from edge.errors import EdgeError
 
 _FILE = click.Path(path_type=Path)
@@ -81,7 +81,7 @@ def _capabilities(
 @click.option("--name", help="Bundle: its name; that of its folder without it.")
 @click.option(
     "--threshold",
-    type=click.FloatRange(0, 1),
+    type=NumberRange(0, 1),
     default=0.5,
     show_default=True,
     help="Bundle: least detection score of a finding.",
@@ -123,6 +123,7 @@ def main(
 ) -> None:
     """Build what the station runs on this machine, and hold it against the FP32 reference."""
     os.umask(os.umask(0o077) & ~0o055)  # the station's user reads what root has built, whatever root's umask
+    show_any_name()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("build_engines").setLevel(logging.INFO)  # the exporter's own lines are many
     building_bundle = bool(detector) or recipe is not None or target == "onnx"

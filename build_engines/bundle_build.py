@@ -28,7 +28,8 @@ from build_engines.replacing import put_in_place
 from edge.backends.base import Outputs
 from edge.bundle import GOLDEN, MANIFEST, Bundle, file_sha256
 from edge.demo.renderer import DrawnSmear, draw_field, draw_tile
-from edge.manifest import ClassifierSpec, DetectorSpec, GateResult, Manifest, Thresholds
+from edge.manifest import ClassifierSpec, DetectorSpec, GateResult, Manifest, Thresholds, on_one_line
+from edge.names import as_text
 
 log = logging.getLogger(__name__)
 
@@ -176,11 +177,20 @@ def build_from_checkpoints(
     threshold: float,
 ) -> Bundle:
     """A bundle from the files of trained networks; see `load_recipe` and `build_bundle`."""
+    try:
+        name = on_one_line(as_text(name or out.name))
+    except ValueError as error:
+        raise BuildError(f"The bundle's name {error}; give --name.") from error
     with writing(out, BuildError):
         _require_replaceable(out)  # before minutes of reading networks and images
     networks = load_recipe(recipe, may_blend=may_blend)
     pixels, images_are = gate_images(images, most)
     with writing(out, BuildError):
         return build_bundle(
-            networks, out, name=name or out.name, threshold=threshold, images=pixels, images_are=images_are
+            networks,
+            out,
+            name=name,
+            threshold=threshold,
+            images=pixels,
+            images_are=images_are,
         )

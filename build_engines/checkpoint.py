@@ -140,16 +140,31 @@ class Checkpoint:
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             found = content.get("format") if isinstance(content, dict) else type(content).__name__
             raise CheckpointError(f"{path} holds {found!r} and not {FORMAT!r}; train it again or convert it.")
-        geometry = content["geometry"]
-        return cls(
-            family=content["family"],
-            architecture=content["architecture"],
-            classes=tuple(content["classes"]),
-            geometry=TileGeometry(**geometry) if "tile_size" in geometry else CropGeometry(**geometry),
-            weights=content["weights"],
-            provenance=content["provenance"],
-            activation=content.get("activation", "softmax"),
-        )
+        return cls.of(content, path)
+
+    @classmethod
+    def of(cls, content: dict[str, Any], path: Path) -> "Checkpoint":
+        """From what a file holds that says it is `FORMAT`.
+
+        Raises:
+            CheckpointError: a part is missing, or of another kind.
+        """
+        try:
+            geometry = content["geometry"]
+            return cls(
+                family=content["family"],
+                architecture=dict(content["architecture"]),
+                classes=tuple(content["classes"]),
+                geometry=TileGeometry(**geometry) if "tile_size" in geometry else CropGeometry(**geometry),
+                weights=dict(content["weights"]),
+                provenance=dict(content["provenance"]),
+                activation=content.get("activation", "softmax"),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{path} is a checkpoint of which a part is missing or of another kind "
+                f"({type(error).__name__}: {error}); train it again with this version."
+            ) from error
 
     def network(self) -> nn.Module:
         """The network with its weights, in evaluation mode."""
@@ -187,12 +202,17 @@ def build_network(family: Family, architecture: dict[str, Any], class_count: int
             where that is fixed in the network) or "ultralytics" (`name`), a classifier.
         architecture: the builder's arguments.
         class_count: 0 for a detector that only finds, which then has the one class "leukocyte".
+
+    Raises:
+        CheckpointError: timm has no such model.
     """
     if family == "yolox":
         return yolox_network(**architecture, class_count=max(class_count, 1))
     if family == "ultralytics":
         return UltralyticsClassifier.untrained(architecture["name"], class_count)
     name, options = architecture["name"], {key: own for key, own in architecture.items() if key != "name"}
+    if not timm.is_model(name):  # such as hf-hub:…, which timm would look for in the network
+        raise CheckpointError(f"{name!r} is no model of the timm that is installed; train another one.")
     network: nn.Module = timm.create_model(name, pretrained=False, num_classes=class_count, **options)
     return network
 

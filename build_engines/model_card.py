@@ -10,8 +10,10 @@ from typing import Any
 import click
 
 from build_engines.errors import BuildError, writing
+from build_engines.markdown import one_line, table_line
 from edge.bundle import MANIFEST, Bundle
 from edge.cells import CELL_CLASSES, cell_class
+from edge.cli import show_any_name
 from edge.errors import EdgeError
 from edge.locks import fsync_folder
 from edge.manifest import ClassifierSpec, DetectorSpec, Manifest, NetworkSpec
@@ -110,13 +112,16 @@ def replace_manifest(folder: Path, manifest: Manifest) -> Bundle:
 def model_card(manifest: Manifest) -> str:
     """The card as Markdown."""
     sections = [
-        f"# Model card: {manifest.name}",
+        f"# Model card: {one_line(manifest.name)}",
         f"Built {manifest.created}. {_networks(manifest)}",
         "## Must not be used for\n\n" + _NOT_FOR,
         "## Classes\n\n" + _classes(manifest),
         "## Made from\n\n" + _provenance(manifest),
         *([_CHOSEN] if manifest.accuracy else []),
-        *(f"## Accuracy: {name}\n\n{_accuracy(figures)}" for name, figures in manifest.accuracy.items()),
+        *(
+            f"## Accuracy: {one_line(name)}\n\n{_accuracy(figures)}"
+            for name, figures in manifest.accuracy.items()
+        ),
         "## Engines against FP32 torch when it was built\n\n" + _gates(manifest),
     ]
     return "\n\n".join(section.rstrip() for section in sections) + "\n"
@@ -210,14 +215,14 @@ def _facts(facts: dict[str, Any], indent: str = "") -> Iterator[str]:
 
 def _flat(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_flat(item)}" for key, item in value.items())
+        return ", ".join(f"{one_line(key)} {_flat(item)}" for key, item in value.items())
     if isinstance(value, list):
         return " ".join(map(_flat, value))
     if value is None:
         return "-"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return str(value)
+    return one_line(str(value))
 
 
 def _accuracy(figures: dict[str, Any]) -> str:
@@ -233,9 +238,9 @@ def _accuracy(figures: dict[str, Any]) -> str:
 def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
     columns = list(rows[0])
     return [
-        "| " + " | ".join(column.replace("_", " ") for column in columns) + " |",
+        table_line(column.replace("_", " ") for column in columns),
         "|" + "---|" * len(columns),
-        *("| " + " | ".join(_flat(row[column]) for column in columns) + " |" for row in rows),
+        *(table_line(_flat(row[column]) for column in columns) for row in rows),
     ]
 
 
@@ -254,6 +259,7 @@ def _gates(manifest: Manifest) -> str:
 @click.option("--name", required=True, help="What was evaluated on, in words.")
 def main(bundle: Path, evaluation: Path, name: str) -> None:
     """Write the figures of an evaluation into a bundle's manifest and model card."""
+    show_any_name()
     logging.basicConfig(format="%(message)s")
     try:
         figures = read_evaluation(evaluation)

@@ -1,11 +1,11 @@
 """Checkpoints of any family, read and wrapped as the graphs of a bundle, in both precisions."""
 
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -24,7 +24,9 @@ from build_engines.families import UltralyticsClassifier, import_ultralytics
 from build_engines.graphs import ClassifierGraph, DetectorGraph, classifier_graph, detector_graph
 from build_engines.recipe import ClassifierEntry, DetectorEntry, Recipe, recipe_of
 from edge.cells import cell_class
+from edge.errors import EdgeError
 from edge.manifest import ClassifierSpec, DetectorSpec, Fusion, GraphFiles, NetworkSpec
+from edge.names import name_of
 
 _STRIDE = 32
 """Of the coarsest level of every supported detector."""
@@ -35,6 +37,11 @@ _A_CLASS_OF_IT = b"cultralytics."
 """In a pickle of torch: its code for a class (c), and the module of that. Texts may name ultralytics, too."""
 
 Graph = DetectorGraph | ClassifierGraph
+
+
+_Entry = TypeVar("_Entry", DetectorEntry, ClassifierEntry)
+_MOST_TOLD = 300
+"""Characters of another library's words; torch names every tensor that does not fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +120,10 @@ def load_recipe(recipe: Recipe, *, may_blend: bool = False) -> Networks:
         BuildError: the networks do not go together, or one is of the wrong kind.
         CheckpointError: a file is no checkpoint.
     """
-    detectors = tuple(_load_detector(entry, index) for index, entry in enumerate(recipe.detector))
-    classifiers = tuple(_load_classifier(entry, index) for index, entry in enumerate(recipe.classifier))
+    detectors = tuple(_load(_load_detector, entry, index) for index, entry in enumerate(recipe.detector))
+    classifiers = tuple(
+        _load(_load_classifier, entry, index) for index, entry in enumerate(recipe.classifier)
+    )
     has_classifier = any(not entry.only_when_alone for entry in recipe.classifier)
     for entry, network in zip(recipe.detector, detectors, strict=True):
         names = bool(network.classes) and entry.class_weight > 0
@@ -150,6 +159,11 @@ def _numbered(before: str, index: int) -> str:
 def _graph_files(kind: str, index: int) -> GraphFiles:
     stem = f"{kind}{_numbered('-', index)}"
     return GraphFiles(fp32=f"{stem}.onnx", fp16=f"{stem}.fp16.onnx")
+
+
+def _load(kind: Callable[[_Entry, int], Network], entry: _Entry, index: int) -> Network:
+    with _understood(entry.checkpoint):
+        return kind(entry, index)
 
 
 def _load_classifier(entry: ClassifierEntry, index: int) -> Network:
@@ -217,7 +231,7 @@ def ultralytics_model(path: Path) -> Any:
 
 
 def _ultralytics_facts(path: Path) -> dict[str, Any]:
-    return {"model": path.name, **_FRAMEWORK, **provenance_beside(path)}
+    return {"model": name_of(path), **_FRAMEWORK, **provenance_beside(path)}
 
 
 def _load_detector(entry: DetectorEntry, index: int) -> Network:
@@ -263,6 +277,21 @@ def _refused_as_build(path: Path) -> Iterator[None]:
         yield
     except ValueError as error:
         raise BuildError(f"{path} does not become a graph: {error}") from error
+
+
+@contextmanager
+def _understood(path: Path) -> Iterator[None]:
+    """What a file says of its network and is not so, as an error of the build."""
+    try:
+        yield
+    except EdgeError:
+        raise
+    except Exception as error:  # torch and timm have no kind of their own for what does not fit
+        told = " ".join(str(error).split())[:_MOST_TOLD]
+        raise BuildError(
+            f"{path} does not become the network that it says it is ({type(error).__name__}: {told}); "
+            "train it again with this version, or give another file."
+        ) from error
 
 
 def _class_codes(path: Path, names: Sequence[str]) -> tuple[str, ...]:

@@ -11,7 +11,6 @@ from importlib.resources import files
 from itertools import chain, count, takewhile
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,15 +127,10 @@ class Bundle:
         try:
             with (self.path / GOLDEN).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 golden = Golden.of_arrays(dict(arrays))
-            tells = golden.tells_anything(self.manifest.thresholds.detection)
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        except Exception as error:  # bytes of somebody else may raise anything in NumPy and zipfile
             raise BundleError(
                 f"{self.path / GOLDEN} cannot be read ({type(error).__name__}); copy or rebuild the bundle."
             ) from error
-        if not tells:
-            raise BundleError(
-                f"{self.path / GOLDEN} has no finding by which an engine could be tested; rebuild the bundle."
-            )
         manifest = self.manifest
         known = f"{len(golden.detectors)} detectors and {len(golden.classifiers)} classifiers"
         told = f"{len(manifest.detectors)} detectors and {len(manifest.classifiers)} classifiers"
@@ -153,6 +147,10 @@ class Bundle:
                         f"{self.path / GOLDEN} knows {name} of {spec.name} as {found}, by the manifest they "
                         f"are {expected}; rebuild the bundle."
                     )
+        if not golden.tells_anything(manifest.thresholds.detection):
+            raise BundleError(
+                f"{self.path / GOLDEN} has no finding by which an engine could be tested; rebuild the bundle."
+            )
         return golden
 
 
@@ -229,7 +227,18 @@ def _of_kind(arrays: dict[str, NDArray[Any]], inputs: str, prefix: str) -> Itera
     for number in takewhile(lambda number: inputs + number in arrays, _numbers()):
         start = f"{prefix}{number}_"
         outputs = {key.removeprefix(start): array for key, array in arrays.items() if key.startswith(start)}
-        yield Known(arrays[inputs + number], outputs)
+        known = Known(arrays[inputs + number], outputs)
+        _require_answers(known)
+        yield known
+
+
+def _require_answers(known: Known) -> None:
+    """One answer to each input, and numbers: from NaN no engine strays by more than is allowed."""
+    for name, values in known.outputs.items():
+        if values.shape[:1] != (len(known.inputs),):
+            raise ValueError(f"{name} is of shape {values.shape} for {len(known.inputs)} inputs")
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise ValueError(f"{name} has a value that is not finite")
 
 
 def embedded_bundle() -> Path:

@@ -1,6 +1,7 @@
 """The commands. What is heavy is imported when a command runs, so that `--help` answers at once."""
 
 import functools
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,15 @@ class _FolderType(click.Path):
         return super().convert(value, param, ctx)
 
 
+class NumberRange(click.FloatRange):
+    """Without NaN, which lies in every range: a limit of NaN is never exceeded. Nor is infinity a number."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not math.isfinite(number := super().convert(value, param, ctx)):
+            self.fail("it is no number.", param, ctx)
+        return number
+
+
 FOLDER = _FolderType(file_okay=False, path_type=Path)
 _engine_options = (
     click.option("--bundle", type=FOLDER, help="Model bundle; the embedded one without it."),
@@ -39,11 +49,19 @@ def with_engine(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def show_any_name() -> None:
+    """Let what a screen or a pipe cannot show of a file's name be written as Python writes it."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
     """Errors that a user can meet end as their sentence and an exit code, not as a traceback."""
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
+        show_any_name()
         try:
             command(*args, **kwargs)
         except EdgeError as error:

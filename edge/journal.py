@@ -16,6 +16,7 @@ from pathlib import Path
 from edge.cells import Finding
 from edge.errors import JournalError
 from edge.journal_file import JOURNAL_NAME, as_journal_errors, open_file
+from edge.names import as_text
 from edge.records import LARGEST_BATCH, REASONS_THAT_MAY_PASS, Answer, Entry, FileStamp, State, Write
 
 
@@ -122,7 +123,7 @@ class Journal:
                 image_id = db.execute(
                     "INSERT INTO images (path, size_bytes, mtime_ns, inode, sha256, state, reason, tries) "
                     "VALUES (?, ?, ?, ?, ?, 'pending', ?, 1)",
-                    (os.fsencode(path), *version, sha256, _text(reason)),
+                    (os.fsencode(path), *version, sha256, as_text(reason)),
                 ).lastrowid
                 assert image_id is not None
             else:
@@ -132,7 +133,7 @@ class Journal:
                 db.execute(
                     "UPDATE images SET size_bytes = ?, mtime_ns = ?, inode = ?, sha256 = ?, reason = ?, "
                     "tries = ? WHERE id = ?",
-                    (*version, sha256, _text(reason), tries, image_id),
+                    (*version, sha256, as_text(reason), tries, image_id),
                 )
         return Entry(image_id, stamp, sha256, State.PENDING, reason, tries)
 
@@ -141,7 +142,7 @@ class Journal:
         with self._transaction() as db:
             db.execute(
                 "UPDATE images SET reason = ?, tries = ? WHERE id = ? AND state = 'pending'",
-                (_text(reason), tries, image_id),
+                (as_text(reason), tries, image_id),
             )
 
     def finish(self, claim: Entry, answer: Answer, writes: list[Write]) -> None:
@@ -299,17 +300,12 @@ def _store_answer(db: sqlite3.Connection, image_id: int, answer: Answer) -> None
         "UPDATE images SET state = ?, reason = ?, width = ?, height = ?, findings = ?, latency_ms = ?, "
         "bundle = ?, engine = ?, finished_at = ?, unlike_training = ?, unlike_because = ? WHERE id = ?",
         (
-            *(answer.state, _text(answer.reason), width, height, findings, answer.latency_ms),
+            *(answer.state, as_text(answer.reason), width, height, findings, answer.latency_ms),
             *(answer.bundle, answer.engine, answer.finished_at),
             *((None, None) if unlike is None else (round(unlike.ratio, 6), unlike.because)),
             image_id,
         ),
     )
-
-
-def _text(text: str) -> str:
-    """Text that SQLite takes: a byte of a file name that is not UTF-8 becomes \\xHH, as in the CSV files."""
-    return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 def _as_json(finding: Finding) -> dict[str, object]:

@@ -5,11 +5,12 @@ is read by older stations too, and one that does is refused by them by the name 
 (docs/decisions/ensembles.md).
 """
 
+import os
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from edge.appearance import NAMES
 from edge.cells import cell_class
@@ -17,7 +18,29 @@ from edge.geometry import LETTERBOX_PAD, Anchor, CropShape
 from edge.views import Flip, Turn
 
 SCHEMA_VERSION = 1
+LARGEST_MARGIN_PX = 1000
+"""Of a crop on each side, in pixels of the image: more would take the memory of a station."""
 
+
+def _plain(name: str) -> str:
+    if name != os.path.basename(name) or name in ("", ".", "..") or not name.isprintable():  # noqa: PTH119
+        raise ValueError(f"{name!r} is no name of a file inside the bundle")
+    return name
+
+
+def on_one_line(name: str) -> str:
+    """The name of a bundle, which stands in every result row.
+
+    Raises:
+        ValueError: it has no letters, or such as do not print.
+    """
+    if not name.isprintable() or not name.strip():
+        raise ValueError(f"{name!r} cannot be printed on one line")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_plain)]
+"""Of a file inside the bundle: what lies elsewhere on a machine is no part of it."""
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = PositiveFloat
 WeightOrNone = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -31,8 +54,8 @@ class _Part(BaseModel):
 class GraphFiles(_Part):
     """One network in two precisions: file names inside the bundle."""
 
-    fp32: str
-    fp16: str
+    fp32: FileName
+    fp16: FileName
     """FP16 body with FP32 ends."""
 
 
@@ -60,7 +83,7 @@ class DetectorSpec(_Part):
     graph: GraphFiles
     tile_size: int
     anchor: Anchor
-    pad: int = LETTERBOX_PAD
+    pad: int = Field(default=LETTERBOX_PAD, ge=0, le=255)
     max_detections: int
     names_classes: bool = False
     """True for a one-stage network, whose graph also gives `probabilities`."""
@@ -100,8 +123,8 @@ class ClassifierSpec(_Part):
     """Side of its square input in pixels, whatever the view."""
     view: Literal["crop", "tile"] = "crop"
     """Each cell, or the whole image, whose answer then is of all its cells."""
-    margin_px: float
-    margin_fraction: float
+    margin_px: float = Field(ge=0, le=LARGEST_MARGIN_PX)
+    margin_fraction: float = Field(ge=0, le=1)
     shape: CropShape
     """"square" keeps the aspect: a crop is widened, a tile letterboxed. "stretched" does not."""
     classes: tuple[str, ...] = ()
@@ -144,7 +167,7 @@ class Fusion(_Part):
 class Thresholds(_Part):
     """What counts as a finding."""
 
-    detection: float
+    detection: float = Field(ge=0, le=1)
     classification: float | None = Field(default=None, ge=0, le=1)
     """Probability of its class from which a finding is sure of it; None where nobody chose one. The station
     writes surer and less sure findings alike."""
@@ -223,7 +246,7 @@ class Manifest(_Part):
     """
 
     schema_version: Literal[1]
-    name: str
+    name: Annotated[str, AfterValidator(on_one_line)]
     created: str
     classes: tuple[str, ...]
     detectors: tuple[DetectorSpec, ...]
@@ -232,10 +255,10 @@ class Manifest(_Part):
     thresholds: Thresholds
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     training_images: TrainingImages | None = None
-    provenance: dict[str, Any]
-    accuracy: dict[str, Any]
+    provenance: dict[str, dict[str, Any]]
+    accuracy: dict[str, dict[str, Any]]
     gates: tuple[GateResult, ...]
-    sha256: dict[str, str]
+    sha256: dict[FileName, str]
 
     @property
     def networks(self) -> tuple[NetworkSpec, ...]:
@@ -245,8 +268,7 @@ class Manifest(_Part):
     def training_of(self, spec: NetworkSpec) -> dict[str, Any]:
         """What `provenance` tells of a network, under the name of its graph; empty if that is nothing."""
         name = spec.graph.fp32.removesuffix(".onnx").replace("-", " ")
-        told: dict[str, Any] = self.provenance.get(name, {})
-        return told
+        return self.provenance.get(name, {})
 
     def dump(self) -> str:
         """The text of the file: what is the default is not in it."""

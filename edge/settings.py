@@ -53,6 +53,10 @@ class Limits(BaseModel):
 def _named(folder: object) -> object:
     if folder == "":
         raise ValueError("it is empty; name a folder, or write '.' for the current one")
+    if isinstance(folder, str) and "\0" in folder:
+        raise ValueError("no folder can have this name")
+    if isinstance(folder, str) and folder.split("/")[0] == "~":
+        raise ValueError("only a shell knows what ~ is; write the whole path")
     return folder
 
 

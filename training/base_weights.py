@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from build_engines.checkpoint import FORMAT, provenance_beside
+from build_engines.checkpoint import FORMAT, Checkpoint, provenance_beside
 from build_engines.graph_weights import weights_of_graph
 from build_engines.networks import is_ultralytics, ultralytics_model
 from edge.bundle import Bundle
 from edge.manifest import ClassifierSpec
+from edge.names import name_of
 from training.loop import TrainingError
 
 
@@ -43,7 +44,7 @@ def facts_of(base: BaseWeights | None) -> dict[str, Any]:
     if base is None:
         return {"base_weights": "none"}
     return {
-        "base_weights": base.path.name,
+        "base_weights": name_of(base.path),
         **({"base_weights_sha256": base.sha256} if base.sha256 else {}),
         **({"begun_from": base.provenance} if base.provenance else {}),
     }
@@ -53,7 +54,8 @@ def digest_of(base: BaseWeights | None) -> str:
     """By which a run knows its base weights again: their name, and a sha256 over what is known of them."""
     if base is None:
         return "none"
-    return f"{base.path.name}, sha256 {hashlib.sha256(json.dumps(facts_of(base)).encode()).hexdigest()[:16]}"
+    digest = hashlib.sha256(json.dumps(facts_of(base)).encode()).hexdigest()
+    return f"{name_of(base.path)}, sha256 {digest[:16]}"
 
 
 def require_elsewhere(base: Path, *written: Path) -> None:
@@ -158,7 +160,8 @@ def read_base_weights(path: Path, *, pickles: bool = False) -> BaseWeights:
         raise TrainingError(f"{path} holds more or other things than weights; give a state dict of PyTorch.")
     if content.get("format") != FORMAT:
         return BaseWeights(path, weights)
-    return BaseWeights(path, weights, tuple(content["classes"]), content["provenance"])
+    checkpoint = Checkpoint.of(content, path)
+    return BaseWeights(path, checkpoint.weights, checkpoint.classes, checkpoint.provenance)
 
 
 def _of_graph(path: Path) -> BaseWeights:

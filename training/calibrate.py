@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-from edge.cli import one_sentence
+from edge.cli import NumberRange, one_sentence
+from edge.names import name_of
 from training.options import engine_options, image_options
 from training.out_folder import require_writable, writing
 
@@ -21,7 +22,7 @@ from training.out_folder import require_writable, writing
 @image_options
 @click.option(
     "--target-accuracy",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=NumberRange(0, 1, min_open=True),
     default=0.95,
     show_default=True,
     help="Accuracy wanted of the cells that are called sure.",
@@ -65,7 +66,7 @@ def main(
         findings, rejected = read_with(pipeline, images, threshold, Console(stderr=True))
     cells = known_cells(images, findings, bundle.manifest.classes)
     found = calibrate(cells, COVERAGE_THRESHOLDS, target_accuracy)
-    files = ", ".join(path.name for path in csvs)
+    files = ", ".join(map(name_of, csvs))
     of_sources = f" ({', '.join(sources)})" if sources else ""
     images_are = f"{len(images) - len(rejected)} images of {files}{of_sources}, {engine}"
     if rejected:

@@ -12,7 +12,9 @@ import timm
 
 from build_engines.checkpoint import CropGeometry
 from build_engines.families import classifies
-from edge.cli import one_sentence
+from edge.cli import NumberRange, one_sentence
+from edge.manifest import LARGEST_MARGIN_PX
+from edge.names import name_of
 from training.annotations import AnnotatedImage
 from training.augment import VARIATIONS
 from training.base_weights import begin_from
@@ -88,14 +90,14 @@ def _that_classifies(_context: click.Context, _option: click.Parameter, model: s
 )
 @click.option(
     "--margin",
-    type=click.FloatRange(0, 0.4),
+    type=NumberRange(0, 0.4),
     default=0.15,
     show_default=True,
     help="Margin of a crop on each side, as a part of the box's longer side.",
 )
 @click.option(
     "--margin-px",
-    type=click.FloatRange(0),
+    type=NumberRange(0, LARGEST_MARGIN_PX),
     default=0.0,
     show_default=True,
     help="Margin of a crop on each side in pixels of the image, added to --margin.",
@@ -116,21 +118,21 @@ def _that_classifies(_context: click.Context, _option: click.Parameter, model: s
 )
 @click.option(
     "--focal-gamma",
-    type=click.FloatRange(0),
+    type=NumberRange(0),
     default=2.0,
     show_default=True,
     help="How much less the focal loss counts what is already sure.",
 )
 @click.option(
     "--mixup",
-    type=click.FloatRange(0),
+    type=NumberRange(0),
     default=0.0,
     show_default=True,
     help="Alpha of mixup; 0: none.",
 )
 @click.option(
     "--cutmix",
-    type=click.FloatRange(0),
+    type=NumberRange(0),
     default=0.0,
     show_default=True,
     help="Alpha of CutMix; 0: none.",
@@ -142,7 +144,7 @@ def _that_classifies(_context: click.Context, _option: click.Parameter, model: s
 )
 @click.option(
     "--soft-weight",
-    type=click.FloatRange(0, 1),
+    type=NumberRange(0, 1),
     default=0.5,
     show_default=True,
     help="How much they count beside the labels.",
@@ -185,7 +187,7 @@ def main(model: str, pretrained: Path | None, variation: str, hue: float, batch_
             "cells": dict(Counter(label for sample in samples for label in sample.cells)),
             "variation": variation,
             "hue": hue,
-            **({"soft_labels": soft_labels.name, "soft_weight": soft_weight} if soft_labels else {}),
+            **({"soft_labels": name_of(soft_labels), "soft_weight": soft_weight} if soft_labels else {}),
         },
         options=defining_options(),
         objective=Objective(

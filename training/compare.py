@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from edge.cli import one_sentence
+from edge.names import name_of
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -53,11 +54,11 @@ def main(a: Path, b: Path, resamples: int, json_path: Path | None) -> None:
         f"(McNemar, exact: p = {found.p_agreement:.2g}).",
         highlight=False,
     )
-    sentence = verdict(found.measures[SCORE], f"A ({a.name})", f"B ({b.name})")
+    sentence = verdict(found.measures[SCORE], f"A ({name_of(a)})", f"B ({name_of(b)})")
     console.print(f"Score: {sentence}", markup=False, highlight=False)
     if json_path is not None:
         with writing(json_path.parent):
-            figures = {"a": a.name, "b": b.name, "verdict": sentence, **plain(found)}
+            figures = {"a": name_of(a), "b": name_of(b), "verdict": sentence, **plain(found)}
             json_path.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from edge.cli import one_sentence
+from edge.names import name_of
 from training.options import fold_options
 
 
@@ -50,10 +51,10 @@ def main(splits: Path, bundles: Path, out: Path, backend: str, precision: str) -
         findings |= found[0]
         rejected |= found[1]
     about = {
-        "bundle": f"{len(folds)} bundles of {splits.name}",
+        "bundle": f"{len(folds)} bundles of {name_of(splits)}",
         "bundle id": ", ".join(fold.bundle.id for fold in folds),
         "engine": ", ".join(dict.fromkeys(engines.values())),
-        "annotations": ", ".join(path.name for fold in folds for path in fold.csvs),
+        "annotations": ", ".join(name_of(path) for fold in folds for path in fold.csvs),
         "sources": "all, each image read by the bundle of its own file",
     }
     save(evaluate(images, findings, working_threshold=threshold), about, images, findings, rejected, out)

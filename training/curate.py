@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from edge.cli import one_sentence
+from edge.cli import NumberRange, one_sentence
 from training.options import fold_options
 
 DISAGREEMENTS = "disagreements.png"
@@ -32,7 +32,7 @@ DISAGREEMENTS = "disagreements.png"
 )
 @click.option(
     "--threshold",
-    type=click.FloatRange(0, 1),
+    type=NumberRange(0, 1),
     help="Least detection score of a finding; that of the bundle without it.",
 )
 @one_sentence

@@ -17,8 +17,9 @@ from rich.progress import track
 
 from edge.bundle import Bundle
 from edge.cells import CELL_CLASSES, Finding, cell_class
-from edge.cli import one_sentence
+from edge.cli import NumberRange, one_sentence
 from edge.errors import ImageRejected
+from edge.names import name_of
 from edge.pipeline import Pipeline, open_pipeline
 from training import metric, report
 from training.annotations import AnnotatedImage, read_annotations, read_beside, read_pixels
@@ -252,7 +253,7 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 )
 @click.option(
     "--target-accuracy",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=NumberRange(0, 1, min_open=True),
     default=TARGET_ACCURACY,
     show_default=True,
     help="Accuracy wanted of the cells that a class threshold keeps.",
@@ -285,7 +286,7 @@ def main(
         "bundle id": bundle.id,
         "temperature": f"{bundle.manifest.temperature:g}",
         "engine": engine,
-        "annotations": ", ".join(path.name for path in csvs),
+        "annotations": ", ".join(map(name_of, csvs)),
         "sources": ", ".join(sources) or "all",
     }
     evaluation = evaluate(

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from edge.names import as_text
 from training.bootstrap import Interval
 from training.comparison import System, score_difference
 from training.errors import AnnotationError
@@ -162,7 +163,7 @@ def find_entries(folders: Sequence[Path]) -> tuple[list[Entry], list[str]]:
     for folder, report in read:
         median_ms, note = _median_ms(folder, report)
         notes += note
-        entries.append(Entry(folder, str(folder.relative_to(common)), report, median_ms))
+        entries.append(Entry(folder, as_text(str(folder.relative_to(common))), report, median_ms))
     return entries, notes
 
 

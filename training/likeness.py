@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.cli import one_sentence
+from edge.cli import NumberRange, one_sentence
+from edge.names import name_of
 from training.annotations import AnnotatedImage
 from training.options import HELD_OUT, engine_options
 from training.out_folder import require_writable, writing
@@ -89,7 +90,7 @@ def _same_sources(
 @HELD_OUT
 @click.option(
     "--beyond",
-    type=click.FloatRange(0, 0.5, min_open=True),
+    type=NumberRange(0, 0.5, min_open=True),
     default=0.025,
     show_default=True,
     help="Part of the training images that may lie beyond the limit; expect so many false alarms.",
@@ -166,7 +167,7 @@ def main(
                 smears = drawn_images(Path(folder), drawn)
                 rows += _marked("drawn", known, _appearances(smears, pipeline, console, "drawn"))
     facts = {
-        "files": ", ".join(f"{path.parent.name}/{path.name}" for path in csvs),
+        "files": ", ".join(f"{name_of(path.parent)}/{name_of(path)}" for path in csvs),
         "images": {one.name: one.images for one in known.sources},
         "engine": engine,
         "part of them beyond the limit": beyond,

@@ -10,6 +10,8 @@ import click
 from click.core import ParameterSource
 from rich.console import Console
 
+from edge.cli import NumberRange
+from edge.names import as_text, name_of
 from edge.progress import counted
 from training.annotations import AnnotatedImage, read_pixels, read_without_sources
 from training.apart import kinship, require_apart
@@ -30,6 +32,11 @@ HELD_OUT = click.option(
 )  # fmt: skip
 """What folds do not have: images that a source left out may have elsewhere."""
 
+
+def _as_texts(_context: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(map(as_text, given))
+
+
 _OPTIONS = (
     click.option("--csv", "csvs", type=_FILE, multiple=True, required=True,
                  help="Annotations to train on (repeatable); images lie in images/ beside the file, and a"
@@ -42,12 +49,12 @@ _OPTIONS = (
                  help="Leave a source out of training and validation, and near-duplicates of its images with"
                  " all images of their patients (repeatable)."),
     HELD_OUT,
-    click.option("--data-note", multiple=True,
+    click.option("--data-note", multiple=True, callback=_as_texts,
                  help="Origin and licence of the data, a sentence for the model card (repeatable)."),
     click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run."),
     click.option("--epochs", type=click.IntRange(1), default=20, show_default=True),
-    click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True),
-    click.option("--ema-decay", type=click.FloatRange(0, 1, max_open=True), default=0.995, show_default=True,
+    click.option("--learning-rate", type=NumberRange(0, min_open=True), default=1e-3, show_default=True),
+    click.option("--ema-decay", type=NumberRange(0, 1, max_open=True), default=0.995, show_default=True,
                  help="Of the moving average of the weights; models of ultralytics have their own."),
     click.option("--patience", type=click.IntRange(1), default=10, show_default=True,
                  help="Epochs to wait for a better score."),
@@ -90,7 +97,7 @@ def variation_options(default: str) -> Callable[[Callable[..., None]], Callable[
     """Add how far the stations of the training images are varied: variation, hue."""
 
     def added(command: Callable[..., None]) -> Callable[..., None]:
-        command = click.option("--hue", type=click.FloatRange(0, 1), default=1.0, show_default=True,
+        command = click.option("--hue", type=NumberRange(0, 1), default=1.0, show_default=True,
                                help="Share of the variation that changes hues; 0: amounts of stain and"
                                " light vary, hues hardly.")(command)  # fmt: skip
         return click.option("--variation", type=click.Choice(list(VARIATIONS)), default=default,
@@ -190,7 +197,7 @@ def defining_options() -> dict[str, Any]:
 
 
 def _digest_of(path: Path) -> str:
-    return f"{path.name}, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+    return f"{name_of(path)}, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
 
 
 def _require_boxes_inside(image: AnnotatedImage, size_hw: Sequence[int]) -> None:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
+from edge.names import as_text
 from training.csv_files import read_csv
 from training.errors import AnnotationError
 
@@ -61,7 +62,7 @@ def source_of(image: Path | None, name: str, known: Mapping[str, str]) -> str:
     if image is None:
         return "unknown"
     depth = 1 if PurePath(name).is_absolute() else len(PurePath(name).parts)
-    return image.absolute().parents[depth - 1].resolve().parent.name or "unknown"
+    return as_text(image.absolute().parents[depth - 1].resolve().parent.name) or "unknown"
 
 
 def file_word(source: str) -> str:

@@ -11,6 +11,8 @@ from edge.cli import one_sentence
 
 COMMANDS = "commands.sh"
 """All commands of a run, by which its folder is known."""
+_AS_GIVEN = ("utf-8", "surrogateescape")
+"""Paths in them keep their bytes, whatever these are."""
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -99,9 +101,9 @@ def main(size: Any, csvs: tuple[Path, ...], validation_csvs: tuple[Path, ...], r
         return
     require_own(out, COMMANDS)
     with writing(out):
-        previous = (out / COMMANDS).read_text("utf-8") if (out / COMMANDS).exists() else ""
+        previous = (out / COMMANDS).read_text(*_AS_GIVEN) if (out / COMMANDS).exists() else ""
         if commands not in previous:
-            (out / COMMANDS).write_text(previous + commands, "utf-8")
+            (out / COMMANDS).write_text(previous + commands, *_AS_GIVEN)
         for path, text in plan.files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, "utf-8")

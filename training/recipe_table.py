@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from build_engines.markdown import table_line
 from edge.cli import one_sentence
+from edge.names import name_of
 
 if TYPE_CHECKING:
     from training.leaderboard_page import Entry, Value
@@ -60,8 +62,10 @@ def main(runs: Path, out: Path) -> None:
         )
     ranked = sorted(seen.items(), key=lambda one: -(one[1].report.score.score or 0.0))
     first = ranked[0][1]
-    lines = [_line(_COLUMNS), _line(["---", *["---:"] * (len(_COLUMNS) - 1)])]
-    lines += [_line(_row(folder, entry, first, of_folder.get(folder / "unseen"))) for folder, entry in ranked]
+    lines = [table_line(_COLUMNS), table_line(["---", *["---:"] * (len(_COLUMNS) - 1)])]
+    lines += [
+        table_line(_row(folder, entry, first, of_folder.get(folder / "unseen"))) for folder, entry in ranked
+    ]
     head = _HEAD.format(n_boxes=first.report.n_boxes, n_images=first.report.n_images)
     with writing(out.parent):
         partial = out.with_name(f".{out.name}.part")
@@ -78,7 +82,7 @@ def _row(folder: Path, entry: "Entry", first: "Entry", unseen: "Entry | None") -
     from training.tally import GIOU_TERM, SCORE
 
     return [
-        folder.name,
+        name_of(folder),
         _figure(entry, SCORE),
         "" if entry is first else _text(behind(first, entry)),
         _figure(entry, MACRO_F1_COVERED),
@@ -93,7 +97,9 @@ def _row(folder: Path, entry: "Entry", first: "Entry", unseen: "Entry | None") -
 def _of_unseen(ranked: "list[tuple[Path, Entry]]", of_folder: "dict[Path, Entry]") -> str:
     """A line for each run whose recipe was also trained without each source; "" if there is none."""
     unseen = {
-        folder.name: of_folder[folder / "unseen"] for folder, _ in ranked if folder / "unseen" in of_folder
+        name_of(folder): of_folder[folder / "unseen"]
+        for folder, _ in ranked
+        if folder / "unseen" in of_folder
     }
     if not unseen:
         return ""
@@ -113,7 +119,7 @@ def _of_unseen(ranked: "list[tuple[Path, Entry]]", of_folder: "dict[Path, Entry]
             for run, of_source in found.items()
         ),
     ]
-    return _UNSEEN + "".join(f"{_line(row)}\n" for row in rows)
+    return _UNSEEN + "".join(f"{table_line(row)}\n" for row in rows)
 
 
 def _share(value: float | None) -> str:
@@ -137,10 +143,6 @@ def _networks(bundle: Path) -> str:
 
     manifest = Bundle.load(bundle).manifest
     return f"{len(manifest.detectors)} and {len(manifest.classifiers)}"
-
-
-def _line(cells: "list[str] | tuple[str, ...]") -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from build_engines.markdown import one_line, table_line
 from edge.geometry import Image
 from training.bootstrap import MACRO_F1_COVERED, Interval, Intervals
 from training.metric import ChallengeScore, ClassFigures, Confusion, DetectionFigures, SourceFigures
@@ -133,14 +134,14 @@ def plain(value: Any) -> Any:
 def to_markdown(evaluation: Evaluation, about: Mapping[str, str]) -> str:
     """The report for people."""
     blocks = [f"# Evaluation of {about.get('bundle', 'a bundle')}"]
-    blocks.append("\n".join(f"- {key}: {value}" for key, value in about.items()))
+    blocks.append("\n".join(f"- {key}: {one_line(value)}" for key, value in about.items()))
     for sheet in (*_sheets(evaluation), _curve_sheet(evaluation), _confusions_sheet(evaluation.confusion)):
         lines = [
             f"## {sheet.title}\n",
-            _line(sheet.header),
-            _line(["---"] + ["---:"] * (len(sheet.header) - 1)),
+            table_line(sheet.header),
+            table_line(["---"] + ["---:"] * (len(sheet.header) - 1)),
         ]
-        blocks.append("\n".join([*lines, *(_line(row) for row in sheet.rows)]))
+        blocks.append("\n".join([*lines, *(table_line(row) for row in sheet.rows)]))
     pictures = (
         ("Confusion matrix", "confusion.png"),
         ("Reliability of the classes", "reliability.png"),
@@ -150,10 +151,6 @@ def to_markdown(evaluation: Evaluation, about: Mapping[str, str]) -> str:
     blocks += [f"![{title}]({file})" for title, file in pictures]
     blocks.append(f"## How it is measured\n\n{_HOW}")
     return "\n\n".join(blocks)
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def print_tables(evaluation: Evaluation, about: Mapping[str, str], console: Console) -> None:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from build_engines.markdown import table_line
 from training.annotations import COLUMNS
 from training.audit.cleaning import parse_all
 from training.audit.figures import count_classes
@@ -158,6 +159,6 @@ def _source_notes(pairs: Sequence[Pair]) -> list[str]:
 
 
 def _table(lines: Sequence[Sequence[str]]) -> str:
-    header, *rest = (f"| {' | '.join(cells)} |" for cells in lines)
+    header, *rest = map(table_line, lines)
     ruler = f"|---|{'---:|' * (len(lines[0]) - 1)}"
     return "\n".join([header, ruler, *rest])

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from edge.cli import one_sentence
+from edge.names import name_of
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -77,7 +78,7 @@ def main(
     rows = [row for table in tables for row in read_rows(table, known[table.path], used)]
     pairs = leave_one_source_out(rows) if by_source else k_folds(rows, folds or 5, seed)
     prefix = "without-" if by_source else ""
-    text = summary(rows, pairs, [path.name for path in csvs], used, by_source, seed)
+    text = summary(rows, pairs, [*map(name_of, csvs)], used, by_source, seed)
     with writing(out):
         write_pairs(pairs, prefix, tables, known, text, out)
     click.echo(text.rstrip())

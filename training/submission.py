@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from edge.cells import Finding, cell_class
+from edge.names import as_text
 from training.csv_files import read_csv
 from training.errors import AnnotationError
 
@@ -162,5 +163,5 @@ def csv_text(rows: Sequence[Row]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows((one.trustii_id, one.name, *one.box_xyxy, one.label) for one in rows)
+    writer.writerows((one.trustii_id, as_text(one.name), *one.box_xyxy, one.label) for one in rows)
     return text.getvalue()

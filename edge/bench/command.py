@@ -1,6 +1,5 @@
 """`edge-bench`: the command."""
 
-import math
 import os
 import sys
 from pathlib import Path
@@ -8,18 +7,8 @@ from typing import Any
 
 import click
 
-from edge.cli import one_sentence
+from edge.cli import NumberRange, one_sentence
 from edge.errors import BenchError
-
-
-class _NumberRange(click.FloatRange):
-    """Without NaN, which lies in every range: a limit of NaN is never exceeded."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if math.isnan(number := super().convert(value, param, ctx)):
-            self.fail("it is no number.", param, ctx)
-        return number
-
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -42,11 +31,11 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--waiting", type=click.IntRange(2), default=32, show_default=True,
               help="Images that wait in a round of the backlog.")  # fmt: skip
 @click.option("--rounds", type=click.IntRange(2), default=5, show_default=True, help="Of the backlog.")
-@click.option("--interval", "pause_s", type=_NumberRange(0.01, 3600), metavar="SECONDS",
+@click.option("--interval", "pause_s", type=NumberRange(0.01, 3600), metavar="SECONDS",
               help="Also time a few images that come after a pause of this length.")  # fmt: skip
 @click.option("--pauses", type=click.IntRange(2), default=5, show_default=True, help="How many of them.")
 @click.option("--load", is_flag=True, help="Also let images arrive at rising rates, until it falls behind.")
-@click.option("--load-seconds", type=_NumberRange(0.1, 3600), default=5.0, show_default=True,
+@click.option("--load-seconds", type=NumberRange(0.1, 3600), default=5.0, show_default=True,
               help="At each of the seven rates.")  # fmt: skip
 @click.option("--arrivals", type=click.Choice(["exponential", "regular"]), default="exponential",
               show_default=True, help="Gaps between the images of --load.")  # fmt: skip
@@ -54,7 +43,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--html", "html_path", type=_FILE, help="Save a page with plots.")
 @click.option("--compare", "before", type=_FILE, metavar="FILE",
               help="Hold this run against a file of --json, and tell what got slower.")  # fmt: skip
-@click.option("--limit", type=_NumberRange(0.1, 100), metavar="RATIO",
+@click.option("--limit", type=NumberRange(0.1, 100), metavar="RATIO",
               help="With --compare: end with 3 if the median image, or one of the backlog, surely takes"
               " longer than this many times what it took.")  # fmt: skip
 @one_sentence
@@ -97,12 +86,13 @@ def _bench(
     from edge.backends.base import find_backend
     from edge.bench.compare import SLOWER_EXIT_CODE, compare
     from edge.bench.engines import EngineChoice, parse_engine
-    from edge.bench.inputs import Drawing, drawn_inputs, folder_inputs, name_of
+    from edge.bench.inputs import Drawing, drawn_inputs, folder_inputs
     from edge.bench.measure import Amounts, measure
     from edge.bench.page import write_page
     from edge.bench.report import load_report, require_place, save_report
     from edge.bench.table import print_comparison, print_report
     from edge.locks import OUT_OF_SPACE, OutputFullError
+    from edge.names import name_of
     from edge.signals import ended_by_exit
 
     for path in filter(None, (json_path, html_path)):

@@ -1,7 +1,6 @@
 """The images that are timed: files of a folder, or smears drawn for it."""
 
 import hashlib
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from rich.console import Console
 from edge.demo.renderer import draw_field, draw_tile
 from edge.errors import BenchError, ImageRejected
 from edge.images import decode
+from edge.names import name_of
 from edge.overlay import encode_jpeg
 from edge.progress import counted
 from edge.walking import images_below
@@ -100,11 +100,6 @@ def folder_inputs(folder: Path, count: int) -> Inputs:
         left_out = len(paths) - len(readable)
         words = f"{len(readable)} images of the folder {name}, without {left_out} that cannot be read"
     return _inputs(readable, words)
-
-
-def name_of(path: Path) -> str:
-    """The name of a file or folder as text, which a report can hold also where the name's bytes are none."""
-    return os.fsencode(os.path.basename(os.path.abspath(path))).decode("utf-8", "backslashreplace")  # noqa: PTH100, PTH119
 
 
 def drawn_inputs(folder: Path, drawing: Drawing) -> Inputs:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edge.cli import FOLDER, one_sentence
+from edge.cli import FOLDER, one_sentence, show_any_name
 from edge.journal_tool.folders import Folders
 from edge.records import State
 
@@ -46,9 +46,7 @@ def journal(context: click.Context, state: Path | None, settings: Path | None, o
     Times are UTC. In names and paths a backslash is doubled, a byte that is not UTF-8 is written \\xHH, and
     what does not print is written as Python writes it.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a terminal may know fewer characters than a file name
-            stream.reconfigure(errors="backslashreplace")
+    show_any_name()
     context.obj = Folders(state, settings, out)
 
 

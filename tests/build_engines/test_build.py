@@ -228,6 +228,59 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("geometry", None),
+        ("geometry", {"tile_size": 96, "surprise": 1}),
+        ("classes", 3),
+        ("provenance", 3),
+        ("weights", None),
+    ],
+)
+def test_a_checkpoint_with_parts_of_another_kind_is_told(
+    checkpoints: tuple[Path, Path], tmp_path: Path, part: str, value: object
+) -> None:
+    content = torch.load(checkpoints[0], weights_only=True)
+    torch.save({**content, part: value}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match=r"other\.pt is a checkpoint of which a part is missing or of"):
+        load_networks(tmp_path / "other.pt", checkpoints[1])
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "said"),
+    [
+        ("weights", {}, "RuntimeError: Error.* in loading state_dict"),
+        ("architecture", {}, "KeyError: 'name'"),
+        ("architecture", {"name": "test_efficientnet", "surprise": 1}, "TypeError"),
+        ("classes", ["PNN"], "RuntimeError"),
+        ("geometry", {"crop_size": 64, "margin_px": -1.0}, "ValidationError"),
+    ],
+)
+def test_a_checkpoint_that_is_not_the_network_it_names_is_told(
+    checkpoints: tuple[Path, Path], tmp_path: Path, part: str, value: object, said: str
+) -> None:
+    content = torch.load(checkpoints[1], weights_only=True)
+    torch.save({**content, part: value}, tmp_path / "other.pt")
+    told = rf"other\.pt does not become the network that it says it is \({said}"
+    with pytest.raises(BuildError, match=told):
+        load_networks(checkpoints[0], tmp_path / "other.pt")
+
+
+def test_a_checkpoint_opens_no_network(checkpoints: tuple[Path, Path], tmp_path: Path) -> None:
+    content = torch.load(checkpoints[1], weights_only=True)
+    torch.save({**content, "architecture": {"name": "hf-hub:timm/some"}}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match="'hf-hub:timm/some' is no model of the timm that is installed"):
+        load_networks(checkpoints[0], tmp_path / "other.pt")
+
+
+def test_a_name_that_cannot_be_printed_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    args = ["--detector", __file__, "--name", "two\nlines", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(main, args)
+    assert result.exit_code == 1
+    assert "The bundle's name 'two\\nlines' cannot be printed on one line; give --name." in result.output
+
+
 def test_a_checkpoint_gives_back_the_network_it_was_made_from(checkpoints: tuple[Path, Path]) -> None:
     checkpoint = Checkpoint.load(checkpoints[1])
     crops = torch.rand(2, 3, 64, 64)

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -109,11 +110,35 @@ def test_a_missing_file_is_noticed(copy: Path) -> None:
         ({"thresholds": {"detection": float("nan")}}, "detection: .*finite"),  # nothing is more than it
         ({"classes": ["PNN", "LY", "PNN"]}, "PNN, LY, PNN; each must be there once"),
         ({"thresholds": {"detection": 0.4, "classification": 1.5}}, "classification"),  # no probability
+        ({"thresholds": {"detection": -5}}, "detection: .* 0"),
+        ({"name": "two\nlines"}, r"name: .*'two\\nlines' cannot be printed on one line"),
+        ({"name": ""}, "name: .* on one line"),
+        ({"sha256": {"../other/golden.npz": "0"}}, r"'\.\./other/golden\.npz' is no name of a file inside"),
+        ({"sha256": {"/dev/zero": "0"}}, "'/dev/zero' is no name of a file inside"),  # it has no end
+        ({"sha256": {"a\0b": "0"}}, r"'a\\x00b' is no name of a file inside"),
+        ({"provenance": {"detector": "from elsewhere"}}, r"provenance\.detector"),  # the card has its facts
     ],
 )
 def test_a_manifest_that_is_not_understood_is_refused(copy: Path, changes: dict[str, Any], said: str) -> None:
     change(copy, **changes)
     with pytest.raises(BundleError, match=said):
+        Bundle.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("networks", "key", "value"),
+    [
+        ("detectors", "pad", 300),  # no grey
+        ("classifiers", "margin_px", -1e9),
+        ("classifiers", "margin_px", 1e10),
+        ("classifiers", "margin_fraction", 1e5),  # a crop of it has no place in memory
+        ("classifiers", "graph", {"fp32": "/srv/other/classifier.onnx", "fp16": "classifier.fp16.onnx"}),
+    ],
+)
+def test_what_would_fail_with_every_image_is_refused(copy: Path, networks: str, key: str, value: Any) -> None:
+    (network,) = json.loads((copy / MANIFEST).read_text())[networks]
+    change(copy, **{networks: [{**network, key: value}]})
+    with pytest.raises(BundleError, match=rf"{networks}\.0\.{key}"):
         Bundle.load(copy)
 
 
@@ -175,3 +200,35 @@ def test_a_graph_that_the_id_does_not_tell_is_refused(copy: Path) -> None:
     change(copy, sha256=sha256)
     with pytest.raises(BundleError, match=r"has no sha256 of detector\.onnx, golden\.npz, without which"):
         Bundle.load(copy)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"classifier_probabilities": np.full((7, 15), np.nan, np.float32)},  # from which nothing strays
+        {"detector_more": np.float32(3)},  # not one for each tile
+        {"tiles": np.uint8(1)},
+        {"detector_scores": np.array(["a"])},
+    ],
+)
+def test_known_answers_that_are_no_answers_are_refused(
+    bundle: Bundle, copy: Path, changes: dict[str, Any]
+) -> None:
+    np.savez(copy / "golden.npz", allow_pickle=False, **{**bundle.golden().arrays(), **changes})
+    with pytest.raises(BundleError, match=r"golden\.npz cannot be read"):
+        replace(bundle, path=copy).golden()
+
+
+def test_known_answers_in_another_kind_of_file_are_refused(bundle: Bundle, copy: Path) -> None:
+    with (copy / "golden.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(BundleError, match=r"golden\.npz cannot be read"):
+        replace(bundle, path=copy).golden()
+    with zipfile.ZipFile(copy / "golden.npz", "w") as archive:
+        archive.writestr("tiles.npy", b"x")
+    data = bytearray((copy / "golden.npz").read_bytes())
+    for place in (6, data.rfind(b"PK\1\2") + 8):
+        data[place] |= 1  # encrypted
+    (copy / "golden.npz").write_bytes(data)
+    with pytest.raises(BundleError, match=r"golden\.npz cannot be read \(RuntimeError\)"):
+        replace(bundle, path=copy).golden()

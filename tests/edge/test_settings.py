@@ -82,6 +82,11 @@ def test_the_state_lies_in_the_state_directory_of_systemd_or_beside_the_results(
         ('log_format = "xml"', ["'log_format'", "'xml'", "'json'"]),
         ("inbox = ", ["station.toml", "not TOML"]),
         ('state = ""', ["'state'", "station.toml", "empty", "'.' for the current one"]),
+        (
+            'state = "~/state"',
+            ["'state'", "station.toml", "only a shell knows what ~ is; write the whole"],
+        ),
+        ('bundle = "\\u0000"', ["'bundle'", "station.toml", "no folder can have this name"]),
     ],
 )
 def test_a_mistake_in_the_file_is_one_sentence_with_the_key_and_the_file(

@@ -1,6 +1,7 @@
 """Faults of rows: each alone and all together, mended or dropped with its reason, and none lost."""
 
 import csv
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.training.damaged_smears import HEADER, write_csv
+from tests.training.damaged_smears import HEADER, jpeg, rgb, write_csv, write_images
 from training.annotations import read_boxes
 from training.audit.cleaning import clean
 from training.audit.command import main
@@ -237,3 +238,18 @@ def test_whatever_the_cells_kept_and_dropped_rows_are_all_rows(
         assert 0 <= x1 < x2
         assert 0 <= y1 < y2
         assert size_wh is None or (x2 <= size_wh[0] and y2 <= size_wh[1])
+
+
+def test_names_that_are_no_text_stand_in_all_files(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    write_images(folder / "images", **{"a": jpeg(rgb(1)), os.fsdecode(b"\xe9"): jpeg(rgb(2))})
+    given = write_csv(folder / os.fsdecode(b"bo\xeetes.csv"), GOOD)
+    result = run(given, "--out", folder / "out")
+    assert result.exit_code == 0, result.output
+    cleaned = folder / "out/cleaned"
+    assert lines_of(cleaned / "bo\\xeetes.csv") == [GOOD]
+    assert lines_of(cleaned / "provenance.csv") == ["a.jpg,caf\\xe9"]
+    assert {row["NAME"] for row in rows_of(folder / "out/images.csv")} == {"a.jpg", "\\xe9.jpg"}
+    page = (folder / "out/report.html").read_text("utf-8")
+    assert "<b>\\xe9.jpg</b>" in page
+    assert page.count("<img") == 1

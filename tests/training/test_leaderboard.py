@@ -1,6 +1,7 @@
 """One page of all reports: who is first, and who cannot be told from it."""
 
 import json
+import os
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -160,3 +161,13 @@ def test_names_are_text_on_the_page(tmp_path: Path) -> None:
 def test_a_folder_without_reports_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(AnnotationError, match=r"holds no report\.json"):
         find_entries([tmp_path])
+
+
+def test_folders_whose_names_are_no_text_are_compared(tmp_path: Path) -> None:
+    for letter, share in ((b"\xe8", 0), (b"\xe9", 2)):
+        write_report(tmp_path / "new", share_wrong=share).rename(tmp_path / os.fsdecode(letter))
+    result = CliRunner().invoke(main, [str(tmp_path), "--out", str(tmp_path / os.fsdecode(b"\xea.html"))])
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / os.fsdecode(b"\xea.html")).read_text("utf-8")
+    assert "\\xe8" in page
+    assert "\\xe9" in page

@@ -185,3 +185,10 @@ def test_a_schedule_of_nothing_is_refused(option: str) -> None:
     result = CliRunner().invoke(command, [option, "0"])
     assert result.exit_code == 2
     assert "0 is not in the range" in result.output.replace("0.0", "0")
+
+
+@pytest.mark.parametrize("option", ["--learning-rate", "--ema-decay"])
+def test_nan_is_no_number_for_a_training(option: str) -> None:
+    command = click.command()(data_options(lambda **_: None))
+    result = CliRunner().invoke(command, [option, "nan"])
+    assert f"Invalid value for '{option}': it is no number." in result.output

@@ -106,6 +106,13 @@ def test_every_markdown_table_is_rectangular(evaluation: Evaluation) -> None:
         assert len(widths) <= 1
 
 
+def test_a_name_ends_no_cell_and_no_line_of_a_table(evaluation: Evaluation) -> None:
+    source = replace(evaluation.sources[0], source="a|b\n<script>")
+    text = to_markdown(replace(evaluation, sources=(source,)), {**ABOUT, "engine": "one\n\n# two"})
+    assert "| a\\|b &lt;script> | 3 | 5 | 0 | 0.8000 |" in text
+    assert "- engine: one # two" in text.splitlines()
+
+
 def test_the_terminal_shows_classes_and_sources(evaluation: Evaluation) -> None:
     shown = io.StringIO()
     print_tables(evaluation, ABOUT, Console(file=shown, width=140))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edge.cli import one_sentence
+from edge.cli import NumberRange, one_sentence
 from training.audit.cleaning import MIN_SIDE_PX
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option(
     "--min-side",
-    type=click.FloatRange(0),
+    type=NumberRange(0),
     default=MIN_SIDE_PX,
     show_default=True,
     help="Boxes with a side shorter than this, in pixels, are dropped.",

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from edge.names import as_text
 from training.audit.cleaning import XYXY, Cleaned
 from training.audit.faults import Change, Fault
 from training.audit.figures import Figures, figures_of
@@ -101,7 +102,8 @@ def example_of(found: Audit, change: Change) -> Example:
 def _path_of(found: Audit, change: Change) -> Path | None:
     if change.fault is Fault.NO_ROWS:
         ends = (change.file, *PurePath(change.name).parts)
-        return next((path for path in found.images if path.parts[-len(ends) :] == ends), None)
+        told = {path: tuple(map(as_text, path.parts[-len(ends) :])) for path in found.images}
+        return next((path for path, parts in told.items() if parts == ends), None)
     for one in found.tables:
         if one.table.label == change.file:
             return found.paths.get(one.table.path, {}).get(change.name)

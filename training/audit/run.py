@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge.cells import cell_class
+from edge.names import as_text
 from training.audit.cleaning import MIN_SIDE_PX, Cleaned, CleanRow, KnownImage, clean, parse
 from training.audit.duplicates import Pair, near_duplicates
 from training.audit.faults import Action, Change, Fault
@@ -160,9 +161,9 @@ def _unnamed(
     for image in images.values():
         if image.path not in named:
             folder = next(folder for folder in folders if image.path.is_relative_to(folder))
-            name = image.path.relative_to(folder).as_posix()
+            name = as_text(image.path.relative_to(folder).as_posix())
             reason = f"no row names it{f'; {image.refusal}' if image.refusal else ''}"
-            told[image.path] = Change(folder.name, None, name, Action.KEPT, Fault.NO_ROWS, reason)
+            told[image.path] = Change(as_text(folder.name), None, name, Action.KEPT, Fault.NO_ROWS, reason)
     return told
 
 

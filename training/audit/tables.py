@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge.names import as_text
 from training.annotations import COLUMNS
 from training.csv_files import Record, read_csv
 from training.errors import AnnotationError
@@ -65,6 +66,7 @@ def labels_of(paths: Sequence[Path]) -> list[str]:
     parts = [path.resolve().parts for path in paths]
     if repeated := [path for path, own in zip(paths, parts, strict=True) if parts.count(own) > 1]:
         raise AnnotationError(f"{repeated[0]} was given twice; name each CSV file once.")
+    parts = [tuple(map(as_text, own)) for own in parts]
     labels = [own[-1] for own in parts]
     for depth in range(2, max((len(own) for own in parts), default=1) + 1):
         shared = {label for label in labels if labels.count(label) > 1}

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from edge.names import as_text
 from training.annotations import COLUMNS
 from training.audit.cleaning import Cleaned, number_text
 from training.audit.faults import Change
@@ -109,7 +110,7 @@ def write_images(found: Audit, groups: Mapping[Path | str, str], path: Path) -> 
         rows.append(
             (
                 found.names[at],
-                at,
+                as_text(str(at)),
                 image.sha256,
                 *(image.size_wh or ("", "")),
                 status,
