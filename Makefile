@@ -55,10 +55,9 @@ SMEARS = $(CYTOLOGIA_DATA)/smears
 # ARGS=--leave-one-source-out after it adds the figures on unseen sources.
 recipes: $(VENV)/developer ## Train every winning system in small, for docs/recipes.md
 	for recipe in $(RECIPES); do \
-		teacher=; test $$recipe != edge || teacher="--teacher runs/recipes/mpware"; \
 		$(ULTRALYTICS_ENV) $(BIN)/python -m training.recipe training/recipes/$$recipe.toml --size small --jobs 2 \
-			--csv $(SMEARS)/train.csv --validation-csv $(SMEARS)/val.csv --out runs/recipes/$$recipe \
-			$$teacher $(ARGS) || exit 1; \
+			--csv $(SMEARS)/train.csv --validation-csv $(SMEARS)/val.csv --out runs/recipes/$$recipe $(ARGS) \
+			|| exit 1; \
 	done
 	$(MAKE) runs/recipes/embedded/report/bench.json
 	$(BIN)/python -m training.recipe_table runs/recipes --out docs/recipes.md

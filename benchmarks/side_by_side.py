@@ -5,6 +5,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import cycle, islice
@@ -68,7 +69,7 @@ def measure(
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     with contextlib.ExitStack() as closing:
         folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="stations-", dir=scratch)))
-        loaded = {name: Bundle.load(path) for name, path in bundles.items()}
+        loaded = {name: _reading_whole(Bundle.load(path)) for name, path in bundles.items()}
         precisions = list(dict.fromkeys([_own_precision(loaded[EMBEDDED]), "f32"]))
         pipelines: dict[str, Pipeline] = {}
         ways: list[Way] = []
@@ -100,6 +101,12 @@ def measure(
             tuple(map(same.findings, counted(fields, "same inputs, fields", Console(stderr=True)))),
             rates,
         )
+
+
+def _reading_whole(bundle: Bundle) -> Bundle:
+    """Without windows: ultralytics scales a field to one tile, and on that all are held side by side."""
+    detectors = tuple(one.model_copy(update={"windows": None}) for one in bundle.manifest.detectors)
+    return replace(bundle, manifest=bundle.manifest.model_copy(update={"detectors": detectors}))
 
 
 def _work_for_a_while(way: Way, images: Sequence[Path]) -> None:

@@ -177,12 +177,12 @@ def build_from_checkpoints(
     threshold: float,
 ) -> Bundle:
     """A bundle from the files of trained networks; see `load_recipe` and `build_bundle`."""
+    with writing(out, BuildError):
+        _require_replaceable(out)  # before minutes of reading networks and images
     try:
         name = on_one_line(as_text(name or out.name))
     except ValueError as error:
         raise BuildError(f"The bundle's name {error}; give --name.") from error
-    with writing(out, BuildError):
-        _require_replaceable(out)  # before minutes of reading networks and images
     networks = load_recipe(recipe, may_blend=may_blend)
     pixels, images_are = gate_images(images, most)
     with writing(out, BuildError):

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from build_engines.errors import BuildError, writing
-from build_engines.markdown import one_line, table_line
+from build_engines.markdown_text import one_line, table_line
 from edge.bundle import MANIFEST, Bundle
 from edge.cells import CELL_CLASSES, cell_class
 from edge.cli import show_any_name

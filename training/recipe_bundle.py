@@ -108,8 +108,17 @@ class _Trained:
 
 
 def plan_bundle(plan: Plan, job: Job) -> tuple[str, Data]:
-    """All steps up to the bundle; returns the last one's name, and the annotations, cleaned by then."""
+    """All steps up to the bundle; returns the last one's name, and the annotations, cleaned by then.
+
+    Raises:
+        RecipeError: as `read_recipe`, or the recipe and the job do not go together.
+    """
     recipe = read_recipe(job.recipe, job.size)
+    if job.teacher is not None and recipe.distillation is None:
+        raise RecipeError(
+            f"{job.recipe} in its {job.size} size has no [distillation], so nobody learns from the teacher "
+            f"{job.teacher}; leave --teacher out."
+        )
     cleaned = data = Data(job.csvs, job.validation_csvs, job.excluded)
     if recipe.audit is not None:
         cleaned = data = _plan_audit(plan, job, data, recipe.audit)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from build_engines.markdown import table_line
+from build_engines.markdown_text import table_line
 from edge.cli import one_sentence
 from edge.names import name_of
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from build_engines.markdown import one_line, table_line
+from build_engines.markdown_text import one_line, table_line
 from edge.geometry import Image
 from training.bootstrap import MACRO_F1_COVERED, Interval, Intervals
 from training.metric import ChallengeScore, ClassFigures, Confusion, DetectionFigures, SourceFigures

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from build_engines.markdown import table_line
+from build_engines.markdown_text import table_line
 from training.annotations import COLUMNS
 from training.audit.cleaning import parse_all
 from training.audit.figures import count_classes

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edge.backends.base import Backend, Outputs, Session, cpu_threads
 from edge.errors import BackendError
-from edge.manifest import NetworkSpec
+from edge.manifest import DetectorSpec, NetworkSpec
 
 # Importing openvino imports its converter, which reports to Google Analytics and leaves an id in the home
 # folder, unless this package is missing; then it takes a stub of its own.
@@ -54,10 +54,12 @@ class OpenVinoBackend(Backend):
         if threads := cpu_threads():
             # Pinned, the threads of several processes would all be on the first cores.
             config |= {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
+        # Four tiles of a field at once would be 5 % faster, and take 120 MB.
+        most = 1 if isinstance(spec, DetectorSpec) else spec.at_once
         compiled = {}
         try:
             model = self._core.read_model(path)
-            for batch in _batches(spec.at_once, in_lanes):
+            for batch in _batches(most, in_lanes):
                 model.reshape([batch, spec.side_px, spec.side_px, 3])
                 compiled[batch] = self._core.compile_model(model, _DEVICE, config)
         except RuntimeError as error:

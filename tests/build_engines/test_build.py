@@ -207,7 +207,7 @@ def test_what_does_not_go_together_is_refused_in_one_sentence(
     with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
         load_networks(tmp_path / "text.pt", None)
     with zipfile.ZipFile(tmp_path / "old.pt", "w") as archive:
-        archive.writestr("old/data.pkl", b"of an ultralytics that nobody has any more")
+        archive.writestr("old/data.pkl", b"cultralytics.nn.tasks\nWhatNobodyHasAnyMore\n")
     with pytest.raises(CheckpointError, match=r"old\.pt cannot be read by the ultralytics that is"):
         load_networks(tmp_path / "old.pt", None)
     (tmp_path / "old.pt").rename(tmp_path / "old.ckpt")

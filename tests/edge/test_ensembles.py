@@ -333,7 +333,8 @@ def test_values_that_mean_nothing_are_refused(make: Any, said: str) -> None:
 
 def test_a_bundle_that_uses_nothing_new_is_written_as_the_first_version_reads_it(bundle: Bundle) -> None:
     """Whose stations refuse keys that they do not know, and want all that had no default then."""
-    manifest = bundle.manifest.model_copy(update={"training_images": None})
+    whole = bundle.detector.model_copy(update={"windows": None})
+    manifest = bundle.manifest.model_copy(update={"training_images": None, "detectors": (whole,)})
     written = json.loads(manifest.dump())
     assert Manifest.model_validate(written) == manifest
     assert written.keys() == {

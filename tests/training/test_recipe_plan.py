@@ -367,6 +367,11 @@ class TestATeacherOfAnotherRun:
         with pytest.raises(RecipeError, match=says):
             plan_recipe(taught)
 
+    def test_is_refused_where_nobody_learns_from_it(self, taught: Job) -> None:
+        taught.recipe.write_text("[detector.a]\n[classifier.b]")
+        with pytest.raises(RecipeError, match=r"has no \[distillation\], so .*/teacher; leave --teacher out"):
+            plan_recipe(taught)
+
     def test_is_refused_where_it_does_not_tell_what_it_saw(self, taught: Job, tmp_path: Path) -> None:
         self.trained_on(tmp_path / "teacher/bundle", "lab1")
         manifest = json.loads((tmp_path / "teacher/bundle/manifest.json").read_text())

@@ -62,7 +62,16 @@ last_epoch 2 extreme 0.0002
 last_epoch 3 widest 0.0002
 python -m training.soup "$run"/classifier-[0-3]/best.pt --out "$run/classifier-mean"
 
-python build_engines/build.py --detector "$run/detector/best.pt" --classifier "$run/classifier-mean/best.pt" \
+# A field, scaled to one tile, has cells too small to be found (docs/decisions/fields-in-windows.md).
+cat > "$run/bundle.toml" <<END
+[[detector]]
+checkpoint = "detector/best.pt"
+windows = { size_px = 1152, overlap_px = 256 }
+
+[[classifier]]
+checkpoint = "classifier-mean/best.pt"
+END
+python build_engines/build.py --recipe "$run/bundle.toml" \
     --images "$smears/images" --name demo --threshold 0.3 --out "$bundle"
 
 python -m training.likeness --bundle "$bundle" --same-source pool=pbc ${left_out:+--exclude-source "$left_out"} \
