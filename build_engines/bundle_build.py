@@ -187,10 +187,5 @@ def build_from_checkpoints(
     pixels, images_are = gate_images(images, most)
     with writing(out, BuildError):
         return build_bundle(
-            networks,
-            out,
-            name=name,
-            threshold=threshold,
-            images=pixels,
-            images_are=images_are,
+            networks, out, name=name, threshold=threshold, images=pixels, images_are=images_are
         )

@@ -4,6 +4,7 @@ import csv
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -14,6 +15,9 @@ from edge.bundle import embedded_bundle
 from edge.demo.renderer import draw_tile
 from training.annotations import AnnotatedImage
 from training.splits import main as split
+
+if TYPE_CHECKING:
+    from training.crops import Cell
 
 CLASSES = ("PNN", "LY")
 SMEARS = 8
@@ -56,6 +60,14 @@ def smears(tmp_path_factory: pytest.TempPathFactory) -> list[AnnotatedImage]:
         cv2.imwrite(str(path), smear.rgb[..., ::-1])
         images.append(AnnotatedImage(path.name, path, smear.boxes_xyxy, smear.labels, f"lab{seed // 4}"))
     return images
+
+
+@pytest.fixture(scope="session")
+def cells(smears: list[AnnotatedImage]) -> "list[Cell]":
+    """The leukocytes of the same smears."""
+    from training.crops import cells_of
+
+    return cells_of(smears)
 
 
 @pytest.fixture(scope="session")

@@ -102,8 +102,8 @@ def example_of(found: Audit, change: Change) -> Example:
 def _path_of(found: Audit, change: Change) -> Path | None:
     if change.fault is Fault.NO_ROWS:
         ends = (change.file, *PurePath(change.name).parts)
-        told = {path: tuple(map(as_text, path.parts[-len(ends) :])) for path in found.images}
-        return next((path for path, parts in told.items() if parts == ends), None)
+        parts = -len(ends)
+        return next((path for path in found.images if (*map(as_text, path.parts[parts:]),) == ends), None)
     for one in found.tables:
         if one.table.label == change.file:
             return found.paths.get(one.table.path, {}).get(change.name)
